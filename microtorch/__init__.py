@@ -1,0 +1,100 @@
+"""microtorch: a small PyTorch-compatible autograd library, compiled by Numba.
+
+`import microtorch as torch` runs tutorial code unchanged. Nothing heavy is imported here: NumPy
+only. Kernels are compiled, or loaded from the cache, at their first use.
+"""
+
+from typing import Any
+
+from . import autograd, cuda, device, dtypes, nn, optim, random
+from .autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
+from .device import device  # noqa: F811 - the class under the module's name, as in PyTorch
+from .dtypes import (
+    bool,
+    double,
+    dtype,
+    float,
+    float16,
+    float32,
+    float64,
+    get_default_dtype,
+    half,
+    int,
+    int8,
+    int16,
+    int32,
+    int64,
+    long,
+    set_default_dtype,
+    short,
+    uint8,
+)
+from .errors import unknown_name
+from .functions import creation as _creation
+from .functions import methods as _methods
+from .functions import random as _random
+from .functions.creation import (
+    arange,
+    as_tensor,
+    empty,
+    empty_like,
+    eye,
+    from_numpy,
+    full,
+    full_like,
+    linspace,
+    logspace,
+    ones,
+    ones_like,
+    tensor,
+    zeros,
+    zeros_like,
+)
+from .functions.random import (
+    bernoulli,
+    multinomial,
+    normal,
+    rand,
+    rand_like,
+    randint,
+    randint_like,
+    randn,
+    randn_like,
+    randperm,
+)
+from .kernels.info import cache_info, clear_cache, get_num_threads, set_num_threads
+from .random import (
+    Generator,
+    default_generator,
+    get_rng_state,
+    initial_seed,
+    manual_seed,
+    seed,
+    set_rng_state,
+)
+from .tensor import Size, Tensor, strided
+from .value import Value
+
+__version__ = "0.1.0"
+
+_methods.attach()
+globals().update(_methods.PUBLIC)
+
+# Loaded at first use: name -> module of this package.
+_LAZY = {
+    "save": "checkpoint", "load": "checkpoint", "summary": "torchsummary",
+    "set_printoptions": "printing", "get_printoptions": "printing",
+}  # fmt: skip
+
+
+def is_tensor(obj: Any) -> "bool":  # type: ignore[valid-type]
+    """Whether obj is a Tensor."""
+    return isinstance(obj, Tensor)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module("." + _LAZY[name], __name__), name)
+    raise unknown_name("module 'microtorch'", name, [*globals(), *_LAZY])

@@ -1,0 +1,106 @@
+"""Switches for the recording of operations: context managers that are decorators too."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Self
+
+from ..graph.node import mode
+
+
+class _Switch:
+    """Set the grad mode of this thread inside a `with` block or a decorated function."""
+
+    _enabled = True
+
+    def __init__(self) -> None:
+        self._before: list[bool] = []
+
+    def __enter__(self) -> Self:
+        self._before.append(mode.enabled)
+        mode.enabled = self._enabled
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        mode.enabled = self._before.pop()
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with self.clone():
+                return function(*args, **kwargs)
+
+        return wrapper
+
+    def clone(self) -> "_Switch":
+        """A switch of the same kind: a decorated function may call itself."""
+        return type(self)()
+
+    def __new__(cls, function: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Allow `@no_grad` beside `@no_grad()`."""
+        made = object.__new__(cls)
+        if callable(function):
+            made.__init__()
+            return made(function)
+        return made
+
+
+class no_grad(_Switch):  # noqa: N801 - PyTorch's name
+    """Results of operations do not require grad; in-place changes of leaves are allowed."""
+
+    _enabled = False
+
+
+class enable_grad(_Switch):  # noqa: N801
+    """Operations are recorded, also inside `no_grad`."""
+
+    _enabled = True
+
+
+class inference_mode(_Switch):  # noqa: N801
+    """As `no_grad`; `inference_mode(False)` does nothing."""
+
+    def __init__(self, mode_: bool = True) -> None:
+        super().__init__()
+        self._on = mode_
+        self._enabled = not mode_ and mode.enabled
+
+    def clone(self) -> "_Switch":
+        """A switch of the same kind."""
+        return inference_mode(self._on)
+
+
+class set_grad_enabled(_Switch):  # noqa: N801
+    """Switch recording on or off, at once; as a context manager, until its end."""
+
+    def __init__(self, mode_: bool) -> None:
+        super().__init__()
+        self._enabled = bool(mode_)
+        self._outside = mode.enabled
+        mode.enabled = self._enabled
+
+    def __enter__(self) -> Self:
+        self._before.append(self._outside)
+        mode.enabled = self._enabled
+        return self
+
+    def clone(self) -> "_Switch":
+        """A switch of the same kind."""
+        return set_grad_enabled(self._enabled)
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        mode.enabled = self._outside
+        return super().__call__(function)
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are recorded in this thread."""
+    return mode.enabled
+
+
+def is_inference_mode_enabled() -> bool:
+    """Whether this thread is inside `inference_mode`."""
+    return mode.inference
+
+
+def set_detect_anomaly(mode: bool, check_nan: bool = True) -> None:
+    """Accepted; a changed saved value is always reported with the op that changed it."""

@@ -1,0 +1,16 @@
+"""`microtorch.cuda`: says that there is no GPU, in place now so that portable code runs."""
+
+
+def is_available() -> bool:
+    """Whether tensors can live on a GPU."""
+    return False
+
+
+def device_count() -> int:
+    """Number of GPUs that can be used."""
+    return 0
+
+
+def why_unavailable() -> str:
+    """One sentence that says why `is_available()` is False."""
+    return "This version of microtorch computes on the CPU only."

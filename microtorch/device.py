@@ -1,0 +1,69 @@
+"""Where tensors live: `device("cpu")`; a GPU that is not there is one clear sentence."""
+
+from typing import Any
+
+TYPES = ("cpu", "cuda", "ipu", "xpu", "mkldnn", "opengl", "opencl", "ideep", "hip", "ve", "fpga",
+         "maia", "xla", "lazy", "vulkan", "mps", "meta", "hpu", "mtia", "privateuseone")  # fmt: skip
+
+
+class device:  # noqa: N801 - PyTorch's name
+    """A device: `device("cpu")`, `device("cuda:0")`, `device("cuda", 1)`.
+
+    Raises:
+        RuntimeError: for a type that PyTorch does not know, or a malformed index.
+    """
+
+    __slots__ = ("index", "type")
+
+    def __init__(self, type: Any, index: int | None = None) -> None:
+        if isinstance(type, device):
+            type, index = type.type, type.index
+        elif isinstance(type, int):
+            type, index = "cuda", type
+        name, colon, number = str(type).partition(":")
+        if name not in TYPES:
+            raise RuntimeError(
+                f"Expected one of {', '.join(TYPES)} device type at start of device string: {name}"
+            )
+        if colon:
+            if not number.isdigit() or index is not None:
+                raise RuntimeError(f"Invalid device string: '{type}'")
+            index = int(number)
+        self.type = name
+        self.index = index
+
+    def __repr__(self) -> str:
+        at = "" if self.index is None else f", index={self.index}"
+        return f"device(type='{self.type}'{at})"
+
+    def __str__(self) -> str:
+        return self.type if self.index is None else f"{self.type}:{self.index}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, device) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (device, (str(self),))
+
+
+CPU = device("cpu")
+
+
+def check(place: Any) -> device:
+    """The device, if tensors can be made there.
+
+    Raises:
+        AssertionError: for a GPU, as PyTorch's CPU build does.
+        RuntimeError: for any other device than the CPU.
+    """
+    if place is None or place is CPU:
+        return CPU
+    chosen = device(place)
+    if chosen.type == "cuda":
+        raise AssertionError("Torch not compiled with CUDA enabled: microtorch found no GPU to use")
+    if chosen.type != "cpu":
+        raise RuntimeError(f"microtorch has no device of type {chosen.type}: use device('cpu')")
+    return CPU

@@ -1,0 +1,1 @@
+"""Differentiable functions, a file a kind, attached to Tensor as methods and operators."""

@@ -1,0 +1,132 @@
+"""Copies and changes of dtype or device."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import device as devices
+from .. import dtypes
+from ..errors import argument_error, broadcast_error
+from ..graph.node import mode
+from ..kernels import cpu
+from ..tensor import Tensor, changed, check_in_place, wrap
+from .op import Rule, record, tensors
+
+
+def _cast_rule(F: Any, g: Any, dtype: Any) -> tuple[Any, ...]:
+    return (F.cast(g, dtype),)
+
+
+def _clone_rule(F: Any, g: Any, _: Any) -> tuple[Any, ...]:
+    return (g,)
+
+
+TO_COPY = Rule("ToCopyBackward0", _cast_rule)
+CLONE = Rule("CloneBackward0", _clone_rule)
+WHERE = Rule(
+    "WhereBackward0",
+    lambda F, g, shapes, c: (
+        F.sum_to(F.mul(g, c), shapes[0]),
+        F.sum_to(F.mul(g, F.logical_not(c)), shapes[1]),
+    ),
+)
+
+
+def cast(input: Tensor, dtype: dtypes.dtype) -> Tensor:
+    """The elements as another dtype; the tensor itself if nothing changes."""
+    if input._array.dtype == dtype.numpy:
+        return input
+    array = cpu.cast(input._array, dtype)
+    if dtype.category != 2 or input._array.dtype.kind != "f":
+        return wrap(array)
+    return record(TO_COPY, array, (input,), const=input.dtype)
+
+
+def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The tensor on a device or with a dtype: `to(device)`, `to(dtype)`, `to(other)`."""
+    dtype, copy = kwargs.get("dtype"), kwargs.get("copy", False)
+    devices.check(kwargs.get("device"))
+    for value in args:
+        if isinstance(value, dtypes.dtype):
+            dtype = value
+        elif isinstance(value, Tensor):
+            dtype = value.dtype
+        elif isinstance(value, (str, devices.device, int)) and not isinstance(value, bool):
+            devices.check(value)
+        elif value is not None and not isinstance(value, bool):
+            raise TypeError(
+                "to() received an invalid combination of arguments - got "
+                f"({type(value).__name__}), but expected a device, a dtype or a Tensor"
+            )
+    z = input if dtype is None else cast(input, dtype)
+    return clone(z) if copy and z is input else z
+
+
+def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
+    """A copy, through which gradients flow."""
+    return record(CLONE, input._array.copy(order="K"), (input,))
+
+
+def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
+    """input where condition holds, else other; with condition alone, its nonzero indices."""
+    if input is None and other is None:
+        return tuple(wrap(a) for a in np.nonzero(condition._array))
+    if not isinstance(condition, Tensor):
+        raise argument_error("where", "condition", 1, "Tensor", condition)
+    x, y = tensors.same_dtype(input, other)
+    c = condition._array
+    if c.dtype != np.bool_:
+        raise RuntimeError(
+            "where expected condition to be a boolean tensor, but got a tensor with dtype "
+            + condition.dtype.short
+        )
+    try:
+        array = np.where(c, x._array, y._array)
+    except ValueError:
+        raise broadcast_error(x._array.shape, y._array.shape) from None
+    return record(WHERE, np.asarray(array), (x, y), (condition,), (x._array.shape, y._array.shape))
+
+
+def cpu_(input: Tensor, *_: Any, **__: Any) -> Tensor:
+    """The tensor on the CPU, where it is already."""
+    return input
+
+
+def cuda(input: Tensor, device: Any = None, *_: Any, **__: Any) -> Tensor:
+    """The tensor on a GPU.
+
+    Raises:
+        AssertionError: always, as there is none.
+    """
+    devices.check("cuda" if device is None else device)
+    return input
+
+
+def copy_(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
+    """Write src, broadcast and cast, into this tensor, in place."""
+    check_in_place(input)
+    if not isinstance(src, Tensor):
+        raise argument_error("copy_", "other", 1, "Tensor", src)
+    source = tensors.expand(src, input._array.shape) if src._array.shape != input._array.shape else src
+    source = cast(source, input.dtype)
+    np.copyto(input._array, source._array, casting="unsafe")
+    if mode.enabled:
+        input._node = source._node
+    changed(input)
+    return input
+
+
+def fill_(input: Tensor, value: Any) -> Tensor:
+    """Write a number everywhere, in place; gradients end here."""
+    check_in_place(input)
+    input._array.fill(value.item() if isinstance(value, Tensor) else value)
+    if mode.enabled:
+        input._node = None
+    changed(input)
+    return input
+
+
+def zero_(input: Tensor) -> Tensor:
+    """Write zeros, in place."""
+    return fill_(input, 0)
+

@@ -1,0 +1,386 @@
+"""Losses: a row of the table and its reduction in one kernel, one node."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..errors import broadcast_error
+from ..graph.node import Node, mode, next_seq, node_class
+from ..kernels import cpu
+from ..table import FOLDS, ROWS, ROWWISE, Row
+from ..tensor import Tensor, edge, normal_dim, wrap
+from .elementwise import FLOATS, FUNCTIONS, RowOp
+from .op import Rule, record, tensors
+
+
+class ReducedOp(RowOp):
+    """A row whose results are summed or averaged; const is the size averaged over, or None."""
+
+    __slots__ = ()
+
+    def __init__(self, row: Row, needed: tuple[bool, ...], name: str) -> None:
+        super().__init__(row, needed)
+        self.kind = node_class(name)
+
+    def backward(self, node: Node, g: Any) -> tuple[Any, ...]:
+        """Gradients of the inputs: the row's, with g shared by all elements."""
+        return super().backward(node, g if node.const is None else cpu.div(g, node.const))
+
+    def differentiate(self, node: Node, g: Any) -> tuple[Any, ...]:
+        """The same on Tensors."""
+        return super().differentiate(node, g if node.const is None else g / node.const)
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{reduction} is not a valid value for reduction")
+
+
+class _Loss:
+    """The loss of a row under every reduction."""
+
+    def __init__(self, row: Row, node: str) -> None:
+        self.row = row
+        self.kernels = {kind: cpu.fold(FOLDS[kind], row) for kind in ("mean", "sum")}
+        self.ops = {
+            (a, b): ReducedOp(row, (a, b), node)
+            for a, b in ((True, False), (False, True), (True, True))
+        }
+
+    def __call__(self, x: Tensor, y: Tensor, reduction: str) -> Tensor:
+        """The loss of two tensors of one shape and floating dtype."""
+        a, b = x._array, y._array
+        if reduction == "none":
+            array = cpu.ROW_KERNELS[self.row.name][a.dtype](a, b, out=...)
+        else:
+            flat = [v if v.ndim == 1 else v.reshape(-1) for v in (a, b)]
+            array = self.kernels[reduction][a.dtype](*flat, out=...)
+        z = wrap(array)
+        needed = (x._node is not None, y._node is not None)
+        if mode.enabled and any(needed):
+            op = self.ops[needed]
+            z._node = node = object.__new__(op.kind)
+            node.op = op
+            node.seq = next_seq()
+            node.parents = (edge(x), edge(y))
+            node.saved = tuple(
+                v if on else None for v, on in zip((x, y, None), op.saves, strict=True)
+            )
+            node.const = a.size if reduction == "mean" else None
+        return z
+
+
+def _matched(name: str, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Operands broadcast to one shape, with PyTorch's warning, and promoted to one dtype."""
+    if input._array.shape != target._array.shape:
+        warnings.warn(
+            f"Using a target size ({target.shape}) that is different to the input size "
+            f"({input.shape}). This will likely lead to incorrect results due to broadcasting. "
+            "Please ensure they have the same size.",
+            stacklevel=4,
+        )
+        try:
+            shape = np.broadcast_shapes(input._array.shape, target._array.shape)
+        except ValueError:
+            raise broadcast_error(input._array.shape, target._array.shape) from None
+        input, target = (tensors.expand(t, shape) for t in (input, target))
+    if input._array.dtype is not target._array.dtype:
+        input, target = tensors.same_dtype(input, target)
+    if input._array.dtype not in FLOATS:
+        raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{input.dtype.short}'")
+    return input, target
+
+
+def _reduction(size_average: Any, reduce: Any, reduction: str) -> str:
+    """The reduction that PyTorch's two old flags ask for."""
+    if size_average is None and reduce is None:
+        return reduction
+    chosen = "none" if reduce is False else "sum" if size_average is False else "mean"
+    warnings.warn(
+        "size_average and reduce args will be deprecated, please use "
+        f"reduction='{chosen}' instead.",
+        stacklevel=4,
+    )
+    return chosen
+
+
+def _simple(name: str, short: str, node: str) -> Callable[..., Tensor]:
+    loss = _Loss(ROWS[name], node)
+
+    def apply(
+        input: Tensor,
+        target: Tensor,
+        size_average: Any = None,
+        reduce: Any = None,
+        reduction: str = "mean",
+    ) -> Tensor:
+        reduction = _reduction(size_average, reduce, reduction)
+        _check_reduction(reduction)
+        return loss(*_matched(short, input, target), reduction)
+
+    apply.__name__ = apply.__qualname__ = name
+    apply.__doc__ = ROWS[name].doc + " Reduction 'mean', 'sum' or 'none'."
+    return apply
+
+
+mse_loss = _simple("mse_loss", "mse", "MseLossBackward0")
+l1_loss = _simple("l1_loss", "l1", "L1LossBackward0")
+_bce = _Loss(ROWS["binary_cross_entropy"], "BinaryCrossEntropyBackward0")
+_bce_logits = _Loss(
+    ROWS["binary_cross_entropy_with_logits"], "BinaryCrossEntropyWithLogitsBackward0"
+)
+
+
+def _weighted(loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
+    if weight is not None:
+        loss = FUNCTIONS["mul"](loss, weight)
+    return loss if reduction == "none" else getattr(tensors, reduction)(loss)
+
+
+def binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """-(t log x + (1 - t) log(1 - x)) for probabilities x, each logarithm not below -100.
+
+    Raises:
+        ValueError: if the shapes differ.
+        RuntimeError: if a value is outside [0, 1] (or nan), or the dtypes differ.
+    """
+    reduction = _reduction(size_average, reduce, reduction)
+    _check_reduction(reduction)
+    a, b = input._array, target._array
+    if a.shape != b.shape:
+        raise ValueError(
+            f"Using a target size ({target.shape}) that is different to the input size "
+            f"({input.shape}) is deprecated. Please ensure they have the same size."
+        )
+    if a.dtype is not b.dtype:
+        raise RuntimeError(f"Found dtype {target.dtype.short} but expected {input.dtype.short}")
+    if a.dtype not in FLOATS:
+        raise NotImplementedError(
+            f"\"binary_cross_entropy\" not implemented for '{input.dtype.short}'"
+        )
+    for values, name in ((a, "input"), (b, "target")):
+        if values.size and not (cpu.reduce_all("min", values) >= 0 and cpu.reduce_all("max", values) <= 1):
+            bad = values[~((values >= 0) & (values <= 1))].flat[0]
+            raise RuntimeError(
+                f"all elements of {name} should be between 0 and 1, but found {bad:g}"
+            )
+    if weight is None:
+        return _bce(input, target, reduction)
+    return _weighted(_bce(input, target, "none"), weight, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """Binary cross entropy of sigmoid(input), without overflow.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    reduction = _reduction(size_average, reduce, reduction)
+    _check_reduction(reduction)
+    if input._array.shape != target._array.shape:
+        raise ValueError(
+            f"Target size ({target.shape}) must be the same as input size ({input.shape})"
+        )
+    if input._array.dtype is not target._array.dtype:
+        input, target = tensors.same_dtype(input, target)
+    if pos_weight is not None:
+        # -w t log s(x) - (1 - t) log(1 - s(x)), with log s(x) = -softplus(-x).
+        softplus = FUNCTIONS["softplus"]
+        loss = pos_weight * target * softplus(-input) + (1 - target) * softplus(input)
+        return _weighted(loss, weight, reduction)
+    if weight is None:
+        return _bce_logits(input, target, reduction)
+    return _weighted(_bce_logits(input, target, "none"), weight, reduction)
+
+
+# --------------------------------------------------------------------- softmax and friends
+def _softmax_rule(F: Any, g: Any, dim: int, z: Any) -> tuple[Any, ...]:
+    return (F.along("softmax_backward", dim, g, z),)
+
+
+def _log_softmax_rule(F: Any, g: Any, dim: int, z: Any) -> tuple[Any, ...]:
+    return (F.along("log_softmax_backward", dim, g, z),)
+
+
+SOFTMAX = Rule("SoftmaxBackward0", _softmax_rule, True)
+LOG_SOFTMAX = Rule("LogSoftmaxBackward0", _log_softmax_rule, True)
+
+
+def _normalized(name: str, op: Rule) -> Callable[..., Tensor]:
+    def apply(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+        if dtype is not None:
+            input = tensors.cast(input, dtype)
+        a = input._array
+        if a.dtype not in FLOATS:
+            raise NotImplementedError(
+                f"\"{name}_lastdim_kernel_impl\" not implemented for '{input.dtype.short}'"
+            )
+        if dim is None:
+            dim = 0 if a.ndim in (0, 1, 3) else 1
+        dim = normal_dim(dim, a.ndim)
+        return record(op, cpu.along(name, dim, a), (input,), (...,), dim)
+
+    apply.__name__ = apply.__qualname__ = name
+    apply.__doc__ = ROWWISE[name].doc
+    return apply
+
+
+softmax = _normalized("softmax", SOFTMAX)
+log_softmax = _normalized("log_softmax", LOG_SOFTMAX)
+
+
+def along(name: str, dim: int, g: Tensor, z: Tensor) -> Tensor:
+    """The gradients of softmax and log_softmax on Tensors."""
+    if name == "softmax_backward":
+        return z * (g - tensors.sum(g * z, dim, keepdim=True))
+    return g - FUNCTIONS["exp"](z) * tensors.sum(g, dim, keepdim=True)
+
+
+def _nll_rule(F: Any, g: Any, const: Any, factor: Any) -> tuple[Any, ...]:
+    key, shape, divisor = const
+    each = F.mul(factor, F.expand(g, factor.shape) if g.ndim == 0 else g)
+    return (F.put_index(each if divisor is None else F.div(each, divisor), key, shape),)
+
+
+NLL = Rule("NllLossBackward0", _nll_rule)
+
+
+def _check_classes(input: Tensor, target: Tensor, ignore_index: int) -> None:
+    a, t = input._array, target._array
+    if t.dtype != np.int64 and t.dtype != np.uint8:
+        raise RuntimeError(
+            f"expected scalar type Long but found {target.dtype.short}"
+            if t.dtype.kind in "iub"
+            else f"\"nll_loss_out_frame\" not implemented for '{target.dtype.short}'"
+        )
+    batch = a.shape[:1] if a.ndim > 1 else ()
+    if t.shape[:1] != batch and t.shape != batch:
+        raise ValueError(
+            f"Expected input batch_size ({a.shape[0] if a.ndim > 1 else 1}) to match target "
+            f"batch_size ({t.shape[0] if t.ndim else 1})."
+        )
+    if t.shape != batch + a.shape[2:]:
+        raise RuntimeError(
+            f"Expected target size {list(batch + a.shape[2:])}, got {list(t.shape)}"
+        )
+    classes = a.shape[1] if a.ndim > 1 else a.shape[0]
+    wrong = ((t < 0) | (t >= classes)) & (t != ignore_index)
+    if wrong.any():
+        raise IndexError(f"Target {t[wrong].flat[0]} is out of bounds.")
+
+
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    ignore_index: int = -100,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Negative log likelihood: input (N, C, *) of log-probabilities, target (N, *) of classes.
+
+    Raises:
+        ValueError, RuntimeError: for shapes or dtypes that do not fit.
+        IndexError: for a class outside [0, C).
+    """
+    reduction = _reduction(size_average, reduce, reduction)
+    _check_reduction(reduction)
+    _check_classes(input, target, ignore_index)
+    a, t = input._array, target._array
+    ignored = t == ignore_index
+    places = np.where(ignored, 0, t) if ignored.any() else t
+    grids = np.ogrid[tuple(slice(n) for n in places.shape)] if places.ndim else ()
+    key = (places,) if a.ndim == 1 else (grids[0], places, *grids[1:])
+    factor = np.full(t.shape, -1, a.dtype)
+    if weight is not None:
+        factor *= weight._array[places]
+    factor[ignored] = 0
+    each = np.asarray(a[key]) * factor
+    divisor = None
+    if reduction == "mean":
+        divisor = -float(factor.sum(dtype=np.float64))
+        with np.errstate(all="ignore"):
+            each = np.asarray(each.sum(dtype=np.float64) / np.float64(divisor)).astype(a.dtype)
+    elif reduction == "sum":
+        each = np.asarray(each.sum(dtype=np.float64)).astype(a.dtype)
+    return record(NLL, np.asarray(each), (input,), (wrap(factor),), (key, a.shape, divisor))
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    ignore_index: int = -100,
+    reduce: Any = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Cross entropy of logits (N, C, *) with classes (N, *), or with probabilities (N, C, *).
+
+    Raises:
+        As nll_loss.
+    """
+    reduction = _reduction(size_average, reduce, reduction)
+    _check_reduction(reduction)
+    dim = 0 if input._array.ndim == 1 else 1
+    logs = log_softmax(input, dim)
+    if target.is_floating_point():
+        if target._array.shape != input._array.shape:
+            raise RuntimeError(
+                f"Expected floating point type target with class probabilities to have shape "
+                f"{list(input.shape)}, got {list(target.shape)}"
+            )
+        return _soft_cross_entropy(logs, target, weight, reduction, label_smoothing, dim)
+    loss = nll_loss(logs, target, weight, None, ignore_index, None, reduction)
+    if not label_smoothing:
+        return loss
+    classes = input._array.shape[dim]
+    kept = wrap((target._array != ignore_index).astype(input._array.dtype))
+    weighted = logs if weight is None else logs * _per_class(weight, logs, dim)
+    smooth = -tensors.sum(weighted, dim) * kept
+    if reduction == "mean":
+        place = np.where(target._array == ignore_index, 0, target._array)
+        per = kept if weight is None else kept * wrap(weight._array[place])
+        smooth = tensors.sum(smooth) / tensors.sum(per)
+    elif reduction == "sum":
+        smooth = tensors.sum(smooth)
+    return loss * (1 - label_smoothing) + smooth * (label_smoothing / classes)
+
+
+def _per_class(weight: Tensor, logs: Tensor, dim: int) -> Tensor:
+    shape = [1] * logs._array.ndim
+    shape[dim] = -1
+    return wrap(weight._array.reshape(shape))
+
+
+def _soft_cross_entropy(
+    logs: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float, dim: int
+) -> Tensor:
+    classes = logs._array.shape[dim]
+    if smoothing:
+        target = target * (1 - smoothing) + smoothing / classes
+    if weight is not None:
+        logs = logs * _per_class(weight, logs, dim)
+    loss = -tensors.sum(logs * target, dim)
+    if reduction == "mean":
+        return tensors.sum(loss) / (logs._array.size // classes)  # type: ignore[no-any-return]
+    return tensors.sum(loss) if reduction == "sum" else loss

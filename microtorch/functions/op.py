@@ -1,0 +1,83 @@
+"""How an op differentiates: once on arrays, once on Tensors for `create_graph`.
+
+An op has two methods: `backward(node, g)` takes and gives arrays, `differentiate(node, g)`
+Tensors that have a history themselves. `Rule` writes both as one function over primitives that
+exist under the same names for arrays (`kernels.cpu`) and Tensors (`functions`). `record` puts a
+result into the graph.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..graph.node import LEAF, Node, mode, next_seq, node_class
+from ..kernels import cpu
+from ..tensor import Tensor, wrap
+
+Array = np.ndarray[Any, Any]
+
+
+class TensorPrimitives:
+    """The primitives of `kernels.cpu` on Tensors; `functions` registers each here."""
+
+    __slots__ = ("__dict__",)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"no primitive {name} on Tensors")
+
+
+tensors: Any = TensorPrimitives()
+
+
+class Rule:
+    """An op whose gradient is `rule(F, g, const, *saved)`, F the primitives to compute with.
+
+    The rule gives one gradient per parent; `saved` are arrays where g is an array, Tensors where
+    g is one. An op that saves its own result saves it last.
+    """
+
+    __slots__ = ("kind", "rule", "saves_result")
+
+    def __init__(self, name: str, rule: Callable[..., tuple[Any, ...]], saves_result: bool = False):
+        self.kind = node_class(name)
+        self.rule = rule
+        self.saves_result = saves_result
+
+    def backward(self, node: Node, g: Array) -> tuple[Any, ...]:
+        """Gradients of the parents, as arrays."""
+        saved = [s._array if isinstance(s, Tensor) else s for s in node.saved or ()]
+        return self.rule(cpu, g, node.const, *saved)
+
+    def differentiate(self, node: Node, g: Tensor) -> tuple[Any, ...]:
+        """Gradients of the parents, as Tensors with a history."""
+        return self.rule(tensors, g, node.const, *saved_tensors(node))
+
+
+def saved_tensors(node: Node) -> list[Any]:
+    """Saved values as Tensors: an input as it is, the result with its history, others plain."""
+    found = [wrap(s) if isinstance(s, np.ndarray) else s for s in node.saved or ()]
+    if node.op.saves_result:
+        found[-1]._node = node
+    return found
+
+
+def record(
+    op: Any, array: Array, inputs: tuple[Any, ...], saved: tuple[Any, ...] = (), const: Any = None
+) -> Tensor:
+    """The result of an op: in the graph if a Tensor of `inputs` requires grad and grad is on.
+
+    saved: what backward needs, in the order of the rule; `...` stands for the result.
+    """
+    z = wrap(array)
+    if mode.enabled and any(x is not None and x._node is not None for x in inputs):
+        node = object.__new__(op.kind)
+        node.op = op
+        node.seq = next_seq()
+        node.parents = tuple(
+            x if x is not None and x._node is LEAF else x and x._node for x in inputs
+        )
+        node.saved = tuple(array if s is ... else s for s in saved)
+        node.const = const
+        z._node = node
+    return z

@@ -1,0 +1,230 @@
+"""Random tensors, from the CPU streams of PyTorch (`microtorch.random`)."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes
+from ..errors import argument_error, broadcast_error
+from ..random import Generator, default_generator
+from ..tensor import Tensor, changed, check_in_place, wrap
+from .creation import finish, sizes_of
+from .op import Rule, record
+
+NORMAL = Rule("NormalBackward1", lambda F, g, const: (F.mul(g, 0.0),))
+BERNOULLI = Rule("BernoulliBackward0", lambda F, g, const: (F.mul(g, 0.0),))
+
+
+def _source(generator: Generator | None) -> Generator:
+    return default_generator if generator is None else generator
+
+
+def _float_dtype(dtype: Any, out: Tensor | None, kernel: str) -> Any:
+    chosen = dtype or (out.dtype if out is not None else dtypes.get_default_dtype())
+    if not chosen.is_floating_point:
+        raise NotImplementedError(f"\"{kernel}\" not implemented for '{chosen.short}'")
+    return chosen.numpy
+
+
+def _shape(name: str, size: tuple[Any, ...]) -> tuple[int, ...]:
+    shape = sizes_of(name, size)
+    for n in shape:
+        if n < 0:
+            raise RuntimeError(
+                f"Trying to create tensor with negative dimension {n}: {list(shape)}"
+            )
+    return shape
+
+
+def rand(
+    *size: Any, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = None,
+    **options: Any,
+) -> Tensor:  # fmt: skip
+    """Uniform numbers in [0, 1)."""
+    kind = _float_dtype(dtype, out, "check_uniform_bounds")
+    array = np.empty(_shape("rand", size), kind)
+    _source(generator).uniform(array, 0.0, 1.0)
+    return finish("rand", array, out, **options)
+
+
+def randn(
+    *size: Any, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = None,
+    **options: Any,
+) -> Tensor:  # fmt: skip
+    """Standard normal numbers."""
+    kind = _float_dtype(dtype, out, "normal_kernel_cpu")
+    array = np.empty(_shape("randn", size), kind)
+    _source(generator).normal(array, 0.0, 1.0)
+    return finish("randn", array, out, **options)
+
+
+def rand_like(input: Tensor, *, dtype: Any = None, **options: Any) -> Tensor:
+    """`rand` with the shape and dtype of input."""
+    return rand(input._array.shape, dtype=dtype or input.dtype, **options)
+
+
+def randn_like(input: Tensor, *, dtype: Any = None, **options: Any) -> Tensor:
+    """`randn` with the shape and dtype of input."""
+    return randn(input._array.shape, dtype=dtype or input.dtype, **options)
+
+
+def normal(
+    mean: Any, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None,
+    out: Tensor | None = None, dtype: Any = None, **options: Any,
+) -> Tensor:  # fmt: skip
+    """Normal numbers; mean and std are tensors, which broadcast, or numbers with a size."""
+    source = _source(generator)
+    for t in (mean, std):
+        if isinstance(t, Tensor) and not t.is_floating_point():
+            raise NotImplementedError(
+                f"\"normal_kernel_cpu\" not implemented for '{t.dtype.short}'"
+            )
+    if isinstance(std, Tensor):
+        if (std._array < 0).any():
+            raise RuntimeError("normal expects all elements of std >= 0.0")
+    elif std < 0:
+        raise RuntimeError(f"normal expects std >= 0.0, but found std {std}")
+    if not isinstance(mean, Tensor) and not isinstance(std, Tensor):
+        if size is None:
+            raise TypeError("normal() missing 1 required positional arguments: \"size\"")
+        if not isinstance(size, (tuple, list)):
+            raise argument_error("normal", "size", 3, "tuple of ints", size)
+        array = np.empty(_shape("normal", (size,)), _float_dtype(dtype, out, "normal_kernel_cpu"))
+        source.normal(array, float(mean), float(std))
+        return finish("normal", array, out, **options)
+    reference = mean if isinstance(mean, Tensor) else std
+    m = mean._array if isinstance(mean, Tensor) else mean
+    s = std._array if isinstance(std, Tensor) else std
+    try:
+        shape = np.broadcast_shapes(np.shape(m), np.shape(s))
+    except ValueError:
+        raise broadcast_error(np.shape(m), np.shape(s)) from None
+    array = np.empty(shape, reference._array.dtype)
+    # A number as std scales inside the generator, with one rounding; a tensor outside, with two.
+    source.normal(array, 0.0, 1.0 if isinstance(std, Tensor) else float(std))
+    if isinstance(std, Tensor):
+        array *= s
+    array += m
+    if out is not None:
+        return finish("normal", array, out)
+    return record(NORMAL, array, (mean,)) if isinstance(mean, Tensor) else wrap(array)
+
+
+def randint(
+    low: Any, high: Any = None, size: Any = None, *, generator: Generator | None = None,
+    out: Tensor | None = None, dtype: Any = None, **options: Any,
+) -> Tensor:  # fmt: skip
+    """Integers in [low, high); `randint(high, size)` starts at 0."""
+    if size is None and isinstance(high, (tuple, list)):
+        low, high, size = 0, low, high
+    if not isinstance(size, (tuple, list)):
+        raise argument_error("randint", "size", 3, "tuple of ints", size)
+    kind = (dtype or (out.dtype if out is not None else dtypes.int64)).numpy
+    array = np.empty(_shape("randint", (size,)), kind)
+    _source(generator).randint(array, int(low), int(high))
+    return finish("randint", array, out, **options)
+
+
+def randint_like(input: Tensor, low: int, high: int | None = None, **options: Any) -> Tensor:
+    """`randint` with the shape and dtype of input."""
+    if high is None:
+        low, high = 0, low
+    return randint(low, high, tuple(input._array.shape), **{"dtype": input.dtype, **options})
+
+
+def randperm(
+    n: int, *, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = None,
+    **options: Any,
+) -> Tensor:  # fmt: skip
+    """A random order of 0 ... n - 1."""
+    if n < 0:
+        raise RuntimeError(f"Trying to create tensor with negative dimension {n}: [{n}]")
+    kind = (dtype or (out.dtype if out is not None else dtypes.int64)).numpy
+    return finish("randperm", _source(generator).randperm(n, kind), out, **options)
+
+
+def bernoulli(
+    input: Tensor, p: float | None = None, *, generator: Generator | None = None,
+    out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """0 or 1, with the probabilities in input, or p for every element of a tensor like it."""
+    if not isinstance(input, Tensor):
+        raise argument_error("bernoulli", "input", 1, "Tensor", input)
+    if p is not None:
+        array = np.empty(input._array.shape, input._array.dtype)
+        _source(generator).bernoulli_scalar(array, p)
+    else:
+        if not input.is_floating_point():
+            raise NotImplementedError(
+                f"\"bernoulli_tensor_cpu_p_\" not implemented for '{input.dtype.short}'"
+            )
+        array = _source(generator).bernoulli(input._array)
+    if out is not None:
+        return finish("bernoulli", array, out)
+    return record(BERNOULLI, array, (input,))
+
+
+def multinomial(
+    input: Tensor, num_samples: int, replacement: bool = False, *,
+    generator: Generator | None = None,
+) -> Tensor:  # fmt: skip
+    """Indices drawn in proportion to weights."""
+    return wrap(_source(generator).multinomial(input._array, num_samples, replacement))
+
+
+def _fill(x: Tensor, draw: Any) -> Tensor:
+    """Fill in place, through a contiguous copy where x has gaps."""
+    check_in_place(x)
+    a = x._array
+    if a.flags.c_contiguous:
+        draw(a)
+    else:
+        filled = np.empty(a.shape, a.dtype)
+        draw(filled)
+        a[...] = filled
+    changed(x)
+    return x
+
+
+def uniform_(input: Tensor, from_: float = 0.0, to: float = 1.0, *, generator: Any = None, **named: Any) -> Tensor:
+    """Uniform numbers in [from, to), in place."""
+    low = named.pop("from", from_)
+    if low > to:
+        raise RuntimeError(
+            f"uniform_ expects to return a [from, to) range, but found from={low:g} > to={to:g}"
+        )
+    _float_dtype(input.dtype, None, "check_uniform_bounds")
+    return _fill(input, lambda a: _source(generator).uniform(a, float(low), float(to)))
+
+
+def normal_(input: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
+    """Normal numbers, in place."""
+    if std < 0:
+        raise RuntimeError(f"normal expects std >= 0.0, but found std {std:g}")
+    _float_dtype(input.dtype, None, "normal_kernel_cpu")
+    scattered = not input._array.flags.c_contiguous
+    return _fill(
+        input, lambda a: _source(generator).normal(a, float(mean), float(std), scattered)
+    )
+
+
+def bernoulli_(input: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
+    """0 or 1 with probability p, in place."""
+    if isinstance(p, Tensor):
+        drawn = _source(generator).bernoulli(np.broadcast_to(p._array, input._array.shape).copy())
+        return _fill(input, lambda a: np.copyto(a, drawn, casting="unsafe"))
+    return _fill(input, lambda a: _source(generator).bernoulli_scalar(a, p))
+
+
+def random_(input: Tensor, from_: Any = None, to: Any = None, *, generator: Any = None) -> Tensor:
+    """Integers in [from, to), in [0, from), or in all of the dtype's range, in place."""
+    source = _source(generator)
+    if from_ is None:
+        return _fill(input, source.random)
+    low, high = (0, from_) if to is None else (from_, to)
+    return _fill(input, lambda a: source.randint(a, low, high))
+
+
+def exponential_(input: Tensor, lambd: float = 1.0, *, generator: Any = None) -> Tensor:
+    """Exponentially distributed numbers, in place."""
+    return _fill(input, lambda a: _source(generator).exponential(a, lambd))

@@ -1,0 +1,1 @@
+"""The dynamic graph: nodes of data, grad modes, versions, and the engine that runs backward."""

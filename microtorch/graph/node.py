@@ -1,0 +1,103 @@
+"""Nodes of the graph, the grad mode, and the clock that orders nodes and in-place changes.
+
+A node is data: which op, which parents, what was saved. Numbers from one clock are given to every
+new node and to every in-place change, so `change > node.seq` says that something was changed
+after the node had saved it; nodes in descending order of `seq` are in a valid backward order.
+"""
+
+import itertools
+import threading
+from typing import Any
+
+next_seq = itertools.count(1).__next__
+
+
+class Node:
+    """One application of an op.
+
+    parents: an edge per differentiable input: a Node, a leaf Tensor, or None where no gradient
+    is wanted. saved: values that backward needs, None once freed; () if nothing is needed.
+    const: what is no tensor (shapes, dims) and never freed.
+    """
+
+    __slots__ = ("__weakref__", "const", "op", "parents", "saved", "seq")
+
+    op: Any
+    seq: int
+    parents: tuple[Any, ...]
+    saved: tuple[Any, ...] | None
+    const: Any
+
+    def name(self) -> str:
+        """PyTorch's name of the node."""
+        return type(self).__name__
+
+    @property
+    def next_functions(self) -> tuple[tuple[Any, int], ...]:
+        """`(node, output number)` an input; leaves appear as AccumulateGrad."""
+        return tuple(
+            (p if p is None or isinstance(p, Node) else AccumulateGrad(p), 0) for p in self.parents
+        )
+
+
+class AccumulateGrad:
+    """Stands for a leaf among `next_functions`."""
+
+    __slots__ = ("variable",)
+    __module__ = "builtins"
+
+    def __init__(self, variable: Any) -> None:
+        self.variable = variable
+
+    next_functions = ()
+
+    def name(self) -> str:
+        """PyTorch's name of the node."""
+        return "torch::autograd::AccumulateGrad"
+
+
+class Mode(threading.local):
+    """Whether operations are recorded; a thread has its own."""
+
+    enabled = True
+    inference = False
+
+
+class Changes:
+    """In-place changes of one storage: how many, and the clock at the latest ones."""
+
+    __slots__ = ("count", "recent")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.recent: list[int] = []
+
+    def add(self) -> None:
+        """Count one more change, now."""
+        global latest_change
+        self.count += 1
+        latest_change = next_seq()
+        self.recent.append(latest_change)
+        if len(self.recent) > 32:
+            del self.recent[:16]
+
+    def version_at(self, seq: int) -> int:
+        """The version that a node of that `seq` saw."""
+        return self.count - sum(change > seq for change in self.recent)
+
+
+mode = Mode()
+# The clock at the latest change of any tensor: nothing needs a check where nodes are newer.
+latest_change = 0
+# Marks the tensors that are leaves and require grad.
+LEAF = Node()
+LEAF.op = None
+LEAF.seq = 0
+LEAF.parents = ()
+LEAF.saved = ()
+LEAF.const = None
+
+
+def node_class(name: str) -> type[Node]:
+    """A kind of node whose type is shown under PyTorch's name, such as MulBackward0."""
+    return type(name, (Node,), {"__slots__": (), "__module__": "builtins"})

@@ -1,0 +1,1 @@
+"""Text to machine code: rows become kernel source, source becomes cached native functions."""

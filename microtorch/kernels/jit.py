@@ -1,0 +1,258 @@
+"""Text -> machine code, cached: the only module that names numba or llvmlite.
+
+`address(name, text, signature)` gives the address of the C function `name` that `text` defines,
+`function(...)` the same as a ctypes callable. Functions of the text other than `name` are
+helpers and are always inlined. A first compilation goes through Numba; its object code is kept
+on disk, and a later process loads that with llvmlite alone, which is five times faster than
+importing Numba. Every step of the code is an IEEE operation (no fastmath, no contraction), so
+the results are the same bits on every CPU; division by zero gives inf or nan, never an error.
+
+The text may use: the types `f32 f64 i8 i16 i32 i64 u8 u16 u32 u64` (also as casts);
+`f32_at(address)` and so on, which give a pointer to index; `bits(x)` and `from_bits(i)`
+(bit-casts of equal width); `sqrt floor fabs rint trunc copysign fma` (one instruction each); `where(c, a, b)`
+(a select); `words(n)`, the address of n 64-bit words on the stack; `call(f, (a, ...))`, a call of
+the C function at address f with integer arguments; `feclearexcept(63)`, which
+clears the floating-point flags that NumPy would warn about.
+"""
+
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import os
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from . import store
+
+C_TYPES = {"i64": ctypes.c_int64, "f64": ctypes.c_double, "void": None}
+# Every option of the compiler. numpy: x / 0 is inf, without the branch that blocks SIMD.
+OPTIONS = {"error_model": "numpy"}
+# What finished code may call. Anything else (Numba's run-time, the Python API) would not be there
+# in a process that loads the object code without Numba.
+EXTERNAL = {"feclearexcept", "memset", "memcpy", "fma", "fmaf", "log1p"}
+
+counts = {"compiled": 0, "loaded": 0, "rejected": 0}
+_lock = threading.RLock()
+_addresses: dict[str, int] = {}
+
+
+def address(name: str, text: str, signature: str = "void(i64,i64,i64,i64)") -> int:
+    """Address of the C function `name` of `text`; compiled at most once a machine."""
+    stem = f"{name}-{_key(name, text, signature)}"
+    with _lock:
+        found = _addresses.get(stem)
+        if found is None:
+            found = _addresses[stem] = _load(stem) or _compile(stem, name, text, signature)
+        return found
+
+
+def function(name: str, text: str, signature: str) -> Callable[..., Any]:
+    """`address` as a ctypes function; a call costs about 0.2 us and releases the GIL."""
+    result, arguments = _parse(signature)
+    types = [C_TYPES[a] for a in arguments]
+    return ctypes.CFUNCTYPE(C_TYPES[result], *types)(address(name, text, signature))
+
+
+def _parse(signature: str) -> tuple[str, list[str]]:
+    result, _, rest = signature.partition("(")
+    return result, [a.strip() for a in rest.rstrip(")").split(",") if a.strip()]
+
+
+def _key(name: str, text: str, signature: str) -> str:
+    parts = (_environment(), name, signature, text)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+@functools.cache
+def _environment() -> str:
+    """All that decides the machine code beside the text: versions, options, this file, the CPU."""
+    spec = importlib.util.find_spec("numba")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError("microtorch needs numba to compile its kernels: pip install numba")
+    with open(os.path.join(spec.submodule_search_locations[0], "_version.py"), "rb") as file:
+        numba_version = hashlib.sha256(file.read()).hexdigest()
+    with open(__file__, "rb") as file:
+        this_file = hashlib.sha256(file.read()).hexdigest()
+    settings = sorted(i for i in os.environ.items() if i[0].startswith("NUMBA_"))
+    llvm, machine = _backend()[:2]
+    cpu = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), machine.triple)
+    return repr((this_file, numba_version, llvm.llvm_version_info, cpu, settings))
+
+
+@functools.cache
+def _backend() -> tuple[Any, Any, Any]:
+    """llvmlite, a target machine for this CPU, and the engine that holds all loaded code."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    machine = target.create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        reloc="static" if target.name.startswith("x86") else "default",
+        codemodel="jitdefault",
+        jit=True,
+    )
+    empty = llvm.parse_assembly("")
+    engine = llvm.create_mcjit_compiler(empty, machine)
+    return llvm, machine, engine
+
+
+def _install(symbol: str, code: bytes) -> int:
+    llvm, _, engine = _backend()
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return int(engine.get_function_address(symbol))
+
+
+def _load(stem: str) -> int | None:
+    entry = store.read(stem)
+    if entry is None:
+        return None
+    found = _install(*entry)
+    counts["loaded" if found else "rejected"] += 1
+    return found or None
+
+
+def _compile(stem: str, name: str, text: str, signature: str) -> int:
+    """Compile with Numba, keep the object code, install it."""
+    llvm, machine, _ = _backend()
+    ir, symbol = _llvm_ir(stem, name, text, signature)
+    module = llvm.parse_assembly(ir)
+    for each in module.functions:
+        if not each.is_declaration and each.name != symbol:
+            # Two kernels may hold helpers of one name; left public, LLVM would merge them.
+            each.linkage = "internal"
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(0))
+    passes = llvm.create_new_module_pass_manager()
+    # The entry always returns 0: with that known, the wrapper needs no Python error handling.
+    passes.add_ipsccp_pass()
+    passes.add_simplify_cfg_pass()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.run(module, builder)
+    foreign = {f.name for f in module.functions if f.is_declaration} - EXTERNAL
+    if foreign := {f for f in foreign if not f.startswith("llvm.")}:
+        raise RuntimeError(f"kernel {name} calls {sorted(foreign)}, which a kernel must not")
+    code = machine.emit_object(module)
+    store.write(stem, symbol, code, text)
+    counts["compiled"] += 1
+    return _install(symbol, code)
+
+
+def _llvm_ir(stem: str, name: str, text: str, signature: str) -> tuple[str, str]:
+    """Optimized LLVM IR of the text, and the symbol of its entry function.
+
+    The hash is in the entry's name as well, and with it in its symbol.
+    """
+    import numba
+
+    symbol_name = "mt_" + stem.replace("-", "_")
+    scope: dict[str, Any] = {**_vocabulary(), "__name__": "microtorch_" + symbol_name}
+    exec(compile(text, os.path.join(store.directory(), stem + ".py"), "exec"), scope)
+    for helper in re.findall(r"^def (\w+)\(", text, re.MULTILINE):
+        if helper != name:
+            inline = numba.njit(forceinline=True, no_cpython_wrapper=True, **OPTIONS)
+            scope[helper] = inline(scope[helper])
+    result, arguments = _parse(signature)
+    types = {"void": numba.types.void, "i64": numba.types.int64, "f64": numba.types.float64}
+    entry = scope[name]
+    entry.__name__ = entry.__qualname__ = symbol_name
+    kernel = numba.cfunc(types[result](*[types[a] for a in arguments]), **OPTIONS)(entry)
+    return kernel.inspect_llvm(), kernel.native_name
+
+
+@functools.cache
+def _vocabulary() -> dict[str, Any]:
+    """The names that kernel text may use, as Numba types and intrinsics."""
+    import llvmlite.ir as ir
+    from numba import types
+    from numba.extending import intrinsic
+
+    names = "f32 f64 i8 i16 i32 i64 u8 u16 u32 u64".split()
+    full = {"f": "float", "i": "int", "u": "uint"}
+    scope: dict[str, Any] = {n: getattr(types, full[n[0]] + n[1:]) for n in names}
+    # The signed twin of each float type, for bit-casts.
+    twins = {types.float32: types.int32, types.float64: types.int64}
+    floats = {twin: float_type for float_type, twin in twins.items()}
+
+    def pointer_to(element: Any) -> Any:
+        @intrinsic
+        def at(typing: Any, place: Any) -> Any:
+            def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+                wide = context.cast(builder, args[0], sig.args[0], types.int64)
+                return builder.inttoptr(wide, context.get_value_type(sig.return_type))
+
+            return types.CPointer(element)(place), code
+
+        return at
+
+    def bit_cast(twin_of: dict[Any, Any]) -> Any:
+        @intrinsic
+        def cast(typing: Any, x: Any) -> Any:
+            def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+                return builder.bitcast(args[0], context.get_value_type(sig.return_type))
+
+            return twin_of[x](x), code
+
+        return cast
+
+    def instruction(name: str, arity: int) -> Any:
+        def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            native = context.get_value_type(sig.return_type)
+            args = [context.cast(builder, a, t, sig.return_type) for a, t in zip(args, sig.args)]
+            kind = ir.FunctionType(native, [native] * arity)
+            return builder.call(builder.module.declare_intrinsic(name, [native], kind), args)
+
+        if arity == 1:
+            return intrinsic(lambda typing, x: (x(x), emit))
+        if arity == 2:
+            return intrinsic(lambda typing, x, y: (x(x, y), emit))
+        return intrinsic(lambda typing, x, y, z: (x(x, y, z), emit))
+
+    @intrinsic
+    def where(typing: Any, condition: Any, a: Any, b: Any) -> Any:
+        both = typing.unify_types(a, b)
+
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            test = context.cast(builder, args[0], sig.args[0], types.boolean)
+            yes, no = (context.cast(builder, args[k], sig.args[k], both) for k in (1, 2))
+            return builder.select(test, yes, no)
+
+        return both(condition, a, b), code
+
+    @intrinsic(prefer_literal=True)
+    def words(typing: Any, count: Any) -> Any:
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            with builder.goto_entry_block():
+                place = builder.alloca(ir.IntType(64), size=count.literal_value)
+            return builder.ptrtoint(place, ir.IntType(64))
+
+        return types.int64(count), code
+
+    @intrinsic
+    def call(typing: Any, target: Any, arguments: Any) -> Any:
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            word = ir.IntType(64)
+            kind = ir.FunctionType(ir.VoidType(), [word] * len(sig.args[1]))
+            values = [
+                context.cast(builder, builder.extract_value(args[1], k), t, types.int64)
+                for k, t in enumerate(sig.args[1])
+            ]
+            builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, arguments), code
+
+    for n in names:
+        scope[n + "_at"] = pointer_to(scope[n])
+    scope |= {"bits": bit_cast(twins), "from_bits": bit_cast(floats)}
+    scope |= {n: instruction("llvm." + n, 1) for n in "sqrt floor fabs rint trunc".split()}
+    scope |= {"copysign": instruction("llvm.copysign", 2), "fma": instruction("llvm.fma", 3)}
+    clear = types.ExternalFunction("feclearexcept", types.int32(types.int32))
+    scope |= {"where": where, "words": words, "call": call, "feclearexcept": clear}
+    return scope

@@ -1,0 +1,117 @@
+"""The disk cache of machine code: one file a kernel, found by the hash of all it depends on.
+
+An entry is `name-hash.o`: a magic line, the entry symbol, the SHA-256 of the rest, then the
+object code. Nothing here can fail a caller: an entry that is missing, truncated, corrupt or
+foreign is None, and a directory that cannot be written turns writing off after one warning.
+Writes go to a temporary name first, so that two processes may fill the cache at once.
+"""
+
+import hashlib
+import os
+import sys
+import warnings
+
+MAGIC = b"microtorch kernel 1\n"
+CAP_BYTES = 256 * 2**20
+
+_writable = True
+
+
+def directory() -> str:
+    """`MICROTORCH_CACHE_DIR`, else `microtorch` in the platform's user cache directory."""
+    chosen = os.environ.get("MICROTORCH_CACHE_DIR")
+    if chosen:
+        return chosen
+    home = os.path.expanduser("~")
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")
+    elif sys.platform == "darwin":
+        base = os.path.join(home, "Library", "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
+    return os.path.join(base, "microtorch")
+
+
+def read(stem: str) -> tuple[str, bytes] | None:
+    """`(symbol, object code)` of an entry, or None where there is no sound one."""
+    try:
+        with open(os.path.join(directory(), stem + ".o"), "rb") as file:
+            content = file.read()
+    except OSError:
+        return None
+    if not content.startswith(MAGIC):
+        return None
+    symbol, _, rest = content[len(MAGIC) :].partition(b"\n")
+    digest, _, code = rest.partition(b"\n")
+    if hashlib.sha256(symbol + code).hexdigest().encode() != digest:
+        return None
+    return symbol.decode(), code
+
+
+def write(stem: str, symbol: str, code: bytes, text: str) -> None:
+    """Keep the object code, and beside it the text that it was compiled from."""
+    digest = hashlib.sha256(symbol.encode() + code).hexdigest().encode()
+    content = MAGIC + symbol.encode() + b"\n" + digest + b"\n" + code
+    _write(stem + ".py", text.encode())
+    _write(stem + ".o", content)
+    _prune()
+
+
+def _write(name: str, content: bytes) -> None:
+    global _writable
+    if not _writable:
+        return
+    folder = directory()
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+            os.replace(temporary, os.path.join(folder, name))
+        except OSError:
+            _remove(temporary)
+            raise
+    except OSError as error:
+        _writable = False
+        warnings.warn(
+            f"microtorch goes on without a kernel cache: {folder!r} cannot be written ({error}). "
+            "Set MICROTORCH_CACHE_DIR to a directory that can.",
+            stacklevel=2,
+        )
+
+
+def _remove(path: str) -> None:
+    try:
+        os.remove(path)
+    except OSError:
+        return
+
+
+def entries() -> list[tuple[str, int, float]]:
+    """`(path, bytes, time of last change)` of every file of the cache."""
+    try:
+        with os.scandir(directory()) as found:
+            stats = [(e.path, e.stat()) for e in found if e.name.endswith((".o", ".py"))]
+    except OSError:
+        return []
+    return [(path, stat.st_size, stat.st_mtime) for path, stat in stats]
+
+
+def _prune() -> None:
+    """Drop the oldest entries until the cache is within its cap."""
+    found = entries()
+    excess = sum(size for _, size, _ in found) - CAP_BYTES
+    for path, size, _ in sorted(found, key=lambda entry: entry[2]):
+        if excess <= 0:
+            break
+        _remove(path)
+        excess -= size
+
+
+def clear() -> None:
+    """Delete every entry; code that is already loaded goes on working."""
+    global _writable
+    _writable = True
+    for path, _, _ in entries():
+        _remove(path)

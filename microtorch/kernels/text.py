@@ -1,0 +1,392 @@
+"""Rows -> kernel source text: str in, str out.
+
+Every kernel has NumPy's inner-loop signature `loop(args, dims, steps, data)`: addresses of the
+operands, lengths, byte strides. A loop has a fast path where all operands are contiguous and one
+for each usual way of repeating an operand (stride 0), because only a loop with constant strides
+becomes SIMD code; any other layout takes the strided path.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from ..table import FOLDS, VOCABULARY, Fold, Row, Rowwise, Step, names_in
+from . import vecmath
+
+# NumPy's dtype name -> (pointer and cast in kernel text, log2 of the size in bytes).
+C_TYPE = {
+    "float32": ("f32", 2),
+    "float64": ("f64", 3),
+    "int64": ("i64", 3),
+    "int32": ("i32", 2),
+    "int16": ("i16", 1),
+    "int8": ("i8", 0),
+    "uint8": ("u8", 0),
+    "bool": ("u8", 0),
+}
+_LITERAL = re.compile(r"(?<![\w.])(\d+\.?\d*(?:e[+-]?\d+)?)\b|\binf\b")
+# Instructions and what is written in terms of them; all else of the vocabulary is vecmath's.
+_FLOAT_HELPERS = {
+    "maximum": "def maximum(x, y):\n    return where((x > y) | (x != x), x, y)\n",
+    "minimum": "def minimum(x, y):\n    return where((x < y) | (x != x), x, y)\n",
+}
+_INT_HELPERS = {
+    "maximum": "def maximum(x, y):\n    return where(x > y, x, y)\n",
+    "minimum": "def minimum(x, y):\n    return where(x < y, x, y)\n",
+    "fabs": "def fabs(x):\n    return where(x < 0, -x, x)\n",
+    "floor": "def floor(x):\n    return x\n",
+}
+INSTRUCTIONS = frozenset("sqrt floor fabs copysign where rint trunc inf maximum minimum".split())
+
+# Elements that a reduction runs in parallel; rows of a block of a column-wise reduction.
+LANES = 64
+BLOCK = 256
+
+
+def typed(formula: str) -> str:
+    """The formula with every number cast to the kernel's element type F."""
+    return _LITERAL.sub(lambda m: "INF" if m[0] == "inf" else f"F({m[1]})", formula)
+
+
+def prologue(dtype: str, formulas: Iterable[str]) -> str:
+    """Types of the kernel and the functions that the formulas call."""
+    names = set().union(*map(names_in, formulas))
+    if dtype not in ("float32", "float64"):
+        name = C_TYPE[dtype][0]
+        helpers = "".join(_INT_HELPERS[n] for n in sorted(names & set(_INT_HELPERS)))
+        return f"F = {name}\nINF = {_extreme(dtype)}\n{helpers}"
+    width = 32 if dtype == "float32" else 64
+    wanted = sorted((names & VOCABULARY) - INSTRUCTIONS)
+    helpers = "".join(_FLOAT_HELPERS[n] for n in sorted(names & set(_FLOAT_HELPERS)))
+    return (
+        f"F, I, U, D = f{width}, i{width}, u{width}, f64\nINF = F(1e400)\n"
+        + vecmath.source(wanted, width)
+        + helpers
+    )
+
+
+def _extreme(dtype: str) -> int:
+    """The largest integer of a dtype: what `inf` means there."""
+    if dtype == "bool":
+        return 1
+    bits = 8 << C_TYPE[dtype][1]
+    return 2**bits - 1 if dtype.startswith("u") else 2 ** (bits - 1) - 1
+
+
+def _function(name: str, operands: Sequence[str], formula: str) -> str:
+    return f"def {name}({', '.join(operands)}):\n    return {typed(formula)}\n"
+
+
+def _loop(
+    inputs: Sequence[tuple[str, str]],
+    outputs: Sequence[tuple[str, str]],
+    repeats: Iterable[frozenset[str]],
+    in_place: bool,
+) -> str:
+    """The loop over operands `(name, dtype)`; output `z` holds `z_of(*inputs)`.
+
+    repeats: sets of inputs that may have stride 0, a fast path each. in_place: the first output
+    is the first input; one pointer for both lets LLVM see that iterations do not depend on
+    each other.
+    """
+    operands = [*inputs, *outputs]
+    lines = ["def loop(args, dims, steps, data):", "    n = i64_at(dims)[0]"]
+    lines += ["    a = i64_at(args)", "    s = i64_at(steps)"]
+    for k, (name, dtype) in enumerate(operands):
+        pointer, shift = C_TYPE[dtype]
+        lines.append(f"    {name} = {pointer}_at(a[{k}])")
+        lines.append(f"    s_{name} = s[{k}] >> {shift}")
+    names = [name for name, _ in inputs]
+
+    def body(index: dict[str, str], indent: str, same: bool) -> Iterable[str]:
+        arguments = ", ".join(index[name] for name in names)
+        for name, _ in outputs:
+            yield f"{indent}r_{name} = {name}_of({arguments})"
+        for name, _ in outputs:
+            target = names[0] if same else name
+            yield f"{indent}{target}[{index[name].partition('[')[2]} = r_{name}"
+
+    word = "if"
+    for repeated in repeats:
+        test = " and ".join(
+            f"s_{name} == {0 if name in repeated else 1}" for name, _ in operands
+        )
+        # NumPy hands over a copy of the result where operands overlap in part.
+        test += f" and a[0] == a[{len(inputs)}]" if in_place else ""
+        lines.append(f"    {word} {test}:")
+        lines += [f"        {name}_0 = {name}[0]" for name in names if name in repeated]
+        index = {n: f"{n}_0" if n in repeated else f"{n}[i]" for n, _ in operands}
+        lines += ["        for i in range(n):", *body(index, " " * 12, in_place)]
+        word = "elif"
+    index = {n: f"{n}[i * s_{n}]" for n, _ in operands}
+    lines += ["    else:", "        for i in range(n):", *body(index, " " * 12, False)]
+    lines.append("    feclearexcept(63)")
+    return "\n".join(lines) + "\n"
+
+
+def forward(row: Row, dtype: str, in_place: bool = False) -> str:
+    """The kernel of z = formula: operands of one dtype, a result of that dtype or bool."""
+    formula = row.formula
+    out = "bool" if row.types == "bool" else dtype
+    if dtype == "bool" and out == "bool" and row.types != "bool":
+        formula = f"({formula}) != 0"
+    params = frozenset(row.params)
+    repeats = [params]
+    if len(row.inputs) == 2:
+        repeats += [params | {"y"}] if in_place else [params | {"y"}, params | {"x"}]
+    return (
+        prologue(dtype, [formula])
+        + _function("z_of", row.operands, formula)
+        + _loop([(n, dtype) for n in row.operands], [("z", out)], repeats, in_place)
+    )
+
+
+def backward(row: Row, needed: tuple[bool, ...], dtype: str) -> str:
+    """The kernel of g * dz/dx for every needed input, in one pass.
+
+    Operands: g, then the saved values in the order of `backward_operands`.
+    """
+    assert row.derivatives is not None
+    operands = ("g", *backward_operands(row, needed))
+    outputs = [n for n, on in zip(row.inputs, needed, strict=True) if on]
+    formulas = {
+        n: chain(d) for n, d in zip(row.inputs, row.derivatives, strict=True) if n in outputs
+    }
+    params = frozenset(row.params)
+    repeats = [params & set(operands), (params & set(operands)) | {"g"}]
+    if len(row.inputs) == 2 and operands[1:] and not params:
+        repeats += [frozenset({n}) for n in operands[1:] if len(operands) == 2]
+    functions = "".join(_function(f"d{n}_of", operands, formulas[n]) for n in outputs)
+    return (
+        prologue(dtype, formulas.values())
+        + functions
+        + _loop(
+            [(n, dtype) for n in operands], [(f"d{n}", dtype) for n in outputs], repeats, False
+        )
+    )
+
+
+def backward_operands(row: Row, needed: tuple[bool, ...]) -> tuple[str, ...]:
+    """Saved values that backward takes, in order: inputs, params, result."""
+    saved = row.saved(needed)
+    return tuple(n for n in (*row.operands, "z") if n in saved)
+
+
+def chain(derivative: str) -> str:
+    """The chain rule: incoming gradient times local derivative."""
+    if derivative in ("1", "-1"):
+        return derivative.replace("1", "g")
+    return f"g * ({derivative})"
+
+
+def fold(fold: Fold, row: Row | None, dtype: str, out: str) -> str:
+    """The kernel of a reduction over the core dimension, of x or of a row's formula.
+
+    Signature (n)->() or (n),(n)->(); `out` is the dtype of the running value and the result.
+    Partial results in LANES fixed places make the loop SIMD, the rounding error small and the
+    bits the same on every CPU; where x has contiguous columns, the lanes are the columns.
+    """
+    operands = row.operands if row else ("x",)
+    formula = row.formula if row else "x"
+    pointer, shift = C_TYPE[dtype]
+    k = len(operands)
+    text = prologue(dtype, [formula]) + f"A = {C_TYPE[out][0]}\nA_at = {C_TYPE[out][0]}_at\n"
+    extra = names_in(fold.combine) & {"maximum", "minimum"} - names_in(formula)
+    helpers = _FLOAT_HELPERS if dtype.startswith("f") else _INT_HELPERS
+    text += "".join(helpers[n] for n in extra)
+    text += f"def element({', '.join(operands)}):\n    return A({typed(formula)})\n"
+    text += _function("combine", ("a", "b"), fold.combine)
+    text += _function("finish", ("a", "n"), re.sub(r"\bn\b", "A(n)", fold.finish))
+    text += f"def initial():\n    return A({_initial(fold.initial, out)})\n"
+    text += _COLUMNS if k == 1 else ""
+    columns = _TRY_COLUMNS if k == 1 else "    if False:\n        pass\n"
+    return text + _FOLD.format(
+        steps="\n".join(f"    s_{n} = s[{k + 1 + i}] >> {shift}" for i, n in enumerate(operands)),
+        rows="\n".join(
+            f"            {n} = {pointer}_at(a[{i}] + o * s[{i}])" for i, n in enumerate(operands)
+        ),
+        columns=columns.format(
+            pointer=pointer, size=1 << shift, out_size=1 << C_TYPE[out][1]
+        ),
+        k=k,
+        unit=" and ".join(f"s_{n} == 1" for n in operands),
+        plain=", ".join(f"{n}[i + j]" for n in operands),
+        strided=", ".join(f"{n}[(i + j) * s_{n}]" for n in operands),
+        single=", ".join(f"{n}[i * s_{n}]" for n in operands),
+    )
+
+
+def _initial(initial: str, dtype: str) -> str:
+    if dtype.startswith("f") or "inf" not in initial:
+        return initial.replace("inf", "INF")
+    if initial == "inf":
+        return str(_extreme(dtype))
+    return "0" if dtype[0] in "bu" else str(-_extreme(dtype) - 1)
+
+
+_COLUMNS = f"""
+def columns(x, s_x, z, n, m, lanes):
+    for left in range(0, m, {LANES}):
+        width = where(m - left < {LANES}, m - left, {LANES})
+        for j in range(width):
+            z[left + j] = initial()
+        for top in range(0, n, {BLOCK}):
+            bottom = where(top + {BLOCK} < n, top + {BLOCK}, n)
+            for j in range(width):
+                lanes[j] = initial()
+            for i in range(top, bottom):
+                for j in range(width):
+                    lanes[j] = combine(lanes[j], element(x[i * s_x + left + j]))
+            for j in range(width):
+                z[left + j] = combine(z[left + j], lanes[j])
+        for j in range(width):
+            z[left + j] = finish(z[left + j], n)
+"""
+
+_TRY_COLUMNS = """
+    if outer > 1 and s[0] == {size} and s[1] == {out_size} and s_x != 1:
+        columns({pointer}_at(a[0]), s_x, A_at(a[1]), n, outer, lanes)
+"""
+
+_FOLD = f"""
+def loop(args, dims, steps, data):
+    outer = i64_at(dims)[0]
+    n = i64_at(dims)[1]
+    a = i64_at(args)
+    s = i64_at(steps)
+{{steps}}
+    lanes = A_at(words({LANES}))
+    sums = A_at(words({LANES}))
+    whole = n - (n & {LANES - 1})
+{{columns}}    else:
+        for o in range(outer):
+{{rows}}
+            z = A_at(a[{{k}}] + o * s[{{k}}])
+            if n < {LANES}:
+                total = initial()
+                for i in range(n):
+                    total = combine(total, element({{single}}))
+                z[0] = finish(total, n)
+            else:
+                for j in range({LANES}):
+                    sums[j] = initial()
+                for top in range(0, whole, {LANES * BLOCK}):
+                    rest = whole - top
+                    bottom = top + where(rest < {LANES * BLOCK}, rest, {LANES * BLOCK})
+                    for j in range({LANES}):
+                        lanes[j] = initial()
+                    if {{unit}}:
+                        for i in range(top, bottom, {LANES}):
+                            for j in range({LANES}):
+                                lanes[j] = combine(lanes[j], element({{plain}}))
+                    else:
+                        for i in range(top, bottom, {LANES}):
+                            for j in range({LANES}):
+                                lanes[j] = combine(lanes[j], element({{strided}}))
+                    for j in range({LANES}):
+                        sums[j] = combine(sums[j], lanes[j])
+                for i in range(whole, n):
+                    sums[i - whole] = combine(sums[i - whole], element({{single}}))
+                width = {LANES}
+                while width > 1:
+                    width = width >> 1
+                    for j in range(width):
+                        sums[j] = combine(sums[j], sums[j + width])
+                z[0] = finish(sums[0], n)
+    feclearexcept(63)
+"""
+
+
+def rowwise(row: Rowwise, dtype: str) -> str:
+    """The kernel of an op on rows, with the signature (n),...->(n)."""
+    pointer, shift = C_TYPE[dtype]
+    k = len(row.inputs)
+    formulas = [row.formula, *(formula for _, _, formula in row.reductions)]
+    formulas += [FOLDS[kind].combine for _, kind, _ in row.reductions]
+    known = list(row.inputs)
+    functions, calls = [], []
+    for name, kind, formula in row.reductions:
+        fold = FOLDS[kind]
+        functions.append(_function(f"{name}_of", known, formula))
+        functions.append(_function(f"{name}_with", ("a", "b"), fold.combine))
+        scalars = ", ".join(known[k:])
+        rows = ", ".join(row.inputs)
+        steps = ", ".join(f"s_{n}" for n in row.inputs)
+        arguments = ", ".join(
+            [*(f"{n}[i * s_{n}]" for n in row.inputs), *([scalars] if scalars else [])]
+        )
+        head = ", ".join(filter(None, (rows, steps, scalars, "n, lanes")))
+        functions.append(
+            _REDUCE.format(
+                name=name, head=head, initial=_initial(fold.initial, dtype), arguments=arguments
+            )
+        )
+        calls.append(f"        {name} = reduce_{name}({head})")
+        known.append(name)
+    functions.append(_function("z_of", known, row.formula))
+    lines = [
+        "def loop(args, dims, steps, data):",
+        "    n = i64_at(dims)[1]",
+        "    a = i64_at(args)",
+        "    s = i64_at(steps)",
+        f"    lanes = {pointer}_at(words(32))",
+        *(f"    s_{n} = s[{k + 1 + i}] >> {shift}" for i, n in enumerate((*row.inputs, "r"))),
+        "    for o in range(i64_at(dims)[0]):",
+        *(
+            f"        {n} = {pointer}_at(a[{i}] + o * s[{i}])"
+            for i, n in enumerate((*row.inputs, "r"))
+        ),
+        *calls,
+        f"        if {' and '.join(f's_{n} == 1' for n in (*row.inputs, 'r'))}:",
+        "            for i in range(n):",
+        f"                r[i] = z_of({', '.join([*(f'{n}[i]' for n in row.inputs), *known[k:]])})",
+        "        else:",
+        "            for i in range(n):",
+        "                r[i * s_r] = z_of("
+        + ", ".join([*(f"{n}[i * s_{n}]" for n in row.inputs), *known[k:]])
+        + ")",
+        "    feclearexcept(63)",
+    ]
+    return prologue(dtype, formulas) + "".join(functions) + "\n".join(lines) + "\n"
+
+
+# 32 partial results, so that the loop over the elements is SIMD.
+_REDUCE = """
+def reduce_{name}({head}):
+    total = F({initial})
+    if n < 32:
+        for i in range(n):
+            total = {name}_with(total, {name}_of({arguments}))
+        return total
+    for j in range(32):
+        lanes[j] = total
+    whole = n & -32
+    for start in range(0, whole, 32):
+        for j in range(32):
+            i = start + j
+            lanes[j] = {name}_with(lanes[j], {name}_of({arguments}))
+    for i in range(whole, n):
+        lanes[i - whole] = {name}_with(lanes[i - whole], {name}_of({arguments}))
+    for j in range(32):
+        total = {name}_with(total, lanes[j])
+    return total
+"""
+
+
+def step(row: Step, dtype: str) -> str:
+    """The update of many parameters: `loop(table, count, numbers, unused)`.
+
+    table: `count` lines of words: for each array the address of a pointer to its elements, then
+    the number of elements; numbers: the row's numbers as float64. A line's arrays are distinct,
+    contiguous and of one length.
+    """
+    pointer = C_TYPE[dtype][0]
+    written = [n for n in row.arrays if any(line.startswith(n + " = ") for line in row.statements)]
+    lines = ["def loop(table, count, numbers, unused):", "    h = f64_at(numbers)"]
+    lines += [f"    {name} = F(h[{k}])" for k, name in enumerate(row.numbers)]
+    lines += [f"    t = i64_at(table)\n    for line in range(count):\n        at = line * {len(row.arrays) + 1}"]
+    lines += [f"        p_{n} = {pointer}_at(i64_at(t[at + {k}])[0])" for k, n in enumerate(row.arrays)]
+    lines += [f"        for i in range(t[at + {len(row.arrays)}]):"]
+    lines += [f"            {n} = p_{n}[i]" for n in row.arrays]
+    lines += [f"            {typed(line)}" for line in row.statements]
+    lines += [f"            p_{n}[i] = {n}" for n in written]
+    return prologue(dtype, row.statements) + "\n".join(lines) + "\n"

@@ -1,0 +1,91 @@
+"""Linear layers."""
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes
+from ..functions.product import linear
+from ..tensor import Tensor, wrap
+from . import init
+from .module import Module
+from .parameter import Parameter
+
+
+class Linear(Module):
+    """y = x W^T + b: input (*, in_features), output (*, out_features).
+
+    weight (out_features, in_features) and bias (out_features) start uniform in +-1/sqrt(in).
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, device: Any = None,
+        dtype: Any = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        for n in (out_features, in_features):
+            if n < 0:
+                raise RuntimeError(
+                    f"Trying to create tensor with negative dimension {n}: "
+                    f"[{out_features}, {in_features}]"
+                )
+        kind = (dtype or dtypes.get_default_dtype()).numpy
+        self.weight = Parameter(wrap(np.empty((out_features, in_features), kind)))
+        self.register_parameter(
+            "bias", Parameter(wrap(np.empty(out_features, kind))) if bias else None
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new parameters, weight first."""
+        if not self.in_features or not self.out_features:
+            warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=4)
+        if self.in_features:
+            init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.in_features) if self.in_features else 0
+            init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """X W^T + b."""
+        table = self._parameters
+        return linear(input, table["weight"], table["bias"])  # type: ignore[arg-type]
+
+    def extra_repr(self) -> str:
+        """The arguments that the printed form shows."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}"
+        )
+
+
+class Identity(Module):
+    """The input itself; any arguments are accepted and ignored."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The input."""
+        return input
+
+
+class Flatten(Module):
+    """Dimensions start_dim to end_dim as one."""
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        super().__init__()
+        self.start_dim = start_dim
+        self.end_dim = end_dim
+
+    def forward(self, input: Tensor) -> Any:
+        """The flattened input."""
+        return input.flatten(self.start_dim, self.end_dim)
+
+    def extra_repr(self) -> str:
+        """The arguments that the printed form shows."""
+        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"

@@ -1,0 +1,40 @@
+"""Parameter: the tensor that a Module registers and an optimizer updates."""
+
+from typing import Any
+
+import numpy as np
+
+from ..graph.node import LEAF
+from ..tensor import TENSORS, Tensor, new
+
+
+class Parameter(Tensor):
+    """A leaf that requires grad and shares memory with `data`.
+
+    Raises:
+        RuntimeError: for integer data that is to require grad.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, data: Any = None, requires_grad: bool = True) -> "Parameter":
+        """A parameter around the tensor `data`."""
+        array = np.empty(0, np.float32) if data is None else data._array
+        if requires_grad and array.dtype.kind != "f":
+            raise RuntimeError(
+                "Only Tensors of floating point and complex dtype can require gradients"
+            )
+        made = new(cls)
+        made._array = array
+        made._node = LEAF if requires_grad else None
+        made._grad = made._base = made._changes = None
+        return made  # type: ignore[no-any-return]
+
+    def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
+        """All is done in `__new__`."""
+
+    def __repr__(self) -> str:
+        return "Parameter containing:\n" + super().__repr__()
+
+
+TENSORS.add(Parameter)

@@ -1,0 +1,7 @@
+"""`torch.optim`: every update is a row of the table, one compiled call a group."""
+
+from .adam import Adam, AdamW
+from .optimizer import Optimizer
+from .sgd import SGD
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer"]

@@ -1,0 +1,75 @@
+"""Stochastic gradient descent."""
+
+from typing import Any
+
+import numpy as np
+
+from ..tensor import Tensor, wrap
+from .optimizer import Optimizer, Update
+
+_PLAIN = Update("sgd")
+_MOMENTUM = Update("sgd_momentum")
+
+
+class SGD(Optimizer):
+    """Gradient descent with momentum, dampening, Nesterov momentum and weight decay.
+
+    buf = g at a parameter's first step, then momentum * buf + (1 - dampening) * g;
+    p -= lr * buf. Parameters without a gradient are left alone, their momentum too.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr, "momentum": momentum, "dampening": dampening,
+                "weight_decay": weight_decay, "nesterov": nesterov, "maximize": maximize,
+                "foreach": foreach, "differentiable": differentiable, "fused": fused,
+            },
+        )  # fmt: skip
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Refuse negative rates, and Nesterov momentum without momentum."""
+        if group["lr"] < 0:
+            raise ValueError(f"Invalid learning rate: {group['lr']}")
+        if group["momentum"] < 0:
+            raise ValueError(f"Invalid momentum value: {group['momentum']}")
+        if group["weight_decay"] < 0:
+            raise ValueError(f"Invalid weight_decay value: {group['weight_decay']}")
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+
+    def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """One step."""
+        momentum = float(group["momentum"])
+        sign = -1.0 if group["maximize"] else 1.0
+        shared = (float(group["lr"]), sign, float(group["weight_decay"]))
+        if not momentum:
+            _PLAIN([(p, p._grad) for p in params], shared)  # type: ignore[misc]
+            return
+        nesterov = (momentum, 1.0) if group["nesterov"] else (1.0, 0.0)
+        fresh, known = [], []
+        for p in params:
+            state = self.state[p]
+            buffer = state.get("momentum_buffer")
+            if buffer is None:
+                buffer = state["momentum_buffer"] = wrap(np.zeros_like(p._array, order="C"))
+                fresh.append((p, p._grad, buffer))
+            else:
+                known.append((p, p._grad, buffer))
+        _MOMENTUM(fresh, (*shared, 0.0, 1.0, *nesterov))  # type: ignore[arg-type]
+        keep = 1.0 - float(group["dampening"])
+        _MOMENTUM(known, (*shared, momentum, keep, *nesterov))  # type: ignore[arg-type]

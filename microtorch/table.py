@@ -1,0 +1,351 @@
+"""THE TABLE: one row of text for every elementwise op and every optimizer update.
+
+Grammar of a row. `x y ...` are the inputs, `z` the result, `g` the incoming gradient; a
+derivative is the *local* one (dz/dx), the chain multiplication is generated. Formulas are
+expressions of `+ - * /`, comparisons, numbers, the inputs, and the functions of VOCABULARY.
+What is saved for backward is what the derivatives mention. Everything else - loops for CPU and
+CUDA, double backward, Python-float evaluation, methods, documentation, property tests - is
+derived from the row, so a new op is one row here and nothing anywhere else.
+"""
+
+import re
+from collections.abc import Iterator
+
+# Functions that a formula may call; each is text in kernels/vecmath.py or an instruction.
+VOCABULARY = frozenset(
+    "exp expm1 log log1p log2 log10 sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh "
+    "atanh sigmoid softplus erf erfc pow sqrt floor fabs copysign where maximum minimum rint trunc"
+    " inf".split()
+)
+_NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
+
+
+def names_in(text: str) -> set[str]:
+    """The identifiers of a formula."""
+    return set(_NAME.findall(text))
+
+
+class Row:
+    """One elementwise op.
+
+    types: "float" - integers are promoted to the default float first; "any" - the result has the
+    inputs' dtype; "bool" - the result is bool. params: trailing inputs that are numbers, never
+    differentiated. domain: an interval per input that values are drawn from in tests. kinks:
+    places where the derivative jumps, as expressions that are 0 there. node: PyTorch's name of
+    the backward node.
+    """
+
+    __slots__ = (
+        "derivatives",
+        "doc",
+        "domain",
+        "formula",
+        "inputs",
+        "kinks",
+        "name",
+        "node",
+        "params",
+        "types",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        inputs: str,
+        formula: str,
+        derivatives: str | None = None,
+        *,
+        doc: str,
+        types: str = "float",
+        params: str = "",
+        domain: str = "-4 4",
+        kinks: str = "",
+        node: str = "",
+    ) -> None:
+        self.name = name
+        self.inputs = tuple(inputs.split())
+        self.params = tuple(params.split())
+        self.formula = formula
+        # One per input, separated by semicolons; None for an op that has no gradient.
+        self.derivatives = derivatives and tuple(d.strip() for d in derivatives.split(";"))
+        self.types = types
+        self.domain = tuple(
+            tuple(float(bound) for bound in interval.split()) for interval in domain.split(";")
+        )
+        self.kinks = tuple(kinks.split(";")) if kinks else ()
+        self.node = node or name.title().replace("_", "") + "Backward0"
+        self.doc = doc
+        self._check()
+
+    def _check(self) -> None:
+        operands = set(self.inputs) | set(self.params)
+        if unknown := names_in(self.formula) - operands - VOCABULARY:
+            raise ValueError(f"row {self.name}: the formula names unknown {sorted(unknown)}")
+        if len(self.domain) not in (1, len(self.inputs)):
+            raise ValueError(f"row {self.name}: {len(self.domain)} domains, {self.inputs} inputs")
+        if self.derivatives is None:
+            return
+        if len(self.derivatives) != len(self.inputs):
+            raise ValueError(
+                f"row {self.name}: {len(self.derivatives)} derivatives for inputs {self.inputs}"
+            )
+        for derivative in self.derivatives:
+            if unknown := names_in(derivative) - operands - {"z"} - VOCABULARY:
+                raise ValueError(f"row {self.name}: a derivative names unknown {sorted(unknown)}")
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """Inputs, then params: what the forward kernel takes."""
+        return self.inputs + self.params
+
+    def saved(self, needed: tuple[bool, ...]) -> frozenset[str]:
+        """Names that backward needs when the inputs marked in `needed` require grad."""
+        wanted = (d for d, on in zip(self.derivatives or (), needed, strict=True) if on)
+        return frozenset().union(*(names_in(d) for d in wanted)) - VOCABULARY
+
+    def __repr__(self) -> str:
+        return f"Row({self.name}: z = {self.formula})"
+
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        # Arithmetic.
+        Row("add", "x y", "x + y", "1; 1", types="any", doc="Sum of input and other."),
+        Row("sub", "x y", "x - y", "1; -1", types="any", doc="Difference of input and other."),
+        Row("mul", "x y", "x * y", "y; x", types="any", doc="Product of input and other."),
+        Row("div", "x y", "x / y", "1 / y; -(x / y) / y", domain="-4 4; 0.2 4",
+            doc="Quotient of input and other."),
+        Row("neg", "x", "-x", "-1", types="any", doc="Negative."),
+        Row("abs", "x", "fabs(x)", "where(x > 0, 1, where(x < 0, -1, 0))", types="any", kinks="x",
+            doc="Absolute value; derivative 0 at 0."),
+        Row("sign", "x", "where(x > 0, 1, where(x < 0, -1, x - x))", "0", types="any", kinks="x",
+            doc="Sign: -1, 0 or 1."),
+        Row("reciprocal", "x", "1 / x", "-(z * z)", domain="0.2 4", doc="1 / input."),
+        Row("square", "x", "x * x", "2 * x", types="any", node="PowBackward0",
+            doc="Square of input."),
+        Row("sqrt", "x", "sqrt(x)", "0.5 / z", domain="0.1 4", doc="Square root."),
+        Row("rsqrt", "x", "1 / sqrt(x)", "-0.5 * z / x", domain="0.1 4",
+            doc="Reciprocal of the square root."),
+        Row("pow", "x y", "pow(x, y)",
+            "where(y == 0, 0, y * pow(x, y - 1));"
+            "where((x == 0) * (y >= 0) != 0, 0, z * log(x))",
+            domain="0.1 4; -3 3", node="PowBackward1", doc="input to the power of exponent."),
+        Row("pow_number", "x", "pow(x, exponent)",
+            "where(exponent == 0, 0, exponent * pow(x, exponent - 1))", params="exponent",
+            domain="0.1 4", node="PowBackward0", doc="input to the power of a number."),
+        # Exponentials and logarithms.
+        Row("exp", "x", "exp(x)", "z", doc="Exponential."),
+        Row("expm1", "x", "expm1(x)", "z + 1", doc="exp(input) - 1, accurate near 0."),
+        Row("log", "x", "log(x)", "1 / x", domain="0.1 4", doc="Natural logarithm."),
+        Row("log1p", "x", "log1p(x)", "1 / (1 + x)", domain="-0.9 4",
+            doc="log(1 + input), accurate near 0."),
+        Row("log2", "x", "log2(x)", "1.4426950408889634 / x", domain="0.1 4",
+            doc="Logarithm to base 2."),
+        Row("log10", "x", "log10(x)", "0.4342944819032518 / x", domain="0.1 4",
+            doc="Logarithm to base 10."),
+        # Trigonometry.
+        Row("sin", "x", "sin(x)", "cos(x)", doc="Sine of radians."),
+        Row("cos", "x", "cos(x)", "-sin(x)", doc="Cosine of radians."),
+        Row("tan", "x", "tan(x)", "1 + z * z", domain="-1.2 1.2", doc="Tangent of radians."),
+        Row("asin", "x", "asin(x)", "1 / sqrt((1 - x) * (1 + x))", domain="-0.9 0.9",
+            doc="Arc sine, in radians."),
+        Row("acos", "x", "acos(x)", "-1 / sqrt((1 - x) * (1 + x))", domain="-0.9 0.9",
+            doc="Arc cosine, in radians."),
+        Row("atan", "x", "atan(x)", "1 / (1 + x * x)", doc="Arc tangent, in radians."),
+        Row("atan2", "x y", "atan2(x, y)", "y / (x * x + y * y); -x / (x * x + y * y)",
+            domain="0.2 4; 0.2 4", doc="Angle of the point (other, input), in radians."),
+        Row("sinh", "x", "sinh(x)", "cosh(x)", doc="Hyperbolic sine."),
+        Row("cosh", "x", "cosh(x)", "sinh(x)", doc="Hyperbolic cosine."),
+        Row("tanh", "x", "tanh(x)", "1 - z * z", doc="Hyperbolic tangent."),
+        # Sigmoids and their kin. z / (1 + exp(x)) keeps its digits where z rounds to 1.
+        Row("sigmoid", "x", "sigmoid(x)", "z / (1 + exp(x))", doc="1 / (1 + exp(-input))."),
+        Row("softplus", "x", "softplus(x)", "sigmoid(x)", doc="log(1 + exp(input))."),
+        Row("erf", "x", "erf(x)", "1.1283791670955126 * exp(-(x * x))",
+            doc="Error function (DLMF 7.2.1)."),
+        Row("erfc", "x", "erfc(x)", "-1.1283791670955126 * exp(-(x * x))",
+            doc="Complementary error function (DLMF 7.2.2)."),
+        Row("silu", "x", "x * sigmoid(x)", "sigmoid(x) * (1 + x * sigmoid(-x))",
+            doc="input * sigmoid(input)."),
+        Row("gelu", "x", "0.5 * x * (1 + erf(x * 0.7071067811865476))",
+            "0.5 * (1 + erf(x * 0.7071067811865476)) + 0.3989422804014327 * x * exp(-0.5 * x * x)",
+            doc="Gaussian error linear unit, input * Phi(input) (arXiv:1606.08415)."),
+        # Piecewise linear.
+        Row("relu", "x", "where(x > 0, x, x * 0)", "where(z > 0, 1, 0)", types="any", kinks="x",
+            doc="max(input, 0); derivative 0 at 0."),
+        Row("leaky_relu", "x", "where(x > 0, x, x * slope)", "where(x > 0, 1, slope)",
+            params="slope", kinks="x", doc="input where positive, else input * slope."),
+        Row("elu", "x", "where(x > 0, x, alpha * expm1(x))", "where(x > 0, 1, alpha * exp(x))",
+            params="alpha", kinks="x", doc="input where positive, else alpha * (exp(input) - 1)."),
+        Row("clamp", "x", "where(x < low, low, where(x > high, high, x)) + where(low > high, "
+            "high - where(x < low, low, where(x > high, high, x)), 0)",
+            "where((x >= low) * (x <= high) != 0, 1, 0)", params="low high", types="any",
+            kinks="x - low; x - high", node="ClampBackward1",
+            doc="input limited to [low, high]; derivative 1 at the bounds."),
+        Row("clamp_min", "x", "where(x < low, low, x)", "where(x >= low, 1, 0)", params="low",
+            types="any", kinks="x - low", node="ClampBackward1",
+            doc="input, not below low; derivative 1 at the bound."),
+        Row("clamp_max", "x", "where(x > high, high, x)", "where(x <= high, 1, 0)", params="high",
+            types="any", kinks="x - high", node="ClampBackward1",
+            doc="input, not above high; derivative 1 at the bound."),
+        Row("maximum", "x y", "maximum(x, y)",
+            "where(x > y, 1, where(x == y, 0.5, 0)); where(x < y, 1, where(x == y, 0.5, 0))",
+            types="any", kinks="x - y", doc="Larger of input and other; nan if one is nan."),
+        Row("minimum", "x y", "minimum(x, y)",
+            "where(x < y, 1, where(x == y, 0.5, 0)); where(x > y, 1, where(x == y, 0.5, 0))",
+            types="any", kinks="x - y", doc="Smaller of input and other; nan if one is nan."),
+        # Rounding: the derivative is 0 wherever it exists.
+        Row("floor", "x", "floor(x)", "0", domain="0.1 0.9", doc="Largest integer not above."),
+        Row("ceil", "x", "-floor(-x)", "0", domain="0.1 0.9", doc="Smallest integer not below."),
+        # Losses, an element; nn.functional reduces them in the same pass.
+        Row("mse_loss", "x y", "(x - y) * (x - y)", "2 * (x - y); -2 * (x - y)",
+            doc="Squared error."),
+        Row("l1_loss", "x y", "fabs(x - y)",
+            "where(x > y, 1, where(x < y, -1, 0)); where(x < y, 1, where(x > y, -1, 0))",
+            kinks="x - y", doc="Absolute error."),
+        Row("binary_cross_entropy", "x y",
+            "-(y * where(log(x) < -100, -100, log(x))"
+            " + (1 - y) * where(log1p(-x) < -100, -100, log1p(-x)))",
+            "(x - y) / where((1 - x) * x < 1e-12, 1e-12, (1 - x) * x);"
+            "where(log1p(-x) < -100, -100, log1p(-x)) - where(log(x) < -100, -100, log(x))",
+            domain="0.05 0.95; 0.05 0.95",
+            doc="-(y log x + (1 - y) log(1 - x)), each logarithm not below -100."),
+        Row("binary_cross_entropy_with_logits", "x y",
+            "where(x > 0, x, 0) - x * y + log1p(exp(-fabs(x)))", "sigmoid(x) - y; -x",
+            domain="-4 4; 0.05 0.95",
+            doc="Binary cross entropy of sigmoid(x), without overflow."),
+        # Comparisons: bool results, no gradient.
+        Row("eq", "x y", "x == y", types="bool", doc="input == other."),
+        Row("ne", "x y", "x != y", types="bool", doc="input != other."),
+        Row("lt", "x y", "x < y", types="bool", doc="input < other."),
+        Row("le", "x y", "x <= y", types="bool", doc="input <= other."),
+        Row("gt", "x y", "x > y", types="bool", doc="input > other."),
+        Row("ge", "x y", "x >= y", types="bool", doc="input >= other."),
+        Row("isnan", "x", "x != x", types="bool", doc="Whether an element is nan."),
+        Row("isinf", "x", "fabs(x) == inf", types="bool", doc="Whether an element is infinite."),
+    )
+}  # fmt: skip
+
+
+class Fold:
+    """One reduction: `a` the running value, `b` the next element, `n` the number of elements.
+
+    derivative: local derivative with respect to an element, or None where it is not elementwise.
+    """
+
+    __slots__ = ("combine", "derivative", "doc", "finish", "initial", "name")
+
+    def __init__(
+        self, name: str, combine: str, initial: str, finish: str = "a", *, derivative: str = "",
+        doc: str,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.combine = combine
+        self.initial = initial
+        self.finish = finish
+        self.derivative = derivative
+        self.doc = doc
+
+
+FOLDS: dict[str, Fold] = {
+    fold.name: fold
+    for fold in (
+        Fold("sum", "a + b", "0", derivative="1", doc="Sum of the elements."),
+        Fold("mean", "a + b", "0", "a / n", derivative="1 / n", doc="Mean of the elements."),
+        Fold("prod", "a * b", "1", doc="Product of the elements."),
+        Fold("max", "maximum(a, b)", "-inf", doc="Largest element; nan if one is nan."),
+        Fold("min", "minimum(a, b)", "inf", doc="Smallest element; nan if one is nan."),
+    )
+}
+
+
+class Rowwise:
+    """One op on whole rows (the last dimension): reductions, then a formula an element.
+
+    Each reduction is `name = fold: formula`; later ones and the result may use its name.
+    """
+
+    __slots__ = ("doc", "formula", "inputs", "name", "reductions")
+
+    def __init__(self, name: str, inputs: str, reductions: str, formula: str, *, doc: str) -> None:
+        self.name = name
+        self.inputs = tuple(inputs.split())
+        self.reductions = tuple(
+            tuple(part.strip() for part in re.split("[=:]", line, maxsplit=2))
+            for line in reductions.split(";")
+        )
+        self.formula = formula
+        self.doc = doc
+
+
+ROWWISE: dict[str, Rowwise] = {
+    row.name: row
+    for row in (
+        Rowwise("softmax", "x", "m = max: x; s = sum: exp(x - m)", "exp(x - m) / s",
+                doc="exp(input) divided by its sum."),
+        Rowwise("softmax_backward", "g z", "s = sum: g * z", "z * (g - s)",
+                doc="Gradient of softmax from its result."),
+        Rowwise("log_softmax", "x", "m = max: x; s = sum: exp(x - m)", "x - m - log(s)",
+                doc="Logarithm of softmax, without underflow."),
+        Rowwise("log_softmax_backward", "g z", "s = sum: g", "g - exp(z) * s",
+                doc="Gradient of log_softmax from its result."),
+    )
+}  # fmt: skip
+
+
+class Step:
+    """One optimizer update: statements over a parameter, its gradient and its state.
+
+    `arrays` are per-element (`p` the parameter, `g` its gradient, then state), `numbers` are
+    per-call. Each statement assigns an array or a temporary; arrays but `g` are written back.
+    """
+
+    __slots__ = ("arrays", "doc", "name", "numbers", "statements")
+
+    def __init__(self, name: str, arrays: str, numbers: str, statements: str, *, doc: str) -> None:
+        self.name = name
+        self.arrays = tuple(arrays.split())
+        self.numbers = tuple(numbers.split())
+        self.statements = tuple(line.strip() for line in statements.split(";"))
+        self.doc = doc
+        known = set(self.arrays) | set(self.numbers) | VOCABULARY
+        for line in self.statements:
+            target, _, formula = line.partition(" = ")
+            if unknown := names_in(formula) - known:
+                raise ValueError(f"step {name}: {line!r} names unknown {sorted(unknown)}")
+            known.add(target)
+
+
+STEPS: dict[str, Step] = {
+    step.name: step
+    for step in (
+        Step("sgd", "p g", "lr sign weight_decay",
+             "d = sign * g + weight_decay * p; p = p - lr * d",
+             doc="Gradient descent."),
+        # keep is dampening's 1 - d, or 1 at a parameter's first step, when decay is 0.
+        Step("sgd_momentum", "p g buf", "lr sign weight_decay decay keep ahead stay",
+             "d = sign * g + weight_decay * p; buf = decay * buf + keep * d; "
+             "p = p - lr * (stay * d + ahead * buf)",
+             doc="Gradient descent with momentum; Nesterov's where stay = 1, ahead = momentum."),
+        Step("adam", "p g m v", "rate sign weight_decay keep1 beta2 keep2 root eps shrink",
+             "d = sign * g + weight_decay * p; m = m + (d - m) * keep1; "
+             "v = v * beta2 + d * d * keep2; "
+             "p = p * shrink - rate * m / (sqrt(v) / root + eps)",
+             doc="Adam (arXiv:1412.6980); AdamW (arXiv:1711.05101) where shrink < 1."),
+        Step("adam_amsgrad", "p g m v top", "rate sign weight_decay keep1 beta2 keep2 root eps shrink",
+             "d = sign * g + weight_decay * p; m = m + (d - m) * keep1; "
+             "v = v * beta2 + d * d * keep2; top = maximum(top, v); "
+             "p = p * shrink - rate * m / (sqrt(top) / root + eps)",
+             doc="Adam with the largest second moment so far (AMSGrad)."),
+    )
+}  # fmt: skip
+
+
+def markdown() -> Iterator[str]:
+    """The table as lines of Markdown."""
+    yield "| op | formula | derivatives | doc |"
+    yield "| --- | --- | --- | --- |"
+    for row in ROWS.values():
+        derivatives = "; ".join(row.derivatives or ("-",))
+        operands = ", ".join(row.operands)
+        yield f"| {row.name}({operands}) | `{row.formula}` | `{derivatives}` | {row.doc} |"

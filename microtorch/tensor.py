@@ -1,0 +1,557 @@
+"""Tensor: an ndarray and its place in the graph.
+
+`_array` is the payload; `_node` is None where no gradient is wanted, LEAF for a leaf that
+requires grad, else the node that made the tensor; `_base` is the tensor whose storage a view
+shares; `_changes` counts in-place changes and belongs to the base. The differentiable functions
+of `functions/` are attached to the class as methods.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from . import dtypes
+from . import device as devices
+from .errors import argument_error, unknown_name
+from .graph.node import LEAF, Changes, Node, mode
+
+Array = np.ndarray[Any, Any]
+new: Callable[[type], Any] = object.__new__
+
+NON_LEAF_GRAD = (
+    "The .grad attribute of a Tensor that is not a leaf Tensor is being accessed. Its .grad "
+    "attribute won't be populated during autograd.backward(). If you indeed want the .grad field "
+    "to be populated for a non-leaf Tensor, use .retain_grad() on the non-leaf Tensor. If you "
+    "access the non-leaf Tensor by mistake, make sure you access the leaf Tensor instead."
+)
+NOT_A_LEAF = (
+    "you can only change requires_grad flags of leaf variables. If you want to use a computed "
+    "variable in a subgraph that doesn't require differentiation use var_no_grad = var.detach()."
+)
+DEEPCOPY = (
+    "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at "
+    "the moment.  If you were attempting to deepcopy a module, this may be because of a "
+    "torch.nn.utils.weight_norm usage, see https://github.com/pytorch/pytorch/pull/103001"
+)
+
+
+class Size(tuple[int, ...]):
+    """The shape of a tensor: a tuple that prints as `torch.Size([2, 3])`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"torch.Size({list(self)})"
+
+    def numel(self) -> int:
+        """Number of elements of a tensor of this shape."""
+        return int(np.prod(self, dtype=np.int64)) if self else 1
+
+    def __add__(self, other: Any) -> "Size":
+        return Size(tuple.__add__(self, tuple(other)))
+
+    def __getitem__(self, key: Any) -> Any:
+        found = tuple.__getitem__(self, key)
+        return Size(found) if isinstance(key, slice) else found
+
+
+class Layout:
+    """How elements are stored; there is one way, `torch.strided`."""
+
+    def __repr__(self) -> str:
+        return "torch.strided"
+
+    def __reduce__(self) -> str:
+        return "strided"
+
+
+strided = Layout()
+# Nodes whose saved result was changed in place: what it is, and its version.
+_changed_results: "WeakKeyDictionary[Node, tuple[str, int]]" = WeakKeyDictionary()
+
+
+class Tensor:
+    """A multi-dimensional array of one dtype that can be differentiated."""
+
+    __slots__ = ("__dict__", "__weakref__", "_array", "_base", "_changes", "_grad", "_node")
+
+    _array: Array
+    _node: Any
+    _grad: "Tensor | None"
+    _base: "Tensor | None"
+    _changes: Changes | None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Tensor":
+        """PyTorch's old constructor: `Tensor([1, 2])` copies data as float32, `Tensor(2, 3)`."""
+        if len(args) == 1 and not isinstance(args[0], int):
+            data = args[0]._array if isinstance(args[0], Tensor) else args[0]
+            array = np.array(data, dtypes.get_default_dtype().numpy)
+        else:
+            array = np.empty(args, dtypes.get_default_dtype().numpy)
+        return wrap(array, cls)
+
+    if TYPE_CHECKING:
+
+        def __add__(self, other: Any) -> "Tensor": ...
+        def __sub__(self, other: Any) -> "Tensor": ...
+        def __mul__(self, other: Any) -> "Tensor": ...
+        def __truediv__(self, other: Any) -> "Tensor": ...
+        def __neg__(self) -> "Tensor": ...
+        def __getitem__(self, key: Any) -> "Tensor": ...
+
+    __hash__ = object.__hash__
+
+    def __getattr__(self, name: str) -> Any:
+        raise unknown_name("Tensor", name, dir(type(self)))
+
+    # ---------------------------------------------------------------------- attributes
+    @property
+    def shape(self) -> Size:
+        """Lengths of the dimensions."""
+        return Size(self._array.shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or the length of one dimension."""
+        if dim is None:
+            return Size(self._array.shape)
+        return self._array.shape[normal_dim(dim, self._array.ndim)]
+
+    @property
+    def dtype(self) -> dtypes.dtype:
+        """Element type."""
+        return dtypes.of(self._array.dtype)
+
+    @property
+    def device(self) -> devices.device:
+        """Where the elements are."""
+        return devices.CPU
+
+    layout = strided
+    is_cuda = False
+    is_sparse = False
+    is_quantized = False
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return self._array.ndim
+
+    dim = ndimension = lambda self: self._array.ndim  # noqa: E731 - three names of a one-liner
+
+    def numel(self) -> int:
+        """Number of elements."""
+        return self._array.size
+
+    nelement = numel
+
+    def stride(self, dim: int | None = None) -> Any:
+        """Steps between neighbours along each dimension, in elements."""
+        item = self._array.itemsize
+        steps = tuple(s // item for s in self._array.strides)
+        return steps if dim is None else steps[normal_dim(dim, self._array.ndim)]
+
+    def data_ptr(self) -> int:
+        """Address of the first element."""
+        return self._array.ctypes.data
+
+    def element_size(self) -> int:
+        """Bytes an element."""
+        return self._array.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self._array.nbytes
+
+    def storage_offset(self) -> int:
+        """Position of the first element in the storage, in elements."""
+        root = root_of(self)
+        step = self._array.ctypes.data - root._array.ctypes.data
+        return step // self._array.itemsize
+
+    def is_contiguous(self) -> bool:
+        """Whether the elements lie in row-major order without gaps."""
+        return self._array.flags.c_contiguous
+
+    def is_floating_point(self) -> bool:
+        """Whether the dtype is a floating-point type."""
+        return self._array.dtype.kind == "f"
+
+    def is_complex(self) -> bool:
+        """False: there are no complex tensors."""
+        return False
+
+    def is_pinned(self) -> bool:
+        """False: no memory is page-locked."""
+        return False
+
+    def pin_memory(self) -> NoReturn:
+        """Refused: there is no accelerator to copy to."""
+        raise RuntimeError("Cannot access accelerator device when none is available.")
+
+    def type(self, dtype: Any = None) -> Any:
+        """PyTorch's old type name, `torch.FloatTensor`; or the tensor in another dtype."""
+        if dtype is not None:
+            return self.to(dtype)
+        return f"torch.{self.dtype.short}Tensor"
+
+    # ------------------------------------------------------------------------ autograd
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow to or through this tensor."""
+        return self._node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, flag: bool) -> None:
+        if self._node is not None and self._node is not LEAF:
+            if not flag:
+                raise RuntimeError(NOT_A_LEAF)
+            raise RuntimeError("you can only change requires_grad flags of leaf variables.")
+        self.requires_grad_(flag)
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
+        """Ask for gradients of this leaf, in place.
+
+        Raises:
+            RuntimeError: for integer tensors, and for False on a tensor that is no leaf.
+        """
+        if not isinstance(requires_grad, bool):
+            raise argument_error("requires_grad_", "requires_grad", 1, "bool", requires_grad)
+        if self._node is not None and self._node is not LEAF:
+            if not requires_grad:
+                raise RuntimeError(NOT_A_LEAF)
+        elif not requires_grad:
+            self._node = None
+        elif self._array.dtype.kind != "f":
+            raise RuntimeError("only Tensors of floating point dtype can require gradients")
+        else:
+            self._node = LEAF
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        """True unless an operation on tensors that require grad made this tensor."""
+        return self._node is None or self._node is LEAF
+
+    @property
+    def grad_fn(self) -> Node | None:
+        """The node that made this tensor; None for a leaf."""
+        if self._base is not None:
+            refresh_view(self)
+        return None if self._node is LEAF else self._node
+
+    @property
+    def grad(self) -> "Tensor | None":
+        """The accumulated gradient, or None. Reading it on a non-leaf warns."""
+        g = self._grad
+        if g is None and self._node is not None and self._node is not LEAF:
+            if "_retains_grad" not in self.__dict__:
+                warnings.warn(NON_LEAF_GRAD, stacklevel=2)
+        return g
+
+    @grad.setter
+    def grad(self, value: "Tensor | None") -> None:
+        if value is not None:
+            if not isinstance(value, Tensor):
+                raise TypeError(
+                    "assigned grad expected to be a Tensor or None but got grad of type "
+                    + type(value).__name__
+                )
+            if value._array.dtype != self._array.dtype:
+                raise RuntimeError(
+                    f"attempting to assign a gradient with dtype '{value.dtype.short.lower()}' to a "
+                    f"tensor with grad_dtype '{self.dtype.short}'. Please ensure that the gradient "
+                    "and the tensor's grad_dtype are the same"
+                )
+            if value._array.shape != self._array.shape:
+                raise RuntimeError(
+                    f"attempting to assign a gradient of size '{list(value._array.shape)}' to a "
+                    f"tensor of size '{list(self._array.shape)}'. Please ensure that the gradient "
+                    "and the tensor are the same size"
+                )
+        self._grad = value
+
+    @grad.deleter
+    def grad(self) -> None:
+        self._grad = None
+
+    @property
+    def retains_grad(self) -> bool:
+        """Whether `retain_grad` was called on this non-leaf."""
+        return "_retains_grad" in self.__dict__
+
+    @property
+    def data(self) -> "Tensor":
+        """The same storage without history and without version checks."""
+        return wrap(self._array)
+
+    @data.setter
+    def data(self, value: "Tensor") -> None:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"Variable data has to be a tensor, but got {type(value).__name__}")
+        if value._array.dtype.kind != "f" and self._node is not None:
+            raise RuntimeError("data set to a tensor that requires gradients must be floating point")
+        self._array = value._array
+
+    def detach(self) -> "Tensor":
+        """The same storage without history; in-place changes are still checked."""
+        return view(self, self._array)
+
+    def detach_(self) -> "Tensor":
+        """Cut this tensor off its history, in place."""
+        self._node = None
+        return self
+
+    @property
+    def _version(self) -> int:
+        changes = root_of(self)._changes
+        return 0 if changes is None else changes.count
+
+    # --------------------------------------------------------------------- conversions
+    def numpy(self, *, force: bool = False) -> Array:
+        """The elements as an ndarray that shares memory."""
+        if self._node is not None and not force:
+            raise RuntimeError(
+                "Can't call numpy() on Tensor that requires grad. "
+                "Use tensor.detach().numpy() instead."
+            )
+        return self._array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        array = self.numpy()
+        if dtype is not None and dtype != array.dtype:
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    # An ndarray on the left of an operator lets the Tensor on the right decide.
+    __array_priority__ = 1000
+
+    def __array_wrap__(self, array: Array, *_: Any) -> "Tensor":
+        return wrap(np.asarray(array))
+
+    def item(self) -> Any:
+        """The only element, as a Python number."""
+        if self._array.size != 1:
+            raise RuntimeError(
+                f"a Tensor with {self._array.size} elements cannot be converted to Scalar"
+            )
+        return self._array.item()
+
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers."""
+        return self._array.tolist()
+
+    def _scalar(self) -> Any:
+        if self._array.size != 1:
+            raise ValueError("only one element tensors can be converted to Python scalars")
+        if self._node is not None and not _warned:
+            _warned.append("scalar")
+            warnings.warn(
+                "Converting a tensor with requires_grad=True to a scalar may lead to unexpected "
+                "behavior.\nConsider using tensor.detach() first.",
+                stacklevel=3,
+            )
+        return self._array.item()
+
+    def __float__(self) -> float:
+        return float(self._scalar())
+
+    def __int__(self) -> int:
+        return int(self._scalar())
+
+    def __index__(self) -> int:
+        if self._array.dtype.kind not in "iub" or self._array.size != 1:
+            raise TypeError("only integer tensors of a single element can be converted to an index")
+        return int(self._array.item())
+
+    def __bool__(self) -> bool:
+        if self._array.size != 1:
+            count = "no values" if self._array.size == 0 else "more than one value"
+            raise RuntimeError(f"Boolean value of Tensor with {count} is ambiguous")
+        return bool(self._array.item())
+
+    def __len__(self) -> int:
+        if self._array.ndim == 0:
+            raise TypeError("len() of a 0-d tensor")
+        return len(self._array)
+
+    def __contains__(self, value: Any) -> bool:
+        return bool((self._array == (value._array if isinstance(value, Tensor) else value)).any())
+
+    def __dir__(self) -> list[str]:
+        return sorted(set(dir(type(self))) | set(self.__dict__))
+
+    # ------------------------------------------------------------------------ printing
+    def __repr__(self) -> str:
+        from .printing import tensor_repr
+
+        grad_fn = self.grad_fn
+        return tensor_repr(
+            self._array,
+            grad_fn=None if grad_fn is None else type(grad_fn).__name__,
+            requires_grad=self._node is not None,
+        )
+
+    def __format__(self, spec: str) -> str:
+        if self._array.ndim == 0 and type(self) is Tensor:
+            return format(self._array.item(), spec)
+        if spec:
+            raise TypeError("unsupported format string passed to Tensor.__format__")
+        return repr(self)
+
+    # ------------------------------------------------------------------------- copying
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Tensor":
+        if not self.is_leaf:
+            raise RuntimeError(DEEPCOPY)
+        if id(self) in memo:
+            return memo[id(self)]  # type: ignore[no-any-return]
+        copied = wrap(self._array.copy(), type(self))
+        copied._node = self._node
+        memo[id(self)] = copied
+        if self._grad is not None:
+            copied._grad = self._grad.__deepcopy__(memo)
+        return copied
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if not self.is_leaf:
+            raise RuntimeError(DEEPCOPY)
+        return (_unpickle, (type(self), np.ascontiguousarray(self._array), self._node is LEAF))
+
+
+_warned: list[str] = []
+
+
+def _unpickle(cls: "type[Tensor]", array: Array, requires_grad: bool) -> Tensor:
+    made = wrap(array, cls)
+    made._node = LEAF if requires_grad else None
+    return made
+
+
+def wrap(array: Array, cls: "type[Tensor]" = Tensor) -> Tensor:
+    """A leaf around an ndarray, without copying."""
+    t = new(cls)
+    t._array = array
+    t._node = t._grad = t._base = t._changes = None
+    return t  # type: ignore[no-any-return]
+
+
+def view(x: Tensor, array: Array) -> Tensor:
+    """A tensor without history that shares x's storage and version."""
+    t = new(Tensor)
+    t._array = array
+    t._node = t._grad = t._changes = None
+    t._base = x if x._base is None else x._base
+    return t  # type: ignore[no-any-return]
+
+
+def root_of(x: Tensor) -> Tensor:
+    """The tensor that owns the storage and its version."""
+    return x if x._base is None else x._base
+
+
+def edge(x: Tensor) -> Any:
+    """Where the gradient of x goes: its node, x itself for a leaf, or None."""
+    node = x._node
+    return x if node is LEAF else node
+
+
+def normal_dim(dim: int, ndim: int) -> int:
+    """A dimension counted from the front.
+
+    Raises:
+        IndexError: if it is out of range; a 0-d tensor accepts 0 and -1.
+    """
+    extent = ndim or 1
+    if not -extent <= dim < extent:
+        raise IndexError(
+            "Dimension out of range (expected to be in range of "
+            f"[{-extent}, {extent - 1}], but got {dim})"
+        )
+    return dim % extent
+
+
+def normal_dims(dims: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+    """Dimensions counted from the front; None or () means all."""
+    if dims is None:
+        return tuple(range(ndim))
+    if isinstance(dims, int):
+        dims = (dims,)
+    found = tuple(normal_dim(d, ndim) for d in dims)
+    for d in found:
+        if found.count(d) > 1:
+            raise RuntimeError(f"dim {d} appears multiple times in the list of dims")
+    return found or tuple(range(ndim))
+
+
+# ------------------------------------------------------------------- in-place changes
+def check_in_place(x: Tensor) -> None:
+    """Refuse an in-place change that autograd could not follow.
+
+    Raises:
+        RuntimeError: for a leaf that requires grad, or a view of one, while grad is enabled.
+    """
+    if not mode.enabled:
+        return
+    if x._node is LEAF:
+        raise RuntimeError(
+            "a leaf Variable that requires grad is being used in an in-place operation."
+        )
+    if x._base is not None and x._base._node is LEAF and x._node is not None:
+        raise RuntimeError(
+            "a view of a leaf Variable that requires grad is being used in an in-place operation."
+        )
+
+
+def changed(x: Tensor) -> None:
+    """Count one in-place change of x's storage."""
+    root = x if x._base is None else x._base
+    changes = root._changes
+    if changes is None:
+        changes = root._changes = Changes()
+    changes.add()
+    node = root._node
+    if node is not None and node is not LEAF and node.saved and node.op.saves_result:
+        _changed_results[node] = (_description(root, node), changes.count)
+
+
+def _description(x: Tensor, node: Any) -> str:
+    kind = f"[torch.{x.dtype.short}Tensor {list(x._array.shape)}]"
+    if node is None or node is LEAF:
+        return kind
+    return f"{kind}, which is output 0 of {node.name()}"
+
+
+def check_saved(node: Node) -> None:
+    """Raise if a value that the node saved has been changed in place since.
+
+    Raises:
+        RuntimeError: naming the shape, the versions and the op that changed it.
+    """
+    what = None
+    for saved in node.saved or ():
+        if isinstance(saved, Tensor):
+            root = root_of(saved)
+            changes = root._changes
+            if changes is not None and changes.recent and changes.recent[-1] > node.seq:
+                what = _description(saved, saved._node)
+                count, expected = changes.count, changes.version_at(node.seq)
+    if what is None and node in _changed_results:
+        what, count = _changed_results[node]
+        expected = 0
+    if what is not None:
+        raise RuntimeError(
+            "one of the variables needed for gradient computation has been modified by an inplace "
+            f"operation: {what}, is at version {count}; expected version {expected} instead. Hint: "
+            "enable anomaly detection to find the operation that failed to compute its gradient, "
+            "with torch.autograd.set_detect_anomaly(True)."
+        )
+
+
+def refresh_view(x: Tensor) -> None:
+    """Give a view whose base was changed in place its new history."""
+
+
+TENSORS = {Tensor}

@@ -1,0 +1,293 @@
+"""Value: the scalar node, with micrograd's API and a method for every row of the table.
+
+A Value is a node of the same graph as Tensors and holds a Python float; derivatives are the
+table's text evaluated on floats. Every Value keeps its gradient: `grad` is 0.0 at first and sums
+up what the backward passes bring. A Tensor and a Value give a Tensor; the gradient flows through.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .functions.elementwise import FLOATS, evaluate
+from .functions.op import Rule
+from .graph import engine
+from .graph.node import Node, next_seq
+from .kernels import cpu
+from .table import ROWS, Row
+from .tensor import Tensor, new, wrap
+
+_DOUBLE = FLOATS[1]
+
+
+def _where(condition: Any, a: float, b: float) -> float:
+    return a if condition else b
+
+
+def _kernel(name: str) -> Callable[..., float]:
+    """A function of the table on floats, by its float64 kernel."""
+
+    def apply(*operands: float) -> float:
+        return float(cpu.ROW_KERNELS[name][_DOUBLE](*operands))
+
+    return apply
+
+
+_SCOPE = {
+    **{n: _kernel(n) for n in ("sigmoid", "softplus", "maximum", "minimum")},
+    **{n: getattr(math, n) for n in "exp expm1 log log1p log2 log10 sin cos tan asin acos atan atan2"
+       " sinh cosh tanh erf erfc pow sqrt fabs copysign inf".split()},
+    "floor": lambda x: float(math.floor(x)), "where": _where, "__builtins__": {},
+}  # fmt: skip
+
+
+class ScalarOp:
+    """A row on Python floats. Where Python raises (overflow, division by zero), the float64
+    kernel answers with inf or nan, as it does for tensors."""
+
+    __slots__ = ("_forward", "_gradients", "row", "saves_result", "symbol")
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self.saves_result = False
+        operands = ", ".join(row.operands)
+        gradients = ", ".join(
+            "g" if d == "1" else "-g" if d == "-1" else f"g * ({d})" for d in row.derivatives or ()
+        )
+        self._forward = eval(f"lambda {operands}: {row.formula}", _SCOPE)
+        self._gradients = eval(f"lambda g, {operands}, z: ({gradients},)", _SCOPE)
+        signs = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**", "pow_number": "**"}
+        self.symbol = signs.get(row.name, row.name)
+
+    def forward(self, *operands: float) -> float:
+        """The value."""
+        try:
+            return self._forward(*operands)  # type: ignore[no-any-return]
+        except (ArithmeticError, ValueError):
+            return float(cpu.ROW_KERNELS[self.row.name][_DOUBLE](*operands))
+
+    def gradients(self, g: float, node: "Value") -> tuple[float, ...]:
+        """g times the local derivatives."""
+        operands = [p.data for p in node.parents]
+        operands += node.const
+        try:
+            return self._gradients(g, *operands, node.data)  # type: ignore[no-any-return]
+        except (ArithmeticError, ValueError):
+            names = (*self.row.operands, "z")
+            arrays = [wrap(np.array(v, _DOUBLE)) for v in (*operands, node.data)]
+            values = dict(zip(names, arrays, strict=True))
+            return tuple(g * float(evaluate(d, values)) for d in self.row.derivatives or ())
+
+    def backward(self, node: "Value", g: Any) -> tuple[float, ...]:
+        """Keep g as the node's gradient, and pass it on."""
+        g = float(g)
+        node.grad += g
+        return self.gradients(g, node)
+
+    def differentiate(self, node: "Value", g: Tensor) -> Any:
+        """Values have first derivatives only."""
+        raise NotImplementedError(
+            "create_graph=True does not go through Value nodes: use 0-d Tensors for higher derivatives"
+        )
+
+
+class _Leaf:
+    """The op of a Value that no operation made."""
+
+    symbol = ""
+    saves_result = False
+
+    def backward(self, node: "Value", g: Any) -> tuple[float, ...]:
+        """Keep g as the node's gradient."""
+        node.grad += float(g)
+        return ()
+
+    differentiate = backward
+
+
+_LEAF = _Leaf()
+
+
+class Value(Node):
+    """A number that can be differentiated: `data`, `grad`, and `backward()`."""
+
+    __slots__ = ("data", "grad", "label")
+
+    data: float
+    grad: float
+
+    def __init__(self, data: float, _children: Any = (), _op: str = "", label: str = "") -> None:
+        self.data = float(data)
+        self.grad = 0.0
+        self.op = _LEAF
+        self.seq = next_seq()
+        self.parents = ()
+        self.saved = ()
+        self.const = ()
+        self.label = label
+
+    @property
+    def _op(self) -> str:
+        return self.op.symbol  # type: ignore[no-any-return]
+
+    @property
+    def _prev(self) -> set["Value"]:
+        return set(self.parents)
+
+    def backward(self) -> None:
+        """Add d self / d node to the gradient of every node that self depends on."""
+        if all(isinstance(node, Value) for node in self.parents):
+            order, leaves = engine.topological([self])
+            if not leaves and all(type(node) is Value for node in order):
+                return _run(self, order)
+        engine.run({self: 1.0}, _Sums, keep=True)
+        return None
+
+    def as_tensor(self) -> Tensor:
+        """A 0-d tensor of the default dtype, through which gradients flow back."""
+        from .dtypes import get_default_dtype
+
+        z = wrap(np.array(self.data, get_default_dtype().numpy))
+        return _linked(z, self)
+
+    def item(self) -> float:
+        """The number."""
+        return self.data
+
+    def __float__(self) -> float:
+        return float(self.data)
+
+    def __repr__(self) -> str:
+        return f"Value(data={self.data}, grad={self.grad})"
+
+
+class _Sums:
+    """Arithmetic of the engine on numbers."""
+
+    @staticmethod
+    def add(a: Any, b: Any) -> Any:
+        """Sum of two gradients."""
+        return a + b
+
+    add_into = add
+
+    @staticmethod
+    def check(node: Node) -> None:
+        """Numbers are never changed in place."""
+
+
+def _linked(z: Tensor, value: Value) -> Tensor:
+    """z, with its gradient going to the Value."""
+    from .graph.node import mode
+
+    if mode.enabled:
+        z._node = node = new(_TO_TENSOR.kind)
+        node.op = _TO_TENSOR
+        node.seq = next_seq()
+        node.parents = (value,)
+        node.saved = ()
+        node.const = None
+    return z
+
+
+def _run(root: Value, order: list[Node]) -> None:
+    """Backward through Values alone: the engine's loop without its bookkeeping.
+
+    A node's own gradient holds this pass's sum while the pass runs; what earlier passes left is
+    put aside and added at the end.
+    """
+    earlier: list[tuple[Any, float]] = []
+    for node in order:
+        if node.grad and node.parents:  # type: ignore[attr-defined]
+            earlier.append((node, node.grad))  # type: ignore[attr-defined]
+            node.grad = 0.0  # type: ignore[attr-defined]
+    root.grad += 1.0
+    while order:
+        node = order.pop()
+        parents = node.parents
+        if parents:
+            for parent, d in zip(parents, node.op.gradients(node.grad, node), strict=True):  # type: ignore[attr-defined]
+                parent.grad += d
+    for node, grad in earlier:
+        node.grad += grad
+
+
+def _method(row: Row) -> Callable[..., Any]:
+    op = ScalarOp(row)
+    forward = op._forward
+    if len(row.inputs) == 1:
+
+        def unary(self: Value, *params: float) -> Value:
+            z = new(Value)
+            try:
+                z.data = forward(self.data, *params)
+            except (ArithmeticError, ValueError):
+                z.data = op.forward(self.data, *params)
+            z.grad = 0.0
+            z.op = op
+            z.seq = next_seq()
+            z.parents = (self,)
+            z.saved = ()
+            z.const = params
+            return z  # type: ignore[no-any-return]
+
+        return unary
+
+    def binary(self: Value, other: Any) -> Any:
+        if other.__class__ is not Value:
+            if not isinstance(other, (int, float, np.generic)):
+                return NotImplemented
+            other = Value(other)
+        z = new(Value)
+        try:
+            z.data = forward(self.data, other.data)
+        except (ArithmeticError, ValueError):
+            z.data = op.forward(self.data, other.data)
+        z.grad = 0.0
+        z.op = op
+        z.seq = next_seq()
+        z.parents = (self, other)
+        z.saved = z.const = ()
+        return z
+
+    return binary
+
+
+def _reflect(method: Callable[..., Any]) -> Callable[..., Any]:
+    def apply(self: Value, other: Any) -> Any:
+        if not isinstance(other, (int, float, np.generic)):
+            return NotImplemented
+        return method(Value(other), self)
+
+    return apply
+
+
+def _attach() -> None:
+    for name, row in ROWS.items():
+        if row.derivatives is not None:
+            method = _method(row)
+            method.__name__ = method.__qualname__ = name
+            method.__doc__ = row.doc
+            setattr(Value, name, method)
+    for name, operator in (("add", "add"), ("sub", "sub"), ("mul", "mul"), ("div", "truediv"),
+                           ("pow", "pow")):  # fmt: skip
+        method = getattr(Value, name)
+        setattr(Value, f"__{operator}__", method)
+        setattr(Value, f"__r{operator}__", _reflect(method))
+    general = Value.pow  # type: ignore[attr-defined]
+    number = Value.pow_number  # type: ignore[attr-defined]
+
+    def power(self: Value, other: Any) -> Any:
+        """self to the power of a number or a Value."""
+        return number(self, other) if isinstance(other, (int, float)) else general(self, other)
+
+    Value.pow = Value.__pow__ = power  # type: ignore[attr-defined,method-assign,operator]
+    Value.__neg__ = Value.neg  # type: ignore[attr-defined]
+
+
+
+_attach()
+# The edge from a Tensor to the Value it was made from; its gradient is a number.
+_TO_TENSOR = Rule("ValueBackward0", lambda F, g, const: (g,))
