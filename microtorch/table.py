@@ -113,6 +113,8 @@ ROWS: dict[str, Row] = {
         # Arithmetic.
         Row("add", "x y", "x + y", "1; 1", types="any", doc="Sum of input and other."),
         Row("sub", "x y", "x - y", "1; -1", types="any", doc="Difference of input and other."),
+        Row("rsub", "x y", "y - x", "-1; 1", types="any", node="RsubBackward1",
+            doc="Difference of other and input."),
         Row("mul", "x y", "x * y", "y; x", types="any", doc="Product of input and other."),
         Row("div", "x y", "x / y", "1 / y; -(x / y) / y", domain="-4 4; 0.2 4",
             doc="Quotient of input and other."),

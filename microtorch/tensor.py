@@ -76,13 +76,14 @@ _changed_results: "WeakKeyDictionary[Node, tuple[str, int]]" = WeakKeyDictionary
 class Tensor:
     """A multi-dimensional array of one dtype that can be differentiated."""
 
-    __slots__ = ("__dict__", "__weakref__", "_array", "_base", "_changes", "_grad", "_node")
+    __slots__ = ("__dict__", "__weakref__", "_array", "_node")
 
     _array: Array
     _node: Any
-    _grad: "Tensor | None"
-    _base: "Tensor | None"
-    _changes: Changes | None
+    # Defaults of what few tensors have, kept in the instance's dict.
+    _grad: "Tensor | None" = None
+    _base: "Tensor | None" = None
+    _changes: Changes | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Tensor":
         """PyTorch's old constructor: `Tensor([1, 2])` copies data as float32, `Tensor(2, 3)`."""
@@ -434,7 +435,7 @@ def wrap(array: Array, cls: "type[Tensor]" = Tensor) -> Tensor:
     """A leaf around an ndarray, without copying."""
     t = new(cls)
     t._array = array
-    t._node = t._grad = t._base = t._changes = None
+    t._node = None
     return t  # type: ignore[no-any-return]
 
 
@@ -442,7 +443,7 @@ def view(x: Tensor, array: Array) -> Tensor:
     """A tensor without history that shares x's storage and version."""
     t = new(Tensor)
     t._array = array
-    t._node = t._grad = t._changes = None
+    t._node = None
     t._base = x if x._base is None else x._base
     return t  # type: ignore[no-any-return]
 
@@ -508,13 +509,17 @@ def check_in_place(x: Tensor) -> None:
 def changed(x: Tensor) -> None:
     """Count one in-place change of x's storage."""
     root = x if x._base is None else x._base
-    changes = root._changes
-    if changes is None:
-        changes = root._changes = Changes()
-    changes.add()
+    (root._changes or changes_of(root)).add()
     node = root._node
     if node is not None and node is not LEAF and node.saved and node.op.saves_result:
-        _changed_results[node] = (_description(root, node), changes.count)
+        _changed_results[node] = (_description(root, node), changes_of(root).count)
+
+
+def changes_of(root: Tensor) -> Changes:
+    """The count of changes of a storage, which starts with the first."""
+    if root._changes is None:
+        root._changes = Changes()
+    return root._changes
 
 
 def _description(x: Tensor, node: Any) -> str:
@@ -535,7 +540,7 @@ def check_saved(node: Node) -> None:
         if isinstance(saved, Tensor):
             root = root_of(saved)
             changes = root._changes
-            if changes is not None and changes.recent and changes.recent[-1] > node.seq:
+            if changes is not None and changes.recent and changes.recent[-1] < node.seq:
                 what = _description(saved, saved._node)
                 count, expected = changes.count, changes.version_at(node.seq)
     if what is None and node in _changed_results:

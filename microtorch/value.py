@@ -6,6 +6,7 @@ up what the backward passes bring. A Tensor and a Value give a Tensor; the gradi
 """
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from .functions.elementwise import FLOATS, evaluate
 from .functions.op import Rule
 from .graph import engine
 from .graph.node import Node, next_seq
-from .kernels import cpu
+from .kernels import cpu, text
 from .table import ROWS, Row
 from .tensor import Tensor, new, wrap
 
@@ -44,41 +45,45 @@ _SCOPE = {
 
 
 class ScalarOp:
-    """A row on Python floats. Where Python raises (overflow, division by zero), the float64
-    kernel answers with inf or nan, as it does for tensors."""
+    """A row on Python floats, `numbers` of whose operands are plain numbers.
 
-    __slots__ = ("_forward", "_gradients", "row", "saves_result", "symbol")
+    Where Python raises (overflow, division by zero), the float64 kernel answers with inf or nan,
+    as it does for tensors.
+    """
 
-    def __init__(self, row: Row) -> None:
+    __slots__ = ("_gradients", "forward", "row", "saves_result", "symbol")
+
+    def __init__(self, row: Row, numbers: int) -> None:
         self.row = row
         self.saves_result = False
+        derivatives = (row.derivatives or ())[: len(row.operands) - numbers]
         operands = ", ".join(row.operands)
-        gradients = ", ".join(
-            "g" if d == "1" else "-g" if d == "-1" else f"g * ({d})" for d in row.derivatives or ()
-        )
-        self._forward = eval(f"lambda {operands}: {row.formula}", _SCOPE)
+        gradients = ", ".join(text.chain(d) for d in derivatives)
+        self.forward = eval(f"lambda {operands}: {row.formula}", _SCOPE)
         self._gradients = eval(f"lambda g, {operands}, z: ({gradients},)", _SCOPE)
         signs = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**", "pow_number": "**"}
         self.symbol = signs.get(row.name, row.name)
 
-    def forward(self, *operands: float) -> float:
-        """The value."""
-        try:
-            return self._forward(*operands)  # type: ignore[no-any-return]
-        except (ArithmeticError, ValueError):
-            return float(cpu.ROW_KERNELS[self.row.name][_DOUBLE](*operands))
+    def exactly(self, *operands: float) -> float:
+        """The value, by the float64 kernel."""
+        return float(cpu.ROW_KERNELS[self.row.name][_DOUBLE](*operands))
 
     def gradients(self, g: float, node: "Value") -> tuple[float, ...]:
         """g times the local derivatives."""
-        operands = [p.data for p in node.parents]
-        operands += node.const
+        parents = node.parents
         try:
-            return self._gradients(g, *operands, node.data)  # type: ignore[no-any-return]
+            if len(parents) == 1:
+                return self._gradients(g, parents[0].data, *node.const, node.data)  # type: ignore[no-any-return]
+            return self._gradients(g, parents[0].data, parents[1].data, node.data)  # type: ignore[no-any-return]
         except (ArithmeticError, ValueError):
-            names = (*self.row.operands, "z")
-            arrays = [wrap(np.array(v, _DOUBLE)) for v in (*operands, node.data)]
-            values = dict(zip(names, arrays, strict=True))
-            return tuple(g * float(evaluate(d, values)) for d in self.row.derivatives or ())
+            return self._exact_gradients(g, node)
+
+    def _exact_gradients(self, g: float, node: "Value") -> tuple[float, ...]:
+        operands = [*(p.data for p in node.parents), *node.const, node.data]
+        arrays = [wrap(np.array(v, _DOUBLE)) for v in operands]
+        values = dict(zip((*self.row.operands, "z"), arrays, strict=True))
+        derivatives = (self.row.derivatives or ())[: len(node.parents)]
+        return tuple(g * float(evaluate(d, values, arrays[0])) for d in derivatives)
 
     def backward(self, node: "Value", g: Any) -> tuple[float, ...]:
         """Keep g as the node's gradient, and pass it on."""
@@ -89,7 +94,8 @@ class ScalarOp:
     def differentiate(self, node: "Value", g: Tensor) -> Any:
         """Values have first derivatives only."""
         raise NotImplementedError(
-            "create_graph=True does not go through Value nodes: use 0-d Tensors for higher derivatives"
+            "create_graph=True does not go through Value nodes: use 0-d Tensors for higher "
+            "derivatives"
         )
 
 
@@ -138,12 +144,10 @@ class Value(Node):
 
     def backward(self) -> None:
         """Add d self / d node to the gradient of every node that self depends on."""
-        if all(isinstance(node, Value) for node in self.parents):
-            order, leaves = engine.topological([self])
-            if not leaves and all(type(node) is Value for node in order):
-                return _run(self, order)
-        engine.run({self: 1.0}, _Sums, keep=True)
-        return None
+        try:
+            _run(self)
+        except _NotScalar:
+            engine.run({self: 1.0}, _Sums, True)
 
     def as_tensor(self) -> Tensor:
         """A 0-d tensor of the default dtype, through which gradients flow back."""
@@ -192,61 +196,100 @@ def _linked(z: Tensor, value: Value) -> Tensor:
     return z
 
 
-def _run(root: Value, order: list[Node]) -> None:
-    """Backward through Values alone: the engine's loop without its bookkeeping.
+class _NotScalar(Exception):
+    """A graph of Values has a Tensor in it."""
+
+
+def _scalar_graph(root: Value) -> list[Any]:
+    """All nodes with parents that root depends on, oldest first."""
+    order: list[Any] = []
+    seen = {root}
+    stack: list[Any] = [root]
+    push = stack.append
+    while stack:
+        node = stack.pop()
+        order.append(node)
+        for parent in node.parents:
+            if parent not in seen:
+                if parent.__class__ is not Value:
+                    raise _NotScalar
+                seen.add(parent)
+                if parent.parents:
+                    push(parent)
+    order.sort(key=_seq, reverse=True)
+    return order
+
+
+_seq = operator.attrgetter("seq")
+
+
+def _run(root: Value) -> None:
+    """Backward through Values alone: the engine without its bookkeeping.
 
     A node's own gradient holds this pass's sum while the pass runs; what earlier passes left is
     put aside and added at the end.
     """
-    earlier: list[tuple[Any, float]] = []
-    for node in order:
-        if node.grad and node.parents:  # type: ignore[attr-defined]
-            earlier.append((node, node.grad))  # type: ignore[attr-defined]
-            node.grad = 0.0  # type: ignore[attr-defined]
+    order = _scalar_graph(root)
+    earlier = [(node, node.grad) for node in order if node.grad and node.parents]
+    for node, _ in earlier:
+        node.grad = 0.0
     root.grad += 1.0
     while order:
         node = order.pop()
         parents = node.parents
-        if parents:
-            for parent, d in zip(parents, node.op.gradients(node.grad, node), strict=True):  # type: ignore[attr-defined]
+        op = node.op
+        try:
+            if len(parents) == 2:
+                x, y = parents
+                dx, dy = op._gradients(node.grad, x.data, y.data, node.data)
+                x.grad += dx
+                y.grad += dy
+            elif parents:
+                x = parents[0]
+                (dx,) = op._gradients(node.grad, x.data, *node.const, node.data)
+                x.grad += dx
+        except (ArithmeticError, ValueError):
+            for parent, d in zip(parents, op.gradients(node.grad, node), strict=True):
                 parent.grad += d
     for node, grad in earlier:
         node.grad += grad
 
 
 def _method(row: Row) -> Callable[..., Any]:
-    op = ScalarOp(row)
-    forward = op._forward
+    """A row as a method: of one Value and numbers, or of two Values."""
+    with_numbers = ScalarOp(row, len(row.operands) - 1)
+    forward = with_numbers.forward
+
+    def unary(self: Value, *numbers: float) -> Value:
+        z = new(Value)
+        try:
+            z.data = forward(self.data, *numbers)
+        except (ArithmeticError, ValueError):
+            z.data = with_numbers.exactly(self.data, *numbers)
+        z.grad = 0.0
+        z.op = with_numbers
+        z.seq = next_seq()
+        z.parents = (self,)
+        z.saved = ()
+        z.const = numbers
+        return z  # type: ignore[no-any-return]
+
     if len(row.inputs) == 1:
-
-        def unary(self: Value, *params: float) -> Value:
-            z = new(Value)
-            try:
-                z.data = forward(self.data, *params)
-            except (ArithmeticError, ValueError):
-                z.data = op.forward(self.data, *params)
-            z.grad = 0.0
-            z.op = op
-            z.seq = next_seq()
-            z.parents = (self,)
-            z.saved = ()
-            z.const = params
-            return z  # type: ignore[no-any-return]
-
         return unary
+    of_two = ScalarOp(row, 0)
 
     def binary(self: Value, other: Any) -> Any:
         if other.__class__ is not Value:
-            if not isinstance(other, (int, float, np.generic)):
-                return NotImplemented
-            other = Value(other)
+            if isinstance(other, (int, float, np.generic)):
+                return unary(self, other)
+            return NotImplemented
         z = new(Value)
         try:
             z.data = forward(self.data, other.data)
         except (ArithmeticError, ValueError):
-            z.data = op.forward(self.data, other.data)
+            z.data = of_two.exactly(self.data, other.data)
         z.grad = 0.0
-        z.op = op
+        z.op = of_two
         z.seq = next_seq()
         z.parents = (self, other)
         z.saved = z.const = ()
@@ -271,11 +314,11 @@ def _attach() -> None:
             method.__name__ = method.__qualname__ = name
             method.__doc__ = row.doc
             setattr(Value, name, method)
-    for name, operator in (("add", "add"), ("sub", "sub"), ("mul", "mul"), ("div", "truediv"),
-                           ("pow", "pow")):  # fmt: skip
+    for name, sign in (("add", "add"), ("sub", "sub"), ("mul", "mul"), ("div", "truediv"),
+                       ("pow", "pow")):  # fmt: skip
         method = getattr(Value, name)
-        setattr(Value, f"__{operator}__", method)
-        setattr(Value, f"__r{operator}__", _reflect(method))
+        setattr(Value, f"__{sign}__", method)
+        setattr(Value, f"__r{sign}__", method if name in ("add", "mul") else _reflect(method))
     general = Value.pow  # type: ignore[attr-defined]
     number = Value.pow_number  # type: ignore[attr-defined]
 

@@ -11,7 +11,7 @@ from ..functions.op import tensors as primitives
 from ..graph import engine
 from ..graph.node import LEAF, Node, mode
 from ..kernels import cpu
-from ..tensor import Tensor, changed, check_saved, edge, wrap
+from ..tensor import Tensor, changes_of, check_saved, edge, wrap
 
 NO_GRAD = "element {} of tensors does not require grad and does not have a grad_fn"
 
@@ -81,9 +81,7 @@ def _run(
     before = mode.enabled
     mode.enabled = create_graph
     try:
-        return engine.run(
-            roots, arithmetic, keep=keep, create_graph=create_graph, targets=targets
-        )
+        return engine.run(roots, arithmetic, keep, create_graph, targets)
     finally:
         mode.enabled = before
 
@@ -139,15 +137,20 @@ def accumulate(leaf: Tensor, g: Any) -> None:
     if isinstance(g, Tensor):
         leaf._grad = g if held is None else held + g
     elif held is None:
-        # Two references are this function's: its argument and that of getrefcount; the caller's
-        # variable is the third.
+        # This function's argument and that of getrefcount are two references; a caller may hold
+        # one more in a variable.
         own = g.base is None and sys.getrefcount(g) <= 3 and g.flags.c_contiguous
         leaf._grad = wrap(g if own else np.array(g, order="C"))
     elif held._node is not None:
         leaf._grad = held + wrap(g)
     else:
-        cpu.add_into(held._array, g)
-        changed(held)
+        a = held._array
+        _add_into[a.dtype](a, g, a)
+        (held._changes or changes_of(held)).add()
+
+
+_add_into = cpu.IN_PLACE["add"]
+_ONES = {dtype: cpu.constant(1, dtype) for dtype in map(np.dtype, ("f4", "f8"))}
 
 
 def grad(
@@ -196,6 +199,15 @@ def tensor_backward(
     inputs: Sequence[Tensor] | None = None,
 ) -> None:
     """Add the gradients of this tensor to the `.grad` of the leaves that it depends on."""
+    node = self._node
+    if gradient is None and inputs is None and not create_graph and isinstance(node, Node):
+        # The usual call, without what only the general one needs.
+        array = self._array
+        if array.ndim == 0 and node is not LEAF:
+            found = engine.run({node: _ONES[array.dtype]}, _OnArrays, bool(retain_graph))
+            while found:
+                accumulate(*found.popitem())
+            return
     if gradient is not None and not isinstance(gradient, Tensor):
         if isinstance(gradient, (int, float)):
             raise TypeError(f"'{type(gradient).__name__}' object is not iterable")

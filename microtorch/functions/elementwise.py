@@ -5,7 +5,7 @@ arguments and no isinstance; whatever is not two tensors of one dtype, or a tens
 that needs no promotion, leaves it through `_prepare`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,69 +22,134 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class RowOp:
-    """A row of the table with a gradient for the inputs marked in `needed`."""
+    """A row of the table with a gradient for the inputs marked in `needed`.
 
-    __slots__ = ("_fused", "kind", "needed", "row", "saves", "saves_result", "_single", "_trivial")
+    A node saves what the derivatives mention, in the order of `names`. `backward(node, g)` is a
+    closure made for this row: it runs once a node of every backward pass.
+    """
+
+    __slots__ = ("backward", "kind", "names", "needed", "row", "saves", "saves_result")
 
     def __init__(self, row: Row, needed: tuple[bool, ...]) -> None:
         self.row = row
         self.needed = needed
         self.kind = node_class(row.node)
-        saved = row.saved(needed)
-        self.saves = tuple(name in saved for name in (*row.operands, "z"))
-        self.saves_result = "z" in saved
-        derivatives = row.derivatives or ()
-        # Where every local derivative is 1 the gradient passes through as it is.
-        wanted = [d for d, on in zip(derivatives, needed, strict=True) if on]
-        self._trivial = all(d == "1" for d in wanted)
-        self._fused = None if self._trivial else cpu.backward(row, needed)
-        # NumPy calls a kernel of one result three times faster than one of two, so small
-        # gradients are computed one by one.
-        self._single = []
-        if sum(needed) > 1 and not self._trivial:
-            for k in range(len(needed)):
-                alone = tuple(j == k for j in range(len(needed)))
-                names = text.backward_operands(row, alone)
-                every = text.backward_operands(row, needed)
-                places = [every.index(n) for n in names]
-                passes = derivatives[k] == "1"
-                self._single.append((None if passes else cpu.backward(row, alone), places))
+        self.names = text.backward_operands(row, needed)
+        self.saves = tuple(name in self.names for name in (*row.operands, "z"))
+        self.saves_result = "z" in self.names
+        self.backward = self._backward()
 
-    def backward(self, node: Node, g: Array) -> tuple[Any, ...]:
-        """Gradients of the inputs, as arrays."""
-        if self._trivial:
-            found: list[Any] = [g if on else None for on in self.needed]
-        else:
-            arguments = [
-                s._array if s.__class__ in TENSORS or isinstance(s, Tensor) else s
-                for s in node.saved or ()
-                if s is not None
-            ]
-            if len(self.needed) == 1:
-                return (self._fused[g.dtype](g, *arguments, out=...),)  # type: ignore[index]
-            if self._single and g.size < 8192:
-                found = [
-                    g if kernel is None else kernel[g.dtype](g, *[arguments[p] for p in places], out=...)
-                    for kernel, places in self._single
-                ]
-            else:
-                made = self._fused[g.dtype](g, *arguments, out=...)  # type: ignore[index]
-                results = iter(made if isinstance(made, tuple) else (made,))
-                found = [next(results) if on else None for on in self.needed]
-        return tuple(found) if node.const is None else unbroadcast(cpu, found, node.const)
+    def _backward(self) -> Callable[[Node, Array], tuple[Any, ...]]:
+        derivatives = self.row.derivatives or ()
+        # Where every local derivative is 1 the gradient passes through as it is.
+        if all(d == "1" for d, on in zip(derivatives, self.needed, strict=True) if on):
+            return _pass_through(self.needed)
+        fused = cpu.backward(self.row, self.needed)
+        if len(self.needed) == 1:
+            return _one_of_one(fused, len(self.names))
+        if sum(self.needed) == 1:
+            return _one_of_two(fused, self.needed.index(True))
+        alone = [tuple(j == k for j in range(len(self.needed))) for k in range(len(self.needed))]
+        places = [
+            [self.names.index(n) for n in text.backward_operands(self.row, one)] for one in alone
+        ]
+        single = [
+            None if d == "1" else cpu.backward(self.row, one)
+            for d, one in zip(derivatives, alone, strict=True)
+        ]
+        return _both(fused, single, places)
 
     def differentiate(self, node: Node, g: Tensor) -> tuple[Any, ...]:
         """The derivatives' text, evaluated on Tensors."""
-        values = dict(zip((*self.row.operands, "z"), saved_tensors(node), strict=False))
+        values = dict(zip(self.names, saved_tensors(node), strict=True))
         found = [
-            g if d == "1" else -g if d == "-1" else g * evaluate(d, values) if on else None
+            None if not on else g if d == "1" else -g if d == "-1" else g * evaluate(d, values, g)
             for d, on in zip(self.row.derivatives or (), self.needed, strict=True)
         ]
-        found = [d if on else None for d, on in zip(found, self.needed, strict=True)]
-        return tuple(found) if node.const is None else unbroadcast(tensors, found, node.const)
+        return tuple(found) if node.const.__class__ is not tuple else unbroadcast(tensors, found, node.const)
 
 
-def unbroadcast(primitives: Any, gradients: list[Any], shapes: Any) -> tuple[Any, ...]:
+def _arrays(saved: Any) -> list[Array]:
+    return [s._array if s.__class__ in TENSORS else s for s in saved]
+
+
+def _pass_through(needed: tuple[bool, ...]) -> Callable[[Node, Array], tuple[Any, ...]]:
+    def backward(node: Node, g: Array) -> tuple[Any, ...]:
+        found = tuple([g if on else None for on in needed])
+        return found if node.const.__class__ is not tuple else unbroadcast(cpu, found, node.const)
+
+    return backward
+
+
+def _one_of_one(kernels: Any, saved: int) -> Callable[[Node, Array], tuple[Any, ...]]:
+    def backward(node: Node, g: Array) -> tuple[Any, ...]:
+        return (kernels[g.dtype](g, *_arrays(node.saved), out=...),)
+
+    def backward_of_one(node: Node, g: Array) -> tuple[Any, ...]:
+        (s,) = node.saved  # type: ignore[misc]
+        return (kernels[g.dtype](g, s._array if s.__class__ in TENSORS else s, out=...),)
+
+    return backward_of_one if saved == 1 else backward
+
+
+def _one_of_two(kernels: Any, place: int) -> Callable[[Node, Array], tuple[Any, ...]]:
+    def backward(node: Node, g: Array) -> tuple[Any, ...]:
+        saved = node.saved
+        if len(saved) == 1:  # type: ignore[arg-type]
+            (s,) = saved  # type: ignore[misc]
+            d = kernels[g.dtype](g, s._array if s.__class__ in TENSORS else s, out=...)
+        else:
+            d = kernels[g.dtype](g, *_arrays(saved), out=...)
+        if node.const.__class__ is tuple:
+            d = cpu.sum_to(d, node.const[place])
+        return (None, d) if place else (d, None)
+
+    return backward
+
+
+def _both(
+    fused: Any, single: list[Any], places: list[list[int]]
+) -> Callable[[Node, Array], tuple[Any, ...]]:
+    """Two gradients. NumPy calls a kernel of one result three times faster than one of two, so
+    small gradients are computed one by one."""
+
+    def small(saved: list[Array], g: Array) -> tuple[Any, ...]:
+        dtype = g.dtype
+        return tuple(
+            [
+                g if kernels is None else kernels[dtype](g, *[saved[p] for p in of], out=...)
+                for kernels, of in zip(single, places, strict=True)
+            ]
+        )
+
+    by_one = None
+    if all(kernels is not None and len(of) == 1 for kernels, of in zip(single, places, strict=True)):
+        (dx, dy), ((x_at,), (y_at,)) = single, places
+
+        def backward_by_one(node: Node, g: Array) -> tuple[Any, ...]:
+            if g.size > 8192:
+                return backward(node, g)
+            dtype = g.dtype
+            x, y = node.saved[x_at], node.saved[y_at]  # type: ignore[index]
+            found = (
+                dx[dtype](g, x._array if x.__class__ in TENSORS else x, out=...),
+                dy[dtype](g, y._array if y.__class__ in TENSORS else y, out=...),
+            )
+            if node.const.__class__ is tuple:
+                return unbroadcast(cpu, found, node.const)
+            return found
+
+        by_one = backward_by_one
+
+    def backward(node: Node, g: Array) -> tuple[Any, ...]:
+        saved = _arrays(node.saved)
+        found = fused[g.dtype](g, *saved, out=...) if g.size > 8192 else small(saved, g)
+        return found if node.const.__class__ is not tuple else unbroadcast(cpu, found, node.const)
+
+    return backward if by_one is None else by_one
+
+
+def unbroadcast(primitives: Any, gradients: Sequence[Any], shapes: Any) -> tuple[Any, ...]:
     """Gradients summed to the shapes that their inputs had before broadcasting."""
     return tuple(
         d if d is None else primitives.sum_to(d, shape)
@@ -95,12 +160,12 @@ def unbroadcast(primitives: Any, gradients: list[Any], shapes: Any) -> tuple[Any
 _code: dict[str, Any] = {}
 
 
-def evaluate(formula: str, values: dict[str, Any]) -> Any:
-    """A formula of the table on Tensors."""
+def evaluate(formula: str, values: dict[str, Any], like: Tensor) -> Any:
+    """A formula of the table on Tensors; numbers among choices get the dtype of `like`."""
     code = _code.get(formula)
     if code is None:
         code = _code[formula] = compile(formula, "<row>", "eval")
-    dtype = next(v.dtype for v in values.values() if v is not None)
+    dtype = like.dtype
 
     def where(condition: Tensor, a: Any, b: Any) -> Tensor:
         numbers = [v if isinstance(v, Tensor) else wrap(cpu.constant(v, dtype.numpy)) for v in (a, b)]
@@ -169,7 +234,6 @@ def _unary(row: Row) -> Callable[..., Tensor]:
             kernel = ready_for(a.dtype)
         z = new(Tensor)
         z._array = array = kernel(a, out=...)
-        z._grad = z._base = z._changes = None
         parent = input._node
         if parent is not None and differentiable and mode.enabled:
             z._node = node = new(kind)
@@ -177,7 +241,8 @@ def _unary(row: Row) -> Callable[..., Tensor]:
             node.seq = next_seq()
             node.parents = (input if parent is LEAF else parent,)
             node.saved = (
-                (input if save_x else None, array if save_z else None) if save_x or save_z else ()
+                (array,) if save_z and not save_x else (input,) if not save_z and save_x
+                else (input, array) if save_x else ()
             )
             node.const = None
         else:
@@ -205,45 +270,43 @@ def _operand(x: Any) -> Any:
 def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
     """A row of two inputs; as an operator it leaves what it does not know to the other side."""
     kernels = cpu.ROW_KERNELS[row.name]
+    # Kernels that a call may use at once, and the 0-d arrays of numbers for float dtypes.
     ready: dict[Any, Any] = {}
+    numbers: dict[Any, dict[Any, Array]] = {}
     differentiable = row.derivatives is not None
     # ops[x needs][y needs], with what each saves.
     table: Any = [[None, None], [None, None]]
     if differentiable:
         for x_on, y_on in ((True, False), (False, True), (True, True)):
             made = RowOp(row, (x_on, y_on))
-            table[x_on][y_on] = (made, made.kind, *made.saves, any(made.saves))
-    constant = cpu.constant
+            # Which of x, y, z are saved, as bits.
+            code = sum(bit for bit, on in zip((1, 2, 4), made.saves, strict=True) if on)
+            table[x_on][y_on] = (made, made.kind, code)
+    by_number, number_kind, number_saves = table[True][False] or (None, Node, 0)
 
     def apply(input: Any, other: Any) -> Tensor:
         kind = other.__class__
-        if kind in TENSORS and input.__class__ in TENSORS:
-            a, b = input._array, other._array
-            kernel = ready.get(a.dtype)
-            if kernel is None or a.dtype is not b.dtype:
-                return slow(input, other)
-            y_parent = other._node
-        elif (kind is float or kind is int) and input.__class__ in TENSORS:
-            a = input._array
-            kernel = ready.get(a.dtype)
-            if kernel is None or (kind is float and a.dtype not in FLOATS):
-                return slow(input, other)
-            other = b = constant(other, a.dtype)
-            y_parent = None
-        else:
+        if kind is float or kind is int:
+            return with_number(input, other)
+        if kind not in TENSORS or not (operator or input.__class__ in TENSORS):
+            return slow(input, other)
+        a, b = input._array, other._array
+        dtype = a.dtype
+        if dtype is not b.dtype:
             return slow(input, other)
         try:
-            array = kernel(a, b, out=...)
+            array = ready[dtype](a, b, out=...)
+        except KeyError:
+            return slow(input, other)
         except ValueError:
             raise broadcast_error(a.shape, b.shape) from None
         z = new(Tensor)
         z._array = array
-        z._grad = z._base = z._changes = None
-        x_parent = input._node
+        x_parent, y_parent = input._node, other._node
         if (x_parent is None and y_parent is None) or not differentiable or not mode.enabled:
             z._node = None
             return z  # type: ignore[no-any-return]
-        op, op_kind, save_x, save_y, save_z, saves = table[x_parent is not None][y_parent is not None]
+        op, op_kind, saves = table[x_parent is not None][y_parent is not None]
         z._node = node = new(op_kind)
         node.op = op
         node.seq = next_seq()
@@ -251,18 +314,52 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
             input if x_parent is LEAF else x_parent,
             other if y_parent is LEAF else y_parent,
         )
-        if saves:
-            node.saved = (
-                input if save_x else None,
-                other if save_y else None,
-                array if save_z else None,
+        if saves == 2:
+            node.saved = (other,)
+        elif saves == 1:
+            node.saved = (input,)
+        elif saves == 3:
+            node.saved = (input, other)
+        elif saves:
+            node.saved = tuple(
+                [v for bit, v in ((1, input), (2, other), (4, array)) if saves & bit]
             )
         else:
             node.saved = ()
         x_shape, y_shape = a.shape, b.shape
-        node.const = (
-            None if x_shape == y_shape or b is other else (x_shape, y_shape)
-        )
+        node.const = None if x_shape == y_shape else (x_shape, y_shape)
+        return z  # type: ignore[no-any-return]
+
+    def with_number(input: Any, other: Any) -> Tensor:
+        if not (operator or input.__class__ in TENSORS):
+            return slow(input, other)
+        a = input._array
+        dtype = a.dtype
+        known = numbers.get(dtype)
+        if known is None:
+            return slow(input, other)
+        b = known.get(other)
+        if b is None:
+            b = cpu.constant(other, dtype)
+        z = new(Tensor)
+        z._array = array = ready[dtype](a, b, out=...)
+        parent = input._node
+        if parent is None or not differentiable or not mode.enabled:
+            z._node = None
+            return z  # type: ignore[no-any-return]
+        z._node = node = new(number_kind)
+        node.op = by_number
+        node.seq = next_seq()
+        node.parents = (input if parent is LEAF else parent,)
+        if number_saves == 2:
+            node.saved = (b,)
+        elif number_saves:
+            node.saved = tuple(
+                [v for bit, v in ((1, input), (2, b), (4, array)) if number_saves & bit]
+            )
+        else:
+            node.saved = ()
+        node.const = None
         return z  # type: ignore[no-any-return]
 
     def slow(input: Any, other: Any) -> Tensor:
@@ -274,6 +371,8 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
         dtype = x._array.dtype
         if dtype not in ready:
             ready[dtype] = kernels[dtype]
+            if dtype in FLOATS:
+                numbers[dtype] = cpu.constants.setdefault(dtype, {})
         return apply(x, y)
 
     return apply
@@ -295,7 +394,7 @@ def _with_params(row: Row) -> Callable[..., Tensor]:
             node.seq = next_seq()
             node.parents = (edge(x),)
             values = (x, *numbers, z._array)
-            node.saved = tuple(v if on else None for v, on in zip(values, op.saves, strict=True))
+            node.saved = tuple(v for v, on in zip(values, op.saves, strict=True) if on)
             node.const = None
             z._node = node
         return z
@@ -369,5 +468,5 @@ def write(x: Tensor, z: Tensor) -> None:
 FUNCTIONS: dict[str, Callable[..., Any]] = {name: make(row) for name, row in ROWS.items()}
 OPERATORS = {
     name: _binary(ROWS[name], True)
-    for name in ("add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge")
+    for name in ("add", "sub", "rsub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge")
 }

@@ -23,10 +23,13 @@ class ReducedOp(RowOp):
     def __init__(self, row: Row, needed: tuple[bool, ...], name: str) -> None:
         super().__init__(row, needed)
         self.kind = node_class(name)
+        # The row's own gradients, with g shared by all elements.
+        of_row = self.backward
 
-    def backward(self, node: Node, g: Any) -> tuple[Any, ...]:
-        """Gradients of the inputs: the row's, with g shared by all elements."""
-        return super().backward(node, g if node.const is None else cpu.div(g, node.const))
+        def backward(node: Node, g: Any) -> tuple[Any, ...]:
+            return of_row(node, g if node.const is None else cpu.div(g, node.const))
+
+        self.backward = backward
 
     def differentiate(self, node: Node, g: Any) -> tuple[Any, ...]:
         """The same on Tensors."""
@@ -65,9 +68,7 @@ class _Loss:
             node.op = op
             node.seq = next_seq()
             node.parents = (edge(x), edge(y))
-            node.saved = tuple(
-                v if on else None for v, on in zip((x, y, None), op.saves, strict=True)
-            )
+            node.saved = tuple(v for v, on in zip((x, y, array), op.saves, strict=True) if on)
             node.const = a.size if reduction == "mean" else None
         return z
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
+from ..graph.node import Node
 from ..tensor import Tensor, wrap
 from . import convert, creation, index, loss, product, random, reduce, view
 from .elementwise import FUNCTIONS, OPERATORS, in_place
@@ -13,14 +14,19 @@ from .op import tensors
 
 
 def _reflected(function: Callable[..., Tensor]) -> Callable[..., Any]:
-    """`number op tensor`; an ndarray on the left is refused, as PyTorch does."""
+    """`number op tensor`, by a function of (tensor, number); an ndarray is refused, as PyTorch
+    does."""
 
     def apply(self: Tensor, other: Any) -> Any:
-        if isinstance(other, np.ndarray) and other.ndim:
+        if isinstance(other, np.ndarray):
             return NotImplemented
-        return function(other, self)
+        return function(self, other)
 
     return apply
+
+
+def _swapped(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda self, other: function(other, self)
 
 
 def _operator(function: Callable[..., Tensor]) -> Callable[..., Any]:
@@ -273,13 +279,14 @@ def attach() -> None:
         setattr(Tensor, name + "_", in_place(name, PUBLIC[name]))
     for name, function in _OPERATORS.items():
         setattr(Tensor, f"__{name}__", _operator(function))
-        setattr(Tensor, f"__r{name}__", _reflected(function))
+        setattr(Tensor, f"__r{name}__", _reflected(_swapped(function)))
     for name in ("add", "sub", "mul", "pow"):
         setattr(Tensor, f"__i{name}__", getattr(Tensor, name + "_"))
     for name, function in OPERATORS.items():
         setattr(Tensor, f"__{'truediv' if name == 'div' else name}__", function)
-    for name in ("add", "sub", "mul"):
+    for name in ("add", "mul"):
         setattr(Tensor, f"__r{name}__", _reflected(OPERATORS[name]))
+    Tensor.__rsub__ = _reflected(OPERATORS["rsub"])  # type: ignore[attr-defined]
     special = {
         "__itruediv__": Tensor.div_, "__neg__": FUNCTIONS["neg"], "__abs__": FUNCTIONS["abs"],
         "__pos__": lambda x: x, "__invert__": bitwise_not, "__getitem__": index.getitem,
@@ -312,11 +319,11 @@ def attach() -> None:
         setattr(tensors, name, function)
 
 
-def _reciprocal_times(x: Any, y: Tensor) -> Tensor:
-    """x / y for a number x: PyTorch records reciprocal, then mul."""
-    if not isinstance(x, (int, float, np.generic)):
-        return OPERATORS["div"](x, y)
-    return FUNCTIONS["mul"](FUNCTIONS["reciprocal"](y), x)
+def _reciprocal_times(x: Tensor, y: Any) -> Tensor:
+    """y / x for a number y: PyTorch records reciprocal, then mul."""
+    if isinstance(y, (int, float, np.generic)):
+        return FUNCTIONS["mul"](FUNCTIONS["reciprocal"](x), y)
+    return FUNCTIONS["div"](y.as_tensor(), x) if isinstance(y, Node) else NotImplemented
 
 
 def sum_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:

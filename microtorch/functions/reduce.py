@@ -8,11 +8,11 @@ import builtins
 import numpy as np
 
 from .. import dtypes
-from ..graph.node import mode, next_seq
+from ..graph.node import LEAF, Node, mode, next_seq
 from ..kernels import cpu
-from ..tensor import Tensor, edge, normal_dim, normal_dims, wrap
+from ..tensor import Tensor, edge, new, normal_dim, normal_dims, wrap
 from .convert import cast
-from .op import Rule, record
+from .op import Array, Rule, record
 
 Dims = int | Sequence[int] | None
 
@@ -50,7 +50,17 @@ def _prod_rule(F: Any, g: Any, const: Any, x: Any) -> tuple[Any, ...]:
     return (F.mul(F.reshape(g, kept), F.products_of_others(x, dims)),)
 
 
-SUM = [Rule("SumBackward0", _sum_rule), Rule("SumBackward1", _sum_rule)]
+class SumOfAll(Rule):
+    """The sum of all elements: the gradient is one number, seen as an array."""
+
+    __slots__ = ()
+
+    def backward(self, node: Node, g: Array) -> tuple[Any, ...]:
+        """Gradient of the input, as a view."""
+        return (cpu.spread(g, node.const[0]),)
+
+
+SUM = [SumOfAll("SumBackward0", _sum_rule), Rule("SumBackward1", _sum_rule)]
 MEAN = [Rule("MeanBackward0", _mean_rule), Rule("MeanBackward1", _mean_rule)]
 MAX = [Rule("MaxBackward1", _extreme_rule, True), Rule("AmaxBackward0", _extreme_rule, True)]
 MIN = [Rule("MinBackward1", _extreme_rule, True), Rule("AminBackward0", _extreme_rule, True)]
@@ -87,7 +97,27 @@ def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = 
     """Sum over all elements or over dimensions; integers and bools give int64."""
     if dtype is not None:
         input = cast(input, dtype)
-    return _fold("sum", input, dim, keepdim, SUM)
+    if dim is not None or keepdim:
+        return _fold("sum", input, dim, keepdim, SUM)
+    # The usual way to a loss, without what only dimensions need.
+    a = input._array
+    z = new(Tensor)
+    z._array = _SUMS[a.dtype](a if a.ndim == 1 else a.ravel("K"), out=...)
+    parent = input._node
+    if parent is not None and mode.enabled:
+        op = SUM[0]
+        z._node = node = new(op.kind)
+        node.op = op
+        node.seq = next_seq()
+        node.parents = (input if parent is LEAF else parent,)
+        node.saved = ()
+        node.const = (a.shape, tuple(range(a.ndim)), a.size)
+    else:
+        z._node = None
+    return z  # type: ignore[no-any-return]
+
+
+_SUMS = cpu.FOLD_KERNELS["sum"]
 
 
 def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:

@@ -7,11 +7,11 @@ a node is released as soon as it is done.
 
 import operator
 from collections.abc import Callable, Collection, Iterable
+from heapq import heapify, heappop, heappush
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from . import node as clock
-from .node import Node
+from .node import Node, clock
 
 # Called with the gradient of a node's result before the node runs: {node: [hook, ...]}; a hook
 # returns the gradient to go on with.
@@ -30,7 +30,7 @@ _seq = operator.attrgetter("seq")
 
 
 def topological(roots: Iterable[Any]) -> tuple[list[Node], list[Any]]:
-    """All nodes that the roots depend on, oldest first, and the leaves."""
+    """All nodes that the roots depend on, newest first, and the leaves."""
     seen = set(roots)
     nodes: list[Node] = []
     leaves: list[Any] = []
@@ -50,9 +50,8 @@ def topological(roots: Iterable[Any]) -> tuple[list[Node], list[Any]]:
 
 
 def run(
-    gradients: dict[Any, Any],
+    roots: dict[Any, Any],
     arithmetic: Any,
-    *,
     keep: bool,
     create_graph: bool = False,
     targets: Collection[Any] | None = None,
@@ -62,53 +61,69 @@ def run(
     With targets, only nodes on a way from the roots to a target run. Saved values are freed
     unless `keep`. `arithmetic` has `add`, `add_into` and `check(node)`, which raises where a
     value that a node saved has been changed since.
+
+    Waiting nodes are in a heap of their numbers. When the newest of them is taken, all that
+    depends on it has been taken before, so its gradient is complete: no pass over the graph is
+    needed beforehand.
     """
-    order, leaves = topological(gradients)
-    needed = None if targets is None else _towards(order, targets)
-    owned: set[Any] = set()
+    needed = None if targets is None else _towards(roots, targets)
+    special = needed is not None or bool(hooks.data)
     found: dict[Any, Any] = {}
-    while order:
-        node = order.pop()
-        g = gradients.pop(node, None)
-        if g is None:
-            continue
-        if hooks:
+    # What waits: number of a node, or leaf -> [node or leaf, gradient, whether the pass owns it].
+    waiting: dict[Any, list[Any]] = {}
+    heap: list[int] = []
+    for root, g in roots.items():
+        key = root.seq if isinstance(root, Node) else root
+        waiting[key] = [root, g, False]
+        if key is not root:
+            heappush(heap, key)
+    while heap:
+        key = heappop(heap)
+        node, g, _ = waiting.pop(key)
+        if special:
             g = call_hooks(node, g)
-        if needed is not None:
-            if node in targets:  # type: ignore[operator]
-                found[node] = g
-            if node not in needed:
-                continue
-        if node.saved is None:
+            if needed is not None:
+                if node in targets:  # type: ignore[operator]
+                    found[node] = g
+                if node not in needed:
+                    continue
+        saved = node.saved
+        if saved:
+            if clock.latest_change < key:
+                arithmetic.check(node)
+        elif saved is None:
             raise RuntimeError(SECOND_BACKWARD)
-        if clock.latest_change > node.seq:
-            arithmetic.check(node)
-        back = node.op.differentiate if create_graph else node.op.backward
-        for parent, d in zip(node.parents, back(node, g), strict=False):
-            if parent is None or d is None:
+        op = node.op
+        gradients = op.differentiate(node, g) if create_graph else op.backward(node, g)
+        for parent, d in zip(node.parents, gradients):  # noqa: B905 - 40 ns a node
+            if d is None or parent is None:
                 continue
-            old = gradients.get(parent)
-            if old is None:
-                gradients[parent] = d
-            elif parent in owned:
-                gradients[parent] = arithmetic.add_into(old, d)
+            key = parent.seq if isinstance(parent, Node) else parent
+            entry = waiting.get(key)
+            if entry is None:
+                waiting[key] = [parent, d, False]
+                if key is not parent:
+                    heappush(heap, key)
+            elif entry[2]:
+                entry[1] = arithmetic.add_into(entry[1], d)
             else:
-                gradients[parent] = arithmetic.add(old, d)
-                owned.add(parent)
-        if not keep and node.saved:
+                entry[1] = arithmetic.add(entry[1], d)
+                entry[2] = True
+        if saved and not keep:
             node.saved = None
-        d = old = None
-    for leaf in leaves:
-        g = gradients.pop(leaf, None)
-        if g is not None and (targets is None or leaf in targets):
-            found[leaf] = call_hooks(leaf, g) if hooks else g
+    d = g = gradients = None
+    while waiting:
+        leaf, g, _ = waiting.popitem()[1]
+        if targets is None or leaf in targets:
+            found[leaf] = call_hooks(leaf, g) if special else g
     return found
 
 
-def _towards(order: list[Node], targets: Collection[Any]) -> set[Node]:
+def _towards(roots: Iterable[Any], targets: Collection[Any]) -> set[Node]:
     """The nodes that have a target among their ancestors."""
     needed: set[Node] = set()
-    for node in order:
+    order, _ = topological(roots)
+    for node in reversed(order):
         if any(p in targets or p in needed for p in node.parents if p is not None):
             needed.add(node)
     return needed

@@ -1,15 +1,16 @@
 """Nodes of the graph, the grad mode, and the clock that orders nodes and in-place changes.
 
 A node is data: which op, which parents, what was saved. Numbers from one clock are given to every
-new node and to every in-place change, so `change > node.seq` says that something was changed
-after the node had saved it; nodes in descending order of `seq` are in a valid backward order.
+new node and to every in-place change. The clock counts down, so the smallest number is the newest:
+`change < node.seq` says that something was changed after the node had saved it, and a heap of
+`seq` gives nodes in a valid backward order.
 """
 
 import itertools
 import threading
 from typing import Any
 
-next_seq = itertools.count(1).__next__
+next_seq = itertools.count(-1, -1).__next__
 
 
 class Node:
@@ -74,21 +75,29 @@ class Changes:
 
     def add(self) -> None:
         """Count one more change, now."""
-        global latest_change
         self.count += 1
-        latest_change = next_seq()
-        self.recent.append(latest_change)
-        if len(self.recent) > 32:
-            del self.recent[:16]
+        clock.latest_change = now = next_seq()
+        recent = self.recent
+        recent.append(now)
+        if len(recent) > 32:
+            del recent[:16]
 
     def version_at(self, seq: int) -> int:
         """The version that a node of that `seq` saw."""
-        return self.count - sum(change > seq for change in self.recent)
+        return self.count - sum(change < seq for change in self.recent)
+
+
+class Clock:
+    """The time of the latest change of any tensor: newer nodes need no check."""
+
+    __slots__ = ("latest_change",)
+
+    def __init__(self) -> None:
+        self.latest_change = 0
 
 
 mode = Mode()
-# The clock at the latest change of any tensor: nothing needs a check where nodes are newer.
-latest_change = 0
+clock = Clock()
 # Marks the tensors that are leaves and require grad.
 LEAF = Node()
 LEAF.op = None

@@ -165,14 +165,17 @@ def apply(name: str, *operands: Array) -> Array:
     return ROW_KERNELS[name][operands[0].dtype](*operands, out=...)  # type: ignore[no-any-return]
 
 
+_add, _add_into = ROW_KERNELS["add"], IN_PLACE["add"]
+
+
 def add(a: Array, b: Array) -> Array:
     """Sum of two gradients, in a new array."""
-    return ROW_KERNELS["add"][a.dtype](a, b, out=...)  # type: ignore[no-any-return]
+    return _add[a.dtype](a, b, out=...)  # type: ignore[no-any-return]
 
 
 def add_into(a: Array, b: Array) -> Array:
     """Sum of two gradients, in the first."""
-    return IN_PLACE["add"][a.dtype](a, b, a)  # type: ignore[no-any-return]
+    return _add_into[a.dtype](a, b, a)  # type: ignore[no-any-return]
 
 
 def neg(x: Array) -> Array:
@@ -216,6 +219,14 @@ def expand(x: Array, shape: tuple[int, ...]) -> Array:
         x = x.copy()
         return expand(x, shape)
     return np.ndarray(shape, x.dtype, x, 0, lead + own)
+
+
+_STILL = [(0,) * rank for rank in range(65)]
+
+
+def spread(g: Array, shape: tuple[int, ...]) -> Array:
+    """One element as an array of a shape, as a view."""
+    return np.ndarray(shape, g.dtype, g, 0, _STILL[len(shape)])
 
 
 def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
@@ -342,15 +353,12 @@ def products_of_others(x: Array, dims: tuple[int, ...]) -> Array:
 
 
 # One 0-d array a number: making one costs as much as half an operation.
-_constants: dict[Any, dict[Any, Array]] = {}
+constants: dict[Any, dict[Any, Array]] = {}
 
 
 def constant(value: Any, dtype: np.dtype[Any]) -> Array:
     """A number as a 0-d array."""
-    try:
-        known = _constants[dtype]
-    except KeyError:
-        known = _constants[dtype] = {}
+    known = constants.setdefault(dtype, {})
     found = known.get(value)
     if found is None:
         with np.errstate(all="ignore"):

@@ -27,7 +27,6 @@ class Parameter(Tensor):
         made = new(cls)
         made._array = array
         made._node = LEAF if requires_grad else None
-        made._grad = made._base = made._changes = None
         return made  # type: ignore[no-any-return]
 
     def __init__(self, data: Any = None, requires_grad: bool = True) -> None:

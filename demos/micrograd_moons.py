@@ -1,0 +1,114 @@
+"""Two moons told apart by a perceptron made of scalar `Value` nodes, as in micrograd.
+
+The net is 2-16-16-1 with ReLU; the loss is the hinge loss plus a small penalty on the weights. Every
+weight is one node, so a step makes a graph of some 70,000 nodes.
+"""
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+from _live import BANDS, BLUE, INK, ORANGE, Live, options
+
+from microtorch import Value
+
+N = 100
+X_LIMITS, Y_LIMITS = (-1.8, 2.8), (-1.4, 1.9)
+GRID = np.meshgrid(np.linspace(*X_LIMITS, 161), np.linspace(*Y_LIMITS, 121))
+
+
+class Layer:
+    """Neurons with weights of their own; ReLU except in the last layer."""
+
+    def __init__(self, n_in, n_out, relu):
+        self.rows = [[Value(random.uniform(-1, 1)) for _ in range(n_in)] for _ in range(n_out)]
+        self.biases = [Value(0.0) for _ in range(n_out)]
+        self.relu = relu
+
+    def __call__(self, x):
+        z = [sum((w * v for w, v in zip(row, x, strict=True)), b)
+             for row, b in zip(self.rows, self.biases, strict=True)]  # fmt: skip
+        return [v.relu() for v in z] if self.relu else z
+
+    def parameters(self):
+        """All weights, then all biases."""
+        return [w for row in self.rows for w in row] + self.biases
+
+    def on_array(self, x):
+        """The same layer on an array (N, n_in), without a graph."""
+        z = x @ np.array([[w.data for w in row] for row in self.rows]).T
+        z += [b.data for b in self.biases]
+        return np.maximum(z, 0) if self.relu else z
+
+
+def moons(rng):
+    """Points (N, 2) on two interleaved half circles, and their labels -1 and 1."""
+    angle = np.linspace(0, np.pi, N // 2)
+    upper = np.stack([np.cos(angle), np.sin(angle)], 1)
+    points = np.concatenate([upper, (1, 0.5) - upper]) + rng.normal(0, 0.1, (N, 2))
+    return points, np.repeat([-1, 1], N // 2)
+
+
+class Picture:
+    """Points and the score of the net above, the loss below."""
+
+    def __init__(self, figure, x, y, steps):
+        self.top, bottom = figure.subplots(2, 1, height_ratios=(3.4, 1))
+        style = {"edgecolors": "white", "linewidths": 0.7, "s": 50, "zorder": 3}
+        self.top.scatter(*x[y < 0].T, c=ORANGE, marker="o", label="class -1", **style)
+        self.top.scatter(*x[y > 0].T, c=BLUE, marker="^", label="class +1", **style)
+        self.top.plot([], [], color=INK, lw=2, label="score 0")
+        self.top.legend(loc="lower left")
+        self.top.grid(False)
+        self.shades = []
+        (self.loss,) = bottom.plot([], [], color=INK, lw=2)
+        bottom.set(xlim=(0, steps), ylim=(0, 1.2), xlabel="step", ylabel="loss")
+
+    def update(self, score, losses, title):
+        """The score on the grid and the losses so far."""
+        for shade in self.shades:
+            shade.remove()
+        score = score.reshape(GRID[0].shape)
+        bands = np.linspace(-2, 2, 11)
+        self.shades = [self.top.contourf(*GRID, score, bands[1:-1], colors=BANDS, extend="both"),
+                       self.top.contour(*GRID, score, [0], colors=INK, linewidths=2)]  # fmt: skip
+        self.loss.set_data(range(len(losses)), losses)
+        self.top.set(xlabel="$x_0$", ylabel="$x_1$", title=title)
+
+
+def main(argv: Sequence[str] | None = None) -> float:
+    """Run the demo; the accuracy of the last step."""
+    args = options(__doc__, argv, steps=100, seed=1337)
+    random.seed(args.seed)
+    x, y = moons(np.random.default_rng(args.seed))
+    layers = [Layer(2, 16, True), Layer(16, 16, True), Layer(16, 1, False)]
+    parameters = [p for layer in layers for p in layer.parameters()]
+    losses, rows = [], x.tolist()
+    with Live(args, "micrograd_moons") as live:
+        picture = Picture(live.figure, x, y, args.steps)
+        for step in live.steps():
+            scores = rows
+            for layer in layers:
+                scores = [layer(row) for row in scores]
+            hinge = sum((1 - int(t) * s).relu() for (s,), t in zip(scores, y, strict=True))
+            loss = hinge / N + 1e-4 * sum(p * p for p in parameters)
+            for p in parameters:
+                p.grad = 0.0
+            loss.backward()
+            for p in parameters:
+                p.data -= (1.0 - 0.9 * step / args.steps) * p.grad
+            losses.append(loss.data)
+            accuracy = np.mean([(s.data > 0) == (t > 0) for (s,), t in zip(scores, y, strict=True)])
+            if step % 5 == 0 or step == args.steps - 1:
+                field = np.stack([axis.ravel() for axis in GRID], 1)
+                for layer in layers:
+                    field = layer.on_array(field)
+                picture.update(field, losses, f"Step {step}:  loss {loss.data:.3f},  "
+                               f"accuracy {accuracy:.0%}")  # fmt: skip
+                live.draw()
+    print(f"Step {step}: loss {losses[-1]:.4f}, accuracy {accuracy:.1%}")
+    return float(accuracy)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""A two-layer net written twice: with autograd, and with NumPy and gradients by hand.
+
+Both start from the same 64 x 1000 inputs and the same weights, so their losses are one curve. The
+lower panel shows how far apart they are: NumPy works in float64, the tensors are float32.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from _live import BLUE, GREY, INK, ORANGE, Live, options
+
+import microtorch as torch
+
+N, D_IN, HIDDEN, D_OUT = 64, 1000, 100, 10
+LEARNING_RATE = 1e-6
+
+
+def autograd_step(x, y, w1, w2) -> Callable[[], float]:
+    """A gradient step on tensors; returns the loss before it."""
+
+    def step():
+        loss = (x.mm(w1).clamp(min=0).mm(w2) - y).pow(2).sum()
+        loss.backward()
+        with torch.no_grad():
+            for w in (w1, w2):
+                w -= LEARNING_RATE * w.grad
+                w.grad.zero_()
+        return loss.item()
+
+    return step
+
+
+def numpy_step(x, y, w1, w2) -> Callable[[], float]:
+    """The same step on arrays, the chain rule written out."""
+
+    def step():
+        hidden = x.dot(w1)
+        active = np.maximum(hidden, 0)
+        difference = active.dot(w2) - y
+        g_out = 2.0 * difference
+        g_w2 = active.T.dot(g_out)
+        g_hidden = g_out.dot(w2.T)
+        g_hidden[hidden < 0] = 0
+        w1[...] -= LEARNING_RATE * x.T.dot(g_hidden)
+        w2[...] -= LEARNING_RATE * g_w2
+        return np.square(difference).sum()
+
+    return step
+
+
+class Picture:
+    """The losses above, their relative difference below."""
+
+    def __init__(self, figure, steps):
+        top, bottom = figure.subplots(2, 1, height_ratios=(2.2, 1), sharex=True)
+        (self.autograd,) = top.plot([], [], color=BLUE, lw=6, alpha=0.45, label="autograd, float32")
+        (self.numpy,) = top.plot([], [], color=ORANGE, lw=2, ls="--",
+                                 label="NumPy, gradients by hand, float64")  # fmt: skip
+        (self.difference,) = bottom.plot([], [], color=INK, lw=1)
+        bottom.axhline(2**-23, color=GREY, ls="--", lw=1)
+        bottom.text(steps * 0.99, 2**-23, "float32 epsilon ", ha="right", va="bottom", size=9)
+        top.set(yscale="log", ylim=(1e-6, 1e8), ylabel="loss, sum of squares")
+        top.legend(loc="upper right")
+        bottom.set(yscale="log", ylim=(1e-9, 1), ylabel="relative difference")
+        bottom.set(xlim=(0, steps), xlabel="iteration")
+        self.top = top
+
+    def update(self, losses):
+        """The losses so far, (iterations, 2)."""
+        a, b = np.array(losses).T
+        self.autograd.set_data(range(len(a)), a)
+        self.numpy.set_data(range(len(b)), b)
+        self.difference.set_data(range(len(b)), np.maximum(abs(a - b) / b, 1e-9))
+        self.top.set_title(f"Iteration {len(a) - 1}:  loss {a[-1]:.6g} with autograd, "
+                           f"{b[-1]:.6g} with NumPy")  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> tuple[float, float]:
+    """Run the demo; the last losses, with autograd and with NumPy."""
+    args = options(__doc__, argv, steps=500, seed=10)
+    torch.manual_seed(args.seed)
+    data = [torch.randn(*s) for s in ((N, D_IN), (N, D_OUT), (D_IN, HIDDEN), (HIDDEN, D_OUT))]
+    by_hand = numpy_step(*(t.numpy().astype(np.float64) for t in data))
+    by_autograd = autograd_step(*data[:2], *(t.requires_grad_() for t in data[2:]))
+    losses = []
+    with Live(args, "two_layer_net") as live:
+        picture = Picture(live.figure, args.steps)
+        for iteration in live.steps():
+            losses.append((by_autograd(), by_hand()))
+            if iteration % 20 == 0 or iteration == args.steps - 1:
+                picture.update(losses)
+                live.draw()
+    print("Iteration {}: loss {:.6g} with autograd, {:.6g} with NumPy".format(iteration, *losses[-1]))
+    return losses[-1]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""`save` and `load`: checkpoints in PyTorch's zip format, readable by either library.
+
+A file is a zip archive (`archive`) of a pickle and of the tensors' storages (`tensors`). The
+pickle is written (`pickler`) and read (`unpickler`) by this package's own code: a file can name
+nothing but tensors and plain containers, and loading one executes nothing that it brings.
+"""
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from pickle import UnpicklingError
+from typing import IO, Any
+
+from ..device import device
+from ..tensor import wrap
+from .archive import ALIGNMENT, ArchiveReader, ArchiveWriter, Bytes
+from .pickler import Writer
+from .tensors import KNOWN, Loaded, Saved
+from .unpickler import Reader
+
+__all__ = ["load", "save"]
+
+Path = str | os.PathLike[str]
+MapLocation = str | device | Mapping[str, Any] | Callable[[Any, str], Any] | None
+
+ZIP_START = b"PK\3\4"
+LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
+NO_CUDA = (
+    "Attempting to deserialize object on a CUDA device but torch.cuda.is_available() is False. If "
+    "you are running on a CPU-only machine, please use torch.load with "
+    "map_location=torch.device('cpu') to map your storages to the CPU."
+)
+
+
+def save(obj: Any, f: Path | IO[bytes]) -> None:
+    """Write a checkpoint that `load` and PyTorch's `torch.load` read.
+
+    A tensor's whole storage is saved, once for all the tensors that share it; `clone()` a small
+    view of a large tensor first. A path is replaced when the file is complete: after an error
+    the old file is still there.
+
+    Args:
+        obj: tensors, parameters, numbers, strings, bytes, None, dtypes, devices, sizes, and
+            dicts, OrderedDicts, Counters, lists, tuples and sets of them.
+        f: a path, or a binary file to write to.
+
+    Raises:
+        pickle.PicklingError: if obj holds anything else, such as a whole module.
+        RuntimeError: if the folder does not exist, or tensors of different dtypes share memory.
+        AttributeError: if f is neither a path nor a file.
+    """
+    if not isinstance(f, (str, os.PathLike)) and not hasattr(f, "write"):
+        raise AttributeError(
+            "expected 'f' to be string, path, or a file-like object with a 'write' attribute"
+        )
+    saved = Saved()
+    pickled = Writer(saved.encode).dumps(obj)
+    if isinstance(f, (str, os.PathLike)):
+        _replace(os.fspath(f), lambda file: _write(file, pickled, saved))
+    else:
+        _write(f, pickled, saved)
+
+
+def _write(file: IO[bytes], pickled: bytes, saved: Saved) -> None:
+    archive = ArchiveWriter(file.write)
+    archive.add("data.pkl", pickled)
+    archive.add(".format_version", b"1")
+    archive.add(".storage_alignment", str(ALIGNMENT).encode())
+    archive.add("byteorder", sys.byteorder.encode())
+    for index, storage in enumerate(saved.storages):
+        archive.add(f"data/{index}", storage)
+    archive.add("version", b"3\n")
+    archive.close()
+    if hasattr(file, "flush"):
+        file.flush()
+
+
+def _replace(path: str, write: Callable[[IO[bytes]], None]) -> None:
+    """Write a file under another name beside `path`, then give it that name."""
+    folder = os.path.dirname(path)
+    if folder and not os.path.isdir(folder):
+        raise RuntimeError(f"Parent directory {folder} does not exist.")
+    path = os.path.realpath(path)  # a link stays a link
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe, or /dev/null
+        with open(path, "wb") as file:
+            write(file)
+        return
+    unfinished = f"{path}.{secrets.token_hex(4)}.tmp"
+    try:
+        with open(unfinished, "xb") as file:
+            write(file)
+        os.replace(unfinished, path)
+    except BaseException:
+        if os.path.exists(unfinished):
+            os.unlink(unfinished)
+        raise
+
+
+def load(
+    f: Path | IO[bytes],
+    map_location: MapLocation = None,
+    pickle_module: Any = None,
+    *,
+    weights_only: bool = True,
+    mmap: bool | None = None,
+) -> Any:
+    """Read what `save` or PyTorch's `torch.save` wrote.
+
+    Nothing in the file is executed, whatever `weights_only` is: a file that names anything but
+    tensors and plain containers is refused.
+
+    Args:
+        f: a path, or a binary file that can seek.
+        map_location: where to put tensors saved from a GPU: "cpu", `device("cpu")`, a dict from
+            saved to wanted places, or a function of a storage and its place that gives a storage,
+            or None for the default.
+        pickle_module: must be None.
+        weights_only: accepted for compatibility; False loads no more than True.
+        mmap: whether to map the file, a path, into memory instead of reading it: tensors are
+            read when they are used, changes to them stay in memory, checksums are not verified.
+
+    Raises:
+        pickle.UnpicklingError: if the file is no checkpoint, or holds more than data.
+        RuntimeError: if the file is damaged, or a tensor's place is not available.
+        EOFError: if there is nothing to read.
+    """
+    if pickle_module is not None:
+        raise RuntimeError(
+            "Can not safely load weights when explicit pickle_module is specified"
+        )
+    if isinstance(f, (str, os.PathLike)):
+        with open(f, "rb") as file:
+            return _load(file, map_location, bool(mmap))
+    if mmap:
+        raise ValueError("f must be a file path in order to use the mmap argument")
+    if not all(hasattr(f, name) for name in ("seek", "tell", "read")) or not f.seekable():
+        raise AttributeError(
+            f"'{type(f).__name__}' object has no attribute 'seek'. You can only torch.load from a "
+            "file that is seekable. Please pre-load the data into a buffer like io.BytesIO and try "
+            "to load from it instead."
+        )
+    return _load(f, map_location, False)
+
+
+def _load(file: IO[bytes], map_location: MapLocation, mapped: bool) -> Any:
+    _check_start(file)
+    archive = ArchiveReader(file, mapped)
+    if "constants.pkl" in archive:
+        raise RuntimeError(
+            "Cannot use ``weights_only=True`` with TorchScript archives passed to ``torch.load``: "
+            "save the state_dict() of the original module."
+        )
+    order = archive.read("byteorder").tobytes() if "byteorder" in archive else b"little"
+    if order != sys.byteorder.encode():
+        raise RuntimeError(
+            f"the file holds {order!r:.20}-endian numbers, and this machine's are "
+            f"{sys.byteorder}-endian: load and save it with PyTorch on such a machine first."
+        )
+    loaded = Loaded(archive)
+    found = Reader(archive.read("data.pkl").tobytes(), KNOWN, loaded.storage).load()
+    for storage, location in loaded.places:
+        _check_place(storage, location, map_location)
+    return found
+
+
+def _check_place(storage: Bytes, saved_from: str, map_location: MapLocation) -> None:
+    """Raise unless map_location puts a storage on the CPU, where it was read to."""
+    place: Any = saved_from
+    if isinstance(map_location, Mapping):
+        place = map_location.get(saved_from, saved_from)
+    elif callable(map_location):
+        if map_location(wrap(storage), saved_from) is not None:
+            return
+    elif map_location is not None:
+        place = map_location
+    kind = str(place).partition(":")[0]
+    if kind == "cuda":
+        raise RuntimeError(NO_CUDA)
+    if kind != "cpu":
+        raise RuntimeError(
+            "don't know how to restore data location of torch.storage.UntypedStorage (tagged with "
+            f"{place})"
+        )
+
+
+def _check_start(file: IO[bytes]) -> None:
+    start = file.read(len(LEGACY_START))
+    if not start:
+        raise EOFError("Ran out of input: the file is empty, or was read to its end already")
+    if start.startswith(ZIP_START):
+        return
+    if start == LEGACY_START:
+        raise UnpicklingError(
+            "Weights only load failed. This file has the format of PyTorch before version 1.6: "
+            "read it with PyTorch and save it again."
+        )
+    raise UnpicklingError(
+        f"Weights only load failed. This is no checkpoint: a zip file was expected, and it begins "
+        f"with {start!r}."
+    )
