@@ -20,10 +20,10 @@ class Picture:
     def __init__(self, figure, x, y):
         self.x, self.y = x.flatten().numpy(), y.flatten().numpy()
         self.axes = axes = figure.add_subplot()
-        self.residuals = axes.vlines(self.x, self.y, self.y, colors=GREY, lw=1.2, label="residuals")
         style = {"edgecolors": "white", "linewidths": 0.8, "s": 70, "zorder": 3}
         axes.scatter(self.x, self.y, c=BLUE, label="data: y = 2x + 5 + noise", **style)
         (self.line,) = axes.plot([], [], color=ORANGE, lw=3, label="fitted line")
+        self.residuals = axes.vlines(self.x, self.y, self.y, colors=GREY, lw=1.2, label="residuals")
         axes.set(xlim=(0, 10.2), ylim=(0, 30), xlabel="x", ylabel="y")
         axes.legend(loc="upper left")
         self.inset = axes.inset_axes((0.62, 0.11, 0.35, 0.28), facecolor="#F7F9FA")
@@ -34,9 +34,8 @@ class Picture:
 
     def update(self, w, b, predicted, losses):
         """The line w x + b, its residuals and the losses so far."""
-        for lower, upper, segment in zip(self.y, predicted, self.residuals.get_paths(), strict=True):
-            segment.vertices[:, 1] = lower, upper
-        self.residuals.stale = True
+        ends = zip(self.x, self.y, predicted, strict=True)
+        self.residuals.set_segments([((x, y), (x, p)) for x, y, p in ends])
         self.line.set_data((0, 10.2), (b, w * 10.2 + b))
         self.loss.set_data(range(len(losses)), losses)
         self.inset.set(xlim=(0, max(80, len(losses))), ylim=(0, max(8, *losses)))

@@ -6,50 +6,13 @@ entropy. With seed 10 it separates 99.5 % of the points at iteration 380 and sto
 
 from collections.abc import Sequence
 
-import numpy as np
-from _live import BANDS, BLUE, INK, ORANGE, Live, options
+from _live import Live, options
+from _plane import Plane
 
 import microtorch as torch
 from microtorch import nn
 
 N = 100  # points of each class
-X_LIMITS, Y_LIMITS = (-5, 7), (-7, 7)
-GRID = np.meshgrid(np.linspace(*X_LIMITS, 121), np.linspace(*Y_LIMITS, 141))
-CELLS = np.stack([axis.ravel() for axis in GRID], 1).astype(np.float32)
-
-
-class Picture:
-    """Points, probability and boundary above; the loss below."""
-
-    def __init__(self, figure, x0, x1):
-        self.top, self.bottom = top, bottom = figure.subplots(2, 1, height_ratios=(3.4, 1))
-        style = {"edgecolors": "white", "linewidths": 0.7, "s": 42, "zorder": 3}
-        top.scatter(*x0.numpy().T, c=ORANGE, marker="o", label="class 0", **style)
-        top.scatter(*x1.numpy().T, c=BLUE, marker="^", label="class 1", **style)
-        (self.line,) = top.plot([], [], color=INK, lw=2, label="boundary, p = 0.5", zorder=2)
-        top.set(xlim=X_LIMITS, ylim=Y_LIMITS, xlabel="$x_0$", ylabel="$x_1$")
-        top.legend(loc="lower left")
-        top.grid(False)
-        self.shade(np.zeros_like(GRID[0]))
-        scale = figure.colorbar(self.field, pad=0.01, aspect=30, label="probability of class 1")
-        scale.outline.set_visible(False)
-        (self.loss,) = bottom.plot([], [], color=INK, lw=2)
-        bottom.set(ylim=(0, 0.45), xlabel="iteration", ylabel="loss")
-
-    def shade(self, p):
-        """Ten bands of the probability p on the grid."""
-        self.field = self.top.contourf(*GRID, p, levels=np.linspace(0, 1, 11), colors=BANDS)
-
-    def update(self, linear, p, losses, title):
-        """The state of the model, and the probability p it gives on the grid."""
-        self.field.remove()
-        self.shade(p.reshape(GRID[0].shape))
-        (w0, w1), b = linear.weight[0].tolist(), linear.bias[0].item()
-        x = np.array(X_LIMITS)
-        self.line.set_data(x, (-w0 * x - b) / w1)
-        self.loss.set_data(range(len(losses)), losses)
-        self.bottom.set(xlim=(0, max(400, len(losses))), ylim=(0, max(0.45, *losses)))
-        self.top.set_title(title.format(w0=w0, w1=w1, b=b))
 
 
 def main(argv: Sequence[str] | None = None) -> tuple[int, float]:
@@ -64,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> tuple[int, float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     losses: list[float] = []
     with Live(args, "logistic_regression") as live:
-        picture = Picture(live.figure, x0, x1)
+        classes = {"class 0": x0.numpy(), "class 1": x1.numpy()}
+        plane = Plane(live.figure, classes, x=(-5, 7), y=(-7, 7), low=0, high=1)
+        plane.bottom.set_xlim(0, min(400, args.steps))
         for iteration in live.steps():
             probability = model(x).squeeze()
             loss = loss_fn(probability, y)
@@ -75,9 +40,11 @@ def main(argv: Sequence[str] | None = None) -> tuple[int, float]:
             if iteration % 20 == 0:
                 accuracy = (probability.ge(0.5).float() == y).sum().item() / len(y)
                 with torch.no_grad():
-                    p = model(torch.from_numpy(CELLS)).numpy()
-                picture.update(model[0], p, losses, f"Iteration {iteration}:  w0 = {{w0:.2f}},  "
-                    f"w1 = {{w1:.2f}},  b = {{b:.2f}},  accuracy {accuracy:.2%}")  # fmt: skip
+                    field = model(torch.from_numpy(plane.cells)).numpy()
+                (w0, w1), b = model[0].weight[0].tolist(), model[0].bias.item()
+                title = (f"Iteration {iteration}:  w0 = {w0:.2f},  w1 = {w1:.2f},  b = {b:.2f},  "
+                         f"accuracy {accuracy:.2%}")  # fmt: skip
+                plane.update(field, losses, "probability of class 1", title)
                 live.draw()
                 shown = iteration, accuracy
                 if accuracy > 0.99:

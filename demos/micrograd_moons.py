@@ -1,20 +1,19 @@
 """Two moons told apart by a perceptron made of scalar `Value` nodes, as in micrograd.
 
-The net is 2-16-16-1 with ReLU; the loss is the hinge loss plus a small penalty on the weights. Every
-weight is one node, so a step makes a graph of some 70,000 nodes.
+The net is 2-16-16-1 with ReLU; the loss is the hinge loss plus a small penalty on the weights.
+Every number is a node, so a step makes a graph of some 70,000 of them.
 """
 
 import random
 from collections.abc import Sequence
 
 import numpy as np
-from _live import BANDS, BLUE, INK, ORANGE, Live, options
+from _live import Live, options
+from _plane import Plane
 
 from microtorch import Value
 
-N = 100
-X_LIMITS, Y_LIMITS = (-1.8, 2.8), (-1.4, 1.9)
-GRID = np.meshgrid(np.linspace(*X_LIMITS, 161), np.linspace(*Y_LIMITS, 121))
+N = 100  # points
 
 
 class Layer:
@@ -26,6 +25,7 @@ class Layer:
         self.relu = relu
 
     def __call__(self, x):
+        """The outputs for one point, a list of n_in numbers or nodes."""
         z = [sum((w * v for w, v in zip(row, x, strict=True)), b)
              for row, b in zip(self.rows, self.biases, strict=True)]  # fmt: skip
         return [v.relu() for v in z] if self.relu else z
@@ -49,33 +49,6 @@ def moons(rng):
     return points, np.repeat([-1, 1], N // 2)
 
 
-class Picture:
-    """Points and the score of the net above, the loss below."""
-
-    def __init__(self, figure, x, y, steps):
-        self.top, bottom = figure.subplots(2, 1, height_ratios=(3.4, 1))
-        style = {"edgecolors": "white", "linewidths": 0.7, "s": 50, "zorder": 3}
-        self.top.scatter(*x[y < 0].T, c=ORANGE, marker="o", label="class -1", **style)
-        self.top.scatter(*x[y > 0].T, c=BLUE, marker="^", label="class +1", **style)
-        self.top.plot([], [], color=INK, lw=2, label="score 0")
-        self.top.legend(loc="lower left")
-        self.top.grid(False)
-        self.shades = []
-        (self.loss,) = bottom.plot([], [], color=INK, lw=2)
-        bottom.set(xlim=(0, steps), ylim=(0, 1.2), xlabel="step", ylabel="loss")
-
-    def update(self, score, losses, title):
-        """The score on the grid and the losses so far."""
-        for shade in self.shades:
-            shade.remove()
-        score = score.reshape(GRID[0].shape)
-        bands = np.linspace(-2, 2, 11)
-        self.shades = [self.top.contourf(*GRID, score, bands[1:-1], colors=BANDS, extend="both"),
-                       self.top.contour(*GRID, score, [0], colors=INK, linewidths=2)]  # fmt: skip
-        self.loss.set_data(range(len(losses)), losses)
-        self.top.set(xlabel="$x_0$", ylabel="$x_1$", title=title)
-
-
 def main(argv: Sequence[str] | None = None) -> float:
     """Run the demo; the accuracy of the last step."""
     args = options(__doc__, argv, steps=100, seed=1337)
@@ -85,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> float:
     parameters = [p for layer in layers for p in layer.parameters()]
     losses, rows = [], x.tolist()
     with Live(args, "micrograd_moons") as live:
-        picture = Picture(live.figure, x, y, args.steps)
+        classes = {"class -1": x[y < 0], "class +1": x[y > 0]}
+        plane = Plane(live.figure, classes, x=(-1.8, 2.8), y=(-1.4, 1.9), low=-2, high=2)
+        plane.bottom.set_xlim(0, args.steps)
         for step in live.steps():
             scores = rows
             for layer in layers:
@@ -100,13 +75,13 @@ def main(argv: Sequence[str] | None = None) -> float:
             losses.append(loss.data)
             accuracy = np.mean([(s.data > 0) == (t > 0) for (s,), t in zip(scores, y, strict=True)])
             if step % 5 == 0 or step == args.steps - 1:
-                field = np.stack([axis.ravel() for axis in GRID], 1)
+                field = plane.cells
                 for layer in layers:
                     field = layer.on_array(field)
-                picture.update(field, losses, f"Step {step}:  loss {loss.data:.3f},  "
-                               f"accuracy {accuracy:.0%}")  # fmt: skip
+                title = f"Iteration {step}:  loss {loss.data:.3f},  accuracy {accuracy:.0%}"
+                plane.update(field, losses, "score", title)
                 live.draw()
-    print(f"Step {step}: loss {losses[-1]:.4f}, accuracy {accuracy:.1%}")
+    print(f"Iteration {step}: loss {losses[-1]:.4f}, accuracy {accuracy:.1%}")
     return float(accuracy)
 
 

@@ -1,7 +1,7 @@
 """A two-layer net written twice: with autograd, and with NumPy and gradients by hand.
 
-Both start from the same 64 x 1000 inputs and the same weights, so their losses are one curve. The
-lower panel shows how far apart they are: NumPy works in float64, the tensors are float32.
+Both start from the same weights, so their losses are one curve; the lower panel shows how far they
+are apart. NumPy works in float64, and the tensors are float32: at the end that is what parts them.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,9 +37,8 @@ def numpy_step(x, y, w1, w2) -> Callable[[], float]:
         hidden = x.dot(w1)
         active = np.maximum(hidden, 0)
         difference = active.dot(w2) - y
-        g_out = 2.0 * difference
-        g_w2 = active.T.dot(g_out)
-        g_hidden = g_out.dot(w2.T)
+        g_w2 = active.T.dot(2.0 * difference)
+        g_hidden = (2.0 * difference).dot(w2.T)
         g_hidden[hidden < 0] = 0
         w1[...] -= LEARNING_RATE * x.T.dot(g_hidden)
         w2[...] -= LEARNING_RATE * g_w2
@@ -54,14 +53,16 @@ class Picture:
     def __init__(self, figure, steps):
         top, bottom = figure.subplots(2, 1, height_ratios=(2.2, 1), sharex=True)
         (self.autograd,) = top.plot([], [], color=BLUE, lw=6, alpha=0.45, label="autograd, float32")
-        (self.numpy,) = top.plot([], [], color=ORANGE, lw=2, ls="--",
-                                 label="NumPy, gradients by hand, float64")  # fmt: skip
+        by_hand = "NumPy, gradients by hand, float64"
+        (self.numpy,) = top.plot([], [], color=ORANGE, lw=2, ls="--", label=by_hand)
         (self.difference,) = bottom.plot([], [], color=INK, lw=1)
         bottom.axhline(2**-23, color=GREY, ls="--", lw=1)
         bottom.text(steps * 0.99, 2**-23, "float32 epsilon ", ha="right", va="bottom", size=9)
-        top.set(yscale="log", ylim=(1e-6, 1e8), ylabel="loss, sum of squares")
+        note = "here a step is smaller than\nfloat32 weights can show"
+        top.text(steps * 0.99, 1e-3, note, ha="right", va="bottom", size=9)
+        top.set(yscale="log", ylim=(1e-7, 1e8), ylabel="loss, sum of squares")
         top.legend(loc="upper right")
-        bottom.set(yscale="log", ylim=(1e-9, 1), ylabel="relative difference")
+        bottom.set(yscale="log", ylim=(1e-9, 1e3), ylabel="relative difference")
         bottom.set(xlim=(0, steps), xlabel="iteration")
         self.top = top
 
@@ -71,8 +72,8 @@ class Picture:
         self.autograd.set_data(range(len(a)), a)
         self.numpy.set_data(range(len(b)), b)
         self.difference.set_data(range(len(b)), np.maximum(abs(a - b) / b, 1e-9))
-        self.top.set_title(f"Iteration {len(a) - 1}:  loss {a[-1]:.6g} with autograd, "
-                           f"{b[-1]:.6g} with NumPy")  # fmt: skip
+        title = "Iteration {}:  loss {:.4g} with autograd, {:.4g} with NumPy"
+        self.top.set_title(title.format(len(a) - 1, a[-1], b[-1]))
 
 
 def main(argv: Sequence[str] | None = None) -> tuple[float, float]:
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[float, float]:
             if iteration % 20 == 0 or iteration == args.steps - 1:
                 picture.update(losses)
                 live.draw()
-    print("Iteration {}: loss {:.6g} with autograd, {:.6g} with NumPy".format(iteration, *losses[-1]))
+    print("Iteration {}: loss {:.4g} and {:.4g} with NumPy".format(iteration, *losses[-1]))
     return losses[-1]
 
 

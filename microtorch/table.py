@@ -160,8 +160,9 @@ ROWS: dict[str, Row] = {
         Row("sinh", "x", "sinh(x)", "cosh(x)", doc="Hyperbolic sine."),
         Row("cosh", "x", "cosh(x)", "sinh(x)", doc="Hyperbolic cosine."),
         Row("tanh", "x", "tanh(x)", "1 - z * z", doc="Hyperbolic tangent."),
-        # Sigmoids and their kin. z / (1 + exp(x)) keeps its digits where z rounds to 1.
-        Row("sigmoid", "x", "sigmoid(x)", "z / (1 + exp(x))", doc="1 / (1 + exp(-input))."),
+        # Sigmoids and their kin. The derivative of a saturated sigmoid is exactly 0, as PyTorch's:
+        # it is what keeps BCELoss finite there.
+        Row("sigmoid", "x", "sigmoid(x)", "(1 - z) * z", doc="1 / (1 + exp(-input))."),
         Row("softplus", "x", "softplus(x)", "sigmoid(x)", doc="log(1 + exp(input))."),
         Row("erf", "x", "erf(x)", "1.1283791670955126 * exp(-(x * x))",
             doc="Error function (DLMF 7.2.1)."),

@@ -5,6 +5,7 @@ pickle is written (`pickler`) and read (`unpickler`) by this package's own code:
 nothing but tensors and plain containers, and loading one executes nothing that it brings.
 """
 
+import io
 import os
 import secrets
 import sys
@@ -69,7 +70,7 @@ def _write(file: IO[bytes], pickled: bytes, saved: Saved) -> None:
     archive.add(".storage_alignment", str(ALIGNMENT).encode())
     archive.add("byteorder", sys.byteorder.encode())
     for index, storage in enumerate(saved.storages):
-        archive.add(f"data/{index}", storage)
+        archive.add(f"data/{index}", storage.data)
     archive.add("version", b"3\n")
     archive.close()
     if hasattr(file, "flush"):
@@ -90,6 +91,8 @@ def _replace(path: str, write: Callable[[IO[bytes]], None]) -> None:
     try:
         with open(unfinished, "xb") as file:
             write(file)
+        if os.path.exists(path):
+            os.chmod(unfinished, os.stat(path).st_mode)
         os.replace(unfinished, path)
     except BaseException:
         if os.path.exists(unfinished):
@@ -134,12 +137,13 @@ def load(
             return _load(file, map_location, bool(mmap))
     if mmap:
         raise ValueError("f must be a file path in order to use the mmap argument")
-    if not all(hasattr(f, name) for name in ("seek", "tell", "read")) or not f.seekable():
-        raise AttributeError(
-            f"'{type(f).__name__}' object has no attribute 'seek'. You can only torch.load from a "
-            "file that is seekable. Please pre-load the data into a buffer like io.BytesIO and try "
-            "to load from it instead."
-        )
+    try:
+        f.seek(f.tell())
+    except (AttributeError, io.UnsupportedOperation) as error:
+        raise type(error)(
+            f"{error}. You can only torch.load from a file that is seekable. Please pre-load the "
+            "data into a buffer like io.BytesIO and try to load from it instead."
+        ) from None
     return _load(f, map_location, False)
 
 

@@ -38,7 +38,7 @@ class ArchiveWriter:
         self._directory: list[bytes] = []
         self._checksum = 0
 
-    def add(self, name: str, data: bytes | Bytes) -> None:
+    def add(self, name: str, data: bytes | memoryview) -> None:
         """Append one record."""
         path = b"archive/" + name.encode()
         size, crc, start = len(data), zlib.crc32(data), self._at
@@ -67,15 +67,14 @@ class ArchiveWriter:
         start, count = self._at, len(self._directory)
         self._write(b"".join(self._directory))
         end, size = self._at, self._at - start
-        if count >= 0xFFFF or end >= ZIP64_FROM:
-            fields = (44, 45, 45, 0, 0, count, count, size, start)
-            self._write(struct.pack("<4sQ2H2I4Q", b"PK\6\6", *fields))
-            self._write(struct.pack("<4sIQI", b"PK\6\7", 0, end, 1))
+        fields = (44, 0x31E, 45, 0, 0, count, count, size, start)
+        self._write(struct.pack("<4sQ2H2I4Q", b"PK\6\6", *fields))
+        self._write(struct.pack("<4sIQI", b"PK\6\7", 0, end, 1))
         counts = (min(count, 0xFFFF),) * 2
         extent = (min(size, ZIP64_FROM), min(start, ZIP64_FROM))
         self._write(struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, *counts, *extent, 0))
 
-    def _write(self, data: bytes | Bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         written = self._file_write(data)
         if written is not None and written != len(data):  # an unbuffered file may take less
             raise OSError(f"only {written} of {len(data)} bytes could be written")
@@ -96,7 +95,7 @@ class ArchiveReader:
 
     def __init__(self, file: IO[bytes], mapped: bool = False) -> None:
         self._file = file
-        self._length = file.seek(0, os.SEEK_END)
+        self._unread = file.seek(0, os.SEEK_END)
         self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if mapped else None
         with _damage():
             self._zip = zipfile.ZipFile(file)
@@ -120,8 +119,9 @@ class ArchiveReader:
         with _damage():
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
                 raise ValueError(f"record {name} is compressed")
-            if info.header_offset < 0 or info.header_offset + info.file_size > self._length:
-                raise ValueError(f"record {name} is said to reach beyond the end of the file")
+            self._unread -= info.file_size  # a directory may list the same bytes often
+            if info.header_offset < 0 or self._unread < 0:
+                raise ValueError(f"record {name} is longer than the file can hold")
             return self._copy(info) if self._map is None else self._view(info)
 
     def _copy(self, info: zipfile.ZipInfo) -> Bytes:

@@ -64,11 +64,10 @@ class Saved:
 
     def _tensor(self, array: Array, requires_grad: bool) -> Call:
         item = array.itemsize
-        memory = _memory(array)
-        if memory is None or any(n < 0 or n % item for n in (memory.nbytes, *array.strides)):
+        memory, start = _memory(array)
+        if any(n < 0 or n % item for n in (start, memory.size, *array.strides)):
             array = array.copy(order="C")  # PyTorch has no negative strides
-            memory = array.reshape(-1).view(np.uint8)
-        start = array.ctypes.data - memory.ctypes.data if array.size else 0
+            memory, start = _memory(array)
         dtype = dtypes.of(array.dtype)
         count = len(self.storages)
         place = (memory.ctypes.data, memory.size) if memory.size else (-count, 0)
@@ -87,12 +86,18 @@ class Saved:
         return Call(REBUILD_TENSOR, (*view, requires_grad, OrderedDict()))
 
 
-def _memory(array: Array) -> Bytes | None:
-    """The bytes of the ndarray that owns the memory of `array`; None if that one has gaps."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    flat = array.ravel("K")
-    return flat.view(np.uint8) if flat.ctypes.data == array.ctypes.data else None
+def _memory(array: Array) -> tuple[Bytes, int]:
+    """The bytes of the ndarray that owns the memory of `array`, and where array begins in them.
+
+    The position is -1 if the owner has gaps, as memory of other libraries may.
+    """
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    memory = owner.ravel("K").view(np.uint8)
+    if memory.ctypes.data != owner.ctypes.data:
+        return memory, -1
+    return memory, array.ctypes.data - memory.ctypes.data if array.size else 0
 
 
 class Loaded:
@@ -126,7 +131,7 @@ class Loaded:
 
 def _count(number: Any) -> int:
     if type(number) is not int or number < 0:
-        raise ValueError(f"expected a count, not {number!r:.80}")
+        raise ValueError(f"a {type(number).__name__} or a negative number stands for a count")
     return number
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pickle import UnpicklingError
 from typing import Any
 
-# Hashing a tuple recurses in C without a limit: a million nested ones end the process.
-KEY_DEPTH = 8
+# Hashing a tuple recurses in C without a limit, and visits a part as often as it occurs: a
+# million nested ones end the process, and sixty that each hold the last one twice never end.
+KEY_SIZE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,8 @@ def refuse(what: str) -> UnpicklingError:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise ValueError(f"bytes are written as latin1, not as {encoding}")
+    if type(text) is not str or encoding != "latin1":
+        raise ValueError("bytes are written as a string, in latin1")
     return text.encode("latin1")
 
 
@@ -50,7 +51,15 @@ def _bytes_type(make: Callable[[bytes], Any]) -> Callable[..., Any]:
 
 
 def _set(items: list[Any]) -> set[Any]:
+    if type(items) is not list:
+        raise TypeError(f"expected a list, not {type(items).__name__}")
     return {_key(item) for item in items}
+
+
+def _complex(real: float, imag: float) -> complex:
+    if type(real) is not float or type(imag) is not float:
+        raise TypeError("expected two floats")
+    return complex(real, imag)
 
 
 def _counter(counts: dict[Any, Any]) -> "Counter[Any]":
@@ -64,18 +73,22 @@ PLAIN: dict[str, Any] = {
     "builtins.bytes": Function(_bytes_type(bytes)),
     "builtins.bytearray": Function(_bytes_type(bytearray)),
     "builtins.set": Function(_set),
-    "builtins.complex": Function(lambda real, imag: complex(float(real), float(imag))),
+    "builtins.complex": Function(_complex),
     "collections.OrderedDict": Function(lambda: OrderedDict()),
     "collections.Counter": Function(_counter),
 }
 
 
-def _key(key: Any, depth: int = KEY_DEPTH) -> Any:
-    if isinstance(key, tuple):
-        if depth == 0:
-            raise ValueError(f"a key is nested more than {KEY_DEPTH} deep")
-        for item in key:
-            _key(item, depth - 1)
+def _key(key: Any) -> Any:
+    """The key itself, if hashing it is harmless."""
+    count, pending = 0, [key]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, tuple):
+            count += 1 + len(item)
+            if count > KEY_SIZE:
+                raise ValueError(f"a key has more than {KEY_SIZE} parts")
+            pending.extend(item)
     return key
 
 
@@ -91,6 +104,7 @@ class Reader:
     ) -> None:
         self._data = data
         self._at = 0
+        self._copied = 0
         self._known = known
         self._persistent = persistent
         self._memo: dict[int, Any] = {}
@@ -155,7 +169,11 @@ class Reader:
     def _reduce(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         if type(function) is not Function or type(arguments) is not tuple:
-            raise refuse(f"Trying to call reduce for unrecognized function {function!r:.80}.")
+            raise refuse(f"Trying to call reduce for a {type(function).__name__}.")
+        # A pickle may refer to one long string as often as it likes, and each call may copy it.
+        self._copied += sum(len(a) for a in arguments if isinstance(a, (str, bytes, list, dict)))
+        if self._copied > 2 * len(self._data):
+            raise refuse("The pickle copies its parts over and over.")
         self._stack.append(function.call(*arguments))
 
     def _build(self) -> None:

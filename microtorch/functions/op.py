@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..graph.node import LEAF, Node, mode, next_seq, node_class
+from ..graph.node import Node, mode, next_seq, node_class
 from ..kernels import cpu
-from ..tensor import Tensor, wrap
+from ..tensor import Tensor, edge, wrap
 
 Array = np.ndarray[Any, Any]
 
@@ -74,9 +74,7 @@ def record(
         node = object.__new__(op.kind)
         node.op = op
         node.seq = next_seq()
-        node.parents = tuple(
-            x if x is not None and x._node is LEAF else x and x._node for x in inputs
-        )
+        node.parents = tuple([None if x is None else edge(x) for x in inputs])
         node.saved = tuple(array if s is ... else s for s in saved)
         node.const = const
         z._node = node
