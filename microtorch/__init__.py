@@ -62,7 +62,8 @@ from .functions.random import (
     randn_like,
     randperm,
 )
-from .kernels.info import cache_info, clear_cache, get_num_threads, set_num_threads
+from .kernels.info import cache_info, clear_cache
+from .kernels.threads import get_num_threads, set_num_threads
 from .random import (
     Generator,
     default_generator,

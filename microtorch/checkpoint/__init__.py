@@ -5,7 +5,6 @@ pickle is written (`pickler`) and read (`unpickler`) by this package's own code:
 nothing but tensors and plain containers, and loading one executes nothing that it brings.
 """
 
-import io
 import os
 import secrets
 import sys
@@ -139,7 +138,7 @@ def load(
         raise ValueError("f must be a file path in order to use the mmap argument")
     try:
         f.seek(f.tell())
-    except (AttributeError, io.UnsupportedOperation) as error:
+    except (AttributeError, OSError) as error:
         raise type(error)(
             f"{error}. You can only torch.load from a file that is seekable. Please pre-load the "
             "data into a buffer like io.BytesIO and try to load from it instead."

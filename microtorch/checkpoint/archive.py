@@ -55,7 +55,7 @@ class ArchiveWriter:
         if size:
             form = "<4sIQQ" if long else "<4sIII"
             self._write(struct.pack(form, b"PK\7\x08", crc, size, size))
-        stored, begins = min(size, ZIP64_FROM), min(start, ZIP64_FROM)
+        stored, begins = _field(size), _field(start)
         fields = (0, 0, flags, 0, 0, 0, crc, stored, stored, len(path), len(extra), 0, 0, 0, 0)
         entry = struct.pack("<4s6H3I5H2I", b"PK\1\2", *fields, begins)
         self._directory.append(entry + path + extra)
@@ -71,7 +71,7 @@ class ArchiveWriter:
         self._write(struct.pack("<4sQ2H2I4Q", b"PK\6\6", *fields))
         self._write(struct.pack("<4sIQI", b"PK\6\7", 0, end, 1))
         counts = (min(count, 0xFFFF),) * 2
-        extent = (min(size, ZIP64_FROM), min(start, ZIP64_FROM))
+        extent = (_field(size), _field(start))
         self._write(struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, *counts, *extent, 0))
 
     def _write(self, data: bytes | memoryview) -> None:
@@ -79,6 +79,11 @@ class ArchiveWriter:
         if written is not None and written != len(data):  # an unbuffered file may take less
             raise OSError(f"only {written} of {len(data)} bytes could be written")
         self._at += len(data)
+
+
+def _field(number: int) -> int:
+    """A size or offset in 32 bits; all of them set if it stands in a 64-bit field."""
+    return number if number < ZIP64_FROM else 0xFFFFFFFF
 
 
 class ArchiveReader:

@@ -34,7 +34,12 @@ class Persistent(NamedTuple):
     identity: tuple[Any, ...]
 
 
+ENCODE = Global("_codecs", "encode")
+SET = Global("__builtin__", "set")
+BYTEARRAY = Global("__builtin__", "bytearray")
+COMPLEX = Global("__builtin__", "complex")
 ORDERED_DICT = Global("collections", "OrderedDict")
+COUNTER = Global("collections", "Counter")
 
 
 class Writer:
@@ -48,6 +53,7 @@ class Writer:
         self._encode = encode
         self._out = bytearray()
         self._memo: dict[int, tuple[int, Any]] = {}  # holds the object: ids are used again
+        self._remembered = 0
 
     def dumps(self, obj: Any) -> bytes:
         """The pickle of obj.
@@ -74,13 +80,15 @@ class Writer:
         if found is None:
             raise PicklingError(unsupported(obj))
         self._write(found)
-        if type(found) is Call:
-            self._remember(obj)
+        self._stands_for(found, obj)
+
+    def _stands_for(self, written: Global | Call, obj: Any) -> None:
+        self._memo[id(obj)] = (self._memo[id(written)][0], obj)
 
     def _remember(self, obj: Any) -> None:
-        index = len(self._memo)
-        self._memo[id(obj)] = (index, obj)
-        self._index(op.BINPUT, op.LONG_BINPUT, index)
+        self._memo[id(obj)] = (self._remembered, obj)
+        self._index(op.BINPUT, op.LONG_BINPUT, self._remembered)
+        self._remembered += 1
 
     def _index(self, short: bytes, long: bytes, index: int) -> None:
         self._out += short + bytes([index]) if index < 256 else long + struct.pack("<I", index)
@@ -131,8 +139,9 @@ class Writer:
         self._fill(obj.items(), op.SETITEM, op.SETITEMS)
 
     def _ordered_dict(self, obj: "OrderedDict[Any, Any]") -> None:
-        self._write(Call(ORDERED_DICT, ()))
-        self._remember(obj)
+        made = Call(ORDERED_DICT, ())
+        self._write(made)
+        self._stands_for(made, obj)
         self._fill(obj.items(), op.SETITEM, op.SETITEMS)
         # Where Module.state_dict() keeps the versions of its modules.
         metadata = getattr(obj, "_metadata", None)
@@ -160,6 +169,7 @@ class Writer:
         self._write(obj.function)
         self._write(obj.arguments)
         self._out += op.REDUCE
+        self._remember(obj)
 
     def _persistent(self, obj: Persistent) -> None:
         self._write(obj.identity)
@@ -181,11 +191,11 @@ _WRITERS: dict[type, Callable[[Writer, Any], None]] = {
     Persistent: Writer._persistent,
 }
 _CALLS: dict[type, Callable[[Any], Call]] = {
-    bytes: lambda obj: Call(Global("_codecs", "encode"), (obj.decode("latin1"), "latin1")),
-    bytearray: lambda obj: Call(Global("__builtin__", "bytearray"), (bytes(obj),)),
-    set: lambda obj: Call(Global("__builtin__", "set"), (list(obj),)),
-    complex: lambda obj: Call(Global("__builtin__", "complex"), (obj.real, obj.imag)),
-    Counter: lambda obj: Call(Global("collections", "Counter"), (dict(obj),)),
+    bytes: lambda obj: Call(ENCODE, (obj.decode("latin1"), "latin1")),
+    bytearray: lambda obj: Call(BYTEARRAY, (bytes(obj),)),
+    set: lambda obj: Call(SET, (list(obj),)),
+    complex: lambda obj: Call(COMPLEX, (obj.real, obj.imag)),
+    Counter: lambda obj: Call(COUNTER, (dict(obj),)),
 }
 
 

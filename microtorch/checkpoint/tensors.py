@@ -91,9 +91,11 @@ def _memory(array: Array) -> tuple[Bytes, int]:
 
     The position is -1 if the owner has gaps, as memory of other libraries may.
     """
-    owner = array
-    while isinstance(owner.base, np.ndarray):
-        owner = owner.base
+    owner, base = array, array.base
+    while base is not None:
+        if isinstance(base, np.ndarray):
+            owner = base
+        base = getattr(base, "base", None)  # as_strided puts a holder between its arrays
     memory = owner.ravel("K").view(np.uint8)
     if memory.ctypes.data != owner.ctypes.data:
         return memory, -1

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..table import FOLDS, ROWS, ROWWISE, STEPS, Fold, Row, Rowwise
-from . import jit, text
+from . import jit, text, threads
 
 Array = np.ndarray[Any, Any]
 Ufunc = Callable[..., Any]
@@ -34,7 +34,7 @@ _kept: list[Any] = []
 
 
 def make_ufunc(
-    name: str, loop: int, types: list[np.dtype[Any]], outputs: int, signature: str = "", data: int = 0
+    name: str, loop: int, data: int, types: list[np.dtype[Any]], outputs: int, signature: str = ""
 ) -> Ufunc:
     """A ufunc with one loop: `types` are the dtypes of its inputs, then of its outputs."""
     loops = (ctypes.c_void_p * 1)(loop)
@@ -73,9 +73,9 @@ def forward(row: Row, in_place: bool = False) -> ByDtype:
     """Kernels of z = formula: `kernel(*operands)`, or `kernel(x, ..., x)` if in place."""
 
     def make(dtype: np.dtype[Any]) -> Ufunc:
-        loop = _threaded(row.name, text.forward(row, dtype.name, in_place), len(row.operands) + 1)
+        loop = jit.address("loop", text.forward(row, dtype.name, in_place))
         types = [dtype] * len(row.operands) + [BOOL if row.types == "bool" else dtype]
-        return make_ufunc(row.name, loop[0], types, 1, data=loop[1])
+        return make_ufunc(row.name, *threads.share(loop, len(types)), types, 1)
 
     return ByDtype(make)
 
@@ -87,8 +87,9 @@ def backward(row: Row, needed: tuple[bool, ...]) -> ByDtype:
     name = row.name + "_backward"
 
     def make(dtype: np.dtype[Any]) -> Ufunc:
-        loop = _threaded(name, text.backward(row, needed, dtype.name), operands + outputs)
-        return make_ufunc(name, loop[0], [dtype] * (operands + outputs), outputs, data=loop[1])
+        loop = jit.address("loop", text.backward(row, needed, dtype.name))
+        count = operands + outputs
+        return make_ufunc(name, *threads.share(loop, count), [dtype] * count, outputs)
 
     return ByDtype(make)
 
@@ -103,7 +104,7 @@ def fold(kind: Fold, row: Row | None = None) -> ByDtype:
         whole = dtype.kind in "iub" and kind.name in ("sum", "prod")
         out = np.dtype(np.int64) if whole else dtype
         loop = jit.address("loop", text.fold(kind, row, dtype.name, out.name))
-        return make_ufunc(name, loop, [dtype] * count + [out], 1, signature)
+        return make_ufunc(name, loop, 0, [dtype] * count + [out], 1, signature)
 
     return ByDtype(make)
 
@@ -115,7 +116,7 @@ def rowwise(row: Rowwise) -> ByDtype:
 
     def make(dtype: np.dtype[Any]) -> Ufunc:
         loop = jit.address("loop", text.rowwise(row, dtype.name))
-        return make_ufunc(row.name, loop, [dtype] * (count + 1), 1, signature)
+        return make_ufunc(row.name, loop, 0, [dtype] * (count + 1), 1, signature)
 
     return ByDtype(make)
 
@@ -127,10 +128,6 @@ def step(name: str) -> ByDtype:
             "loop", text.step(STEPS[name], dtype.name), "void(i64,i64,i64,i64)"
         )
     )
-
-
-def _threaded(name: str, source: str, operands: int) -> tuple[int, int]:
-    return jit.address("loop", source), 0
 
 
 # --------------------------------------------------------------------------- primitives

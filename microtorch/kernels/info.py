@@ -21,16 +21,3 @@ def clear_cache() -> None:
     """Delete all cached machine code; what is loaded goes on working."""
     store.clear()
 
-
-_threads = 0
-
-
-def get_num_threads() -> int:
-    """Number of threads that kernels and products use."""
-    return _threads
-
-
-def set_num_threads(count: int) -> None:
-    """Set the number of threads that kernels and products use."""
-    global _threads
-    _threads = count

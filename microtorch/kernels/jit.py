@@ -11,7 +11,7 @@ The text may use: the types `f32 f64 i8 i16 i32 i64 u8 u16 u32 u64` (also as cas
 `f32_at(address)` and so on, which give a pointer to index; `bits(x)` and `from_bits(i)`
 (bit-casts of equal width); `sqrt floor fabs rint trunc copysign fma` (one instruction each); `where(c, a, b)`
 (a select); `words(n)`, the address of n 64-bit words on the stack; `call(f, (a, ...))`, a call of
-the C function at address f with integer arguments; `feclearexcept(63)`, which
+the C function at address f with integer arguments and result; `feclearexcept(63)`, which
 clears the floating-point flags that NumPy would warn about.
 """
 
@@ -238,15 +238,14 @@ def _vocabulary() -> dict[str, Any]:
     def call(typing: Any, target: Any, arguments: Any) -> Any:
         def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             word = ir.IntType(64)
-            kind = ir.FunctionType(ir.VoidType(), [word] * len(sig.args[1]))
+            kind = ir.FunctionType(word, [word] * len(sig.args[1]))
             values = [
                 context.cast(builder, builder.extract_value(args[1], k), t, types.int64)
                 for k, t in enumerate(sig.args[1])
             ]
-            builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
-            return context.get_dummy_value()
+            return builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
 
-        return types.void(types.int64, arguments), code
+        return types.int64(types.int64, arguments), code
 
     for n in names:
         scope[n + "_at"] = pointer_to(scope[n])

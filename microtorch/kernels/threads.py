@@ -1,0 +1,142 @@
+"""Loops over many elements, shared among threads by the OpenMP runtime where there is one.
+
+`share(loop, operands)` wraps a compiled loop: one generic piece of code cuts the elements into
+equal parts and hands them to GOMP_parallel. Elementwise loops give the same bits however they are
+cut. The pool does not spin for long (GOMP_SPINCOUNT, set while the library is loaded): two
+spinning pools, this one and that of the BLAS, slow each other down tenfold. A forked child runs
+everything in one thread, as OpenMP does not survive a fork.
+"""
+
+import contextlib
+import ctypes
+import functools
+import glob
+import os
+from typing import Any
+
+import numpy as np
+
+from . import jit
+
+# Below this many elements a loop is not worth waking a thread for.
+LEAST = 32768
+SPIN = "2000"
+
+# threads, LEAST, address of GOMP_parallel, of `part`, of omp_get_thread_num and _num_threads.
+_settings = np.zeros(6, np.int64)
+_kept: list[Any] = []
+
+_TEXT = """
+def part(context):
+    c = i64_at(context)
+    settings = i64_at(c[5])
+    me = call(settings[4], ()) & 0xFFFFFFFF
+    parts = call(settings[5], ()) & 0xFFFFFFFF
+    n = c[2]
+    low = ((n * me) // parts) & -64
+    high = ((n * (me + 1)) // parts) & -64
+    if me == parts - 1:
+        high = n
+    operands = words(32)
+    a = i64_at(operands)
+    for k in range(c[4]):
+        a[k] = i64_at(c[1])[k] + low * i64_at(c[3])[k]
+    length = words(1)
+    i64_at(length)[0] = high - low
+    call(c[0], (operands, length, c[3], 0))
+"""
+
+_SHARED = """
+def shared(args, dims, steps, data):
+    d = i64_at(data)
+    settings = i64_at(d[2])
+    n = i64_at(dims)[0]
+    if settings[0] < 2 or n < settings[1]:
+        call(d[0], (args, dims, steps, 0))
+    else:
+        context = words(6)
+        c = i64_at(context)
+        c[0] = d[0]
+        c[1] = args
+        c[2] = n
+        c[3] = steps
+        c[4] = d[1]
+        c[5] = d[2]
+        call(settings[2], (settings[3], context, settings[0], 0))
+"""
+
+
+def share(loop: int, operands: int) -> tuple[int, int]:
+    """`(loop, data)` of a ufunc whose long runs are shared among threads."""
+    if not _start():
+        return loop, 0
+    data = np.array([loop, operands, _settings.ctypes.data], np.int64)
+    _kept.append(data)
+    return jit.address("shared", _SHARED), data.ctypes.data
+
+
+@functools.cache
+def _start() -> bool:
+    """Load the OpenMP runtime; False where there is none."""
+    before = os.environ.get("GOMP_SPINCOUNT")
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
+    try:
+        gomp = ctypes.CDLL("libgomp.so.1")
+        functions = (gomp.GOMP_parallel, gomp.omp_get_thread_num, gomp.omp_get_num_threads)
+    except (OSError, AttributeError):
+        return False
+    finally:
+        if before is None:
+            del os.environ["GOMP_SPINCOUNT"]
+    parallel, me, parts = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions)
+    part = jit.address("part", _TEXT, "void(i64)")
+    _settings[:] = (_settings[0] or _cores(), LEAST, parallel, part, me, parts)
+    os.register_at_fork(after_in_child=_alone)
+    return True
+
+
+def _alone() -> None:
+    _settings[0] = 1
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    with contextlib.suppress(AttributeError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def get_num_threads() -> int:
+    """Number of threads that kernels and products use."""
+    return int(_settings[0]) or _cores()
+
+
+def set_num_threads(count: int) -> None:
+    """Set the number of threads that kernels, and NumPy's products, use.
+
+    Raises:
+        RuntimeError: if count is not positive.
+    """
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(f"set_num_threads expects an int, but got {type(count).__name__}")
+    if count < 1:
+        raise RuntimeError("set_num_threads expects a positive integer")
+    _settings[0] = count
+    blas = _blas()
+    if blas is not None:
+        blas(count)
+
+
+@functools.cache
+def _blas() -> Any:
+    """The function that sets the number of threads of NumPy's own OpenBLAS, or None."""
+    root = os.path.dirname(os.path.dirname(np.__file__))
+    places = (os.path.join(root, "numpy.libs", "*openblas*"), os.path.join(np.__path__[0], ".dylibs", "*openblas*"))
+    for path in [found for place in places for found in glob.glob(place)]:
+        with contextlib.suppress(OSError):
+            library = ctypes.CDLL(path)
+            for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads"):
+                if hasattr(library, name):
+                    return getattr(library, name)
+    return None
+
