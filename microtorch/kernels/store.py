@@ -1,18 +1,24 @@
 """The disk cache of machine code: one file a kernel, found by the hash of all it depends on.
 
-An entry is `name-hash.o`: a magic line, the entry symbol, the SHA-256 of the rest, then the
-object code. Nothing here can fail a caller: an entry that is missing, truncated, corrupt or
-foreign is None, and a directory that cannot be written turns writing off after one warning.
-Writes go to a temporary name first, so that two processes may fill the cache at once.
+An entry is `name-hash.o`: a magic line, the entry symbol, a SHA-256, then the object code. The
+checksum covers the entry's own name too, so one copied to another's place is not taken for it.
+Nothing here can fail a caller: an entry that is missing, truncated, corrupt or foreign is None,
+and a directory that cannot be written turns writing off after one warning. Writes go to a
+temporary name first, so that two processes may fill the cache at once. Other files in the
+directory are never touched.
 """
 
+import contextlib
 import hashlib
 import os
+import re
 import sys
 import warnings
 
-MAGIC = b"microtorch kernel 1\n"
+MAGIC = b"microtorch kernel 2\n"
 CAP_BYTES = 256 * 2**20
+# Entries, the texts beside them, and what a killed process left of either.
+_OURS = re.compile(r"\.?\w+-[0-9a-f]{24}\.(o|py)(\.\d+\.[0-9a-f]{8})?")
 
 _writable = True
 
@@ -23,6 +29,9 @@ def directory() -> str:
     if chosen:
         return chosen
     home = os.path.expanduser("~")
+    if not os.path.isabs(home):
+        # A user without a home: nothing can be kept in a directory below the null device.
+        home = os.devnull
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")
     elif sys.platform == "darwin":
@@ -39,21 +48,20 @@ def read(stem: str) -> tuple[str, bytes] | None:
             content = file.read()
     except OSError:
         return None
-    if not content.startswith(MAGIC):
-        return None
-    symbol, _, rest = content[len(MAGIC) :].partition(b"\n")
-    digest, _, code = rest.partition(b"\n")
-    if hashlib.sha256(symbol + code).hexdigest().encode() != digest:
-        return None
-    return symbol.decode(), code
+    header, _, code = content.removeprefix(MAGIC).partition(b"\n\n")
+    symbol = header.partition(b"\n")[0].decode(errors="replace")
+    return (symbol, code) if content == _entry(stem, symbol, code) else None
+
+
+def _entry(stem: str, symbol: str, code: bytes) -> bytes:
+    digest = hashlib.sha256(f"{stem}\n{symbol}\n".encode() + code).hexdigest()
+    return MAGIC + f"{symbol}\n{digest}\n\n".encode() + code
 
 
 def write(stem: str, symbol: str, code: bytes, text: str) -> None:
     """Keep the object code, and beside it the text that it was compiled from."""
-    digest = hashlib.sha256(symbol.encode() + code).hexdigest().encode()
-    content = MAGIC + symbol.encode() + b"\n" + digest + b"\n" + code
     _write(stem + ".py", text.encode())
-    _write(stem + ".o", content)
+    _write(stem + ".o", _entry(stem, symbol, code))
     _prune()
 
 
@@ -82,20 +90,24 @@ def _write(name: str, content: bytes) -> None:
 
 
 def _remove(path: str) -> None:
-    try:
+    with contextlib.suppress(OSError):
         os.remove(path)
-    except OSError:
-        return
 
 
 def entries() -> list[tuple[str, int, float]]:
     """`(path, bytes, time of last change)` of every file of the cache."""
+    found = []
     try:
-        with os.scandir(directory()) as found:
-            stats = [(e.path, e.stat()) for e in found if e.name.endswith((".o", ".py"))]
+        with os.scandir(directory()) as files:
+            for file in files:
+                if _OURS.fullmatch(file.name):
+                    # Another process may delete it before it is asked for its size.
+                    with contextlib.suppress(FileNotFoundError):
+                        stat = file.stat()
+                        found.append((file.path, stat.st_size, stat.st_mtime))
     except OSError:
         return []
-    return [(path, stat.st_size, stat.st_mtime) for path, stat in stats]
+    return found
 
 
 def _prune() -> None:

@@ -64,6 +64,11 @@ def prologue(dtype: str, formulas: Iterable[str]) -> str:
     )
 
 
+def is_cheap(formulas: Iterable[str]) -> bool:
+    """Whether the formulas are arithmetic alone."""
+    return not set().union(*map(names_in, formulas)) & (VOCABULARY - INSTRUCTIONS)
+
+
 def _extreme(dtype: str) -> int:
     """The largest integer of a dtype: what `inf` means there."""
     if dtype == "bool":
@@ -310,9 +315,9 @@ def rowwise(row: Rowwise, dtype: str) -> str:
         functions.append(_function(f"{name}_with", ("a", "b"), fold.combine))
         scalars = ", ".join(known[k:])
         rows = ", ".join(row.inputs)
-        steps = ", ".join(f"s_{n}" for n in row.inputs)
+        steps = ", ".join(f"by_{n}" for n in row.inputs)
         arguments = ", ".join(
-            [*(f"{n}[i * s_{n}]" for n in row.inputs), *([scalars] if scalars else [])]
+            [*(f"{n}[i * by_{n}]" for n in row.inputs), *([scalars] if scalars else [])]
         )
         head = ", ".join(filter(None, (rows, steps, scalars, "n, lanes")))
         functions.append(
@@ -326,23 +331,23 @@ def rowwise(row: Rowwise, dtype: str) -> str:
     lines = [
         "def loop(args, dims, steps, data):",
         "    n = i64_at(dims)[1]",
-        "    a = i64_at(args)",
-        "    s = i64_at(steps)",
+        "    places = i64_at(args)",
+        "    strides = i64_at(steps)",
         f"    lanes = {pointer}_at(words(32))",
-        *(f"    s_{n} = s[{k + 1 + i}] >> {shift}" for i, n in enumerate((*row.inputs, "r"))),
+        *(f"    by_{n} = strides[{k + 1 + i}] >> {shift}" for i, n in enumerate((*row.inputs, "r"))),
         "    for o in range(i64_at(dims)[0]):",
         *(
-            f"        {n} = {pointer}_at(a[{i}] + o * s[{i}])"
+            f"        {n} = {pointer}_at(places[{i}] + o * strides[{i}])"
             for i, n in enumerate((*row.inputs, "r"))
         ),
         *calls,
-        f"        if {' and '.join(f's_{n} == 1' for n in (*row.inputs, 'r'))}:",
+        f"        if {' and '.join(f'by_{n} == 1' for n in (*row.inputs, 'r'))}:",
         "            for i in range(n):",
         f"                r[i] = z_of({', '.join([*(f'{n}[i]' for n in row.inputs), *known[k:]])})",
         "        else:",
         "            for i in range(n):",
-        "                r[i * s_r] = z_of("
-        + ", ".join([*(f"{n}[i * s_{n}]" for n in row.inputs), *known[k:]])
+        "                r[i * by_r] = z_of("
+        + ", ".join([*(f"{n}[i * by_{n}]" for n in row.inputs), *known[k:]])
         + ")",
         "    feclearexcept(63)",
     ]

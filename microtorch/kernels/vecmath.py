@@ -149,8 +149,8 @@ def tanh@(x):
 """,
     "sigmoid": """
 def sigmoid@(x):
-    e = exp@(-fabs(x))
-    return where(x < F(0.0), e, F(1.0)) / (F(1.0) + e)
+    # As PyTorch, 0 where exp(-x) overflows: what BCELoss makes of a saturated unit hangs on it.
+    return F(1.0) / (F(1.0) + exp@(-x))
 """,
     "softplus": """
 def softplus@(x):
