@@ -16,7 +16,7 @@ import numpy as np
 from . import dtypes
 from . import device as devices
 from .errors import argument_error, unknown_name
-from .graph.node import LEAF, Changes, Node, mode
+from .graph.node import LEAF, Node, mode, next_change, version_at
 
 Array = np.ndarray[Any, Any]
 new: Callable[[type], Any] = object.__new__
@@ -83,7 +83,7 @@ class Tensor:
     # Defaults of what few tensors have, kept in the instance's dict.
     _grad: "Tensor | None" = None
     _base: "Tensor | None" = None
-    _changes: Changes | None = None
+    _changes: "tuple[int, int, Any] | None" = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Tensor":
         """PyTorch's old constructor: `Tensor([1, 2])` copies data as float32, `Tensor(2, 3)`."""
@@ -309,7 +309,7 @@ class Tensor:
     @property
     def _version(self) -> int:
         changes = root_of(self)._changes
-        return 0 if changes is None else changes.count
+        return 0 if changes is None else changes[0]
 
     # --------------------------------------------------------------------- conversions
     def numpy(self, *, force: bool = False) -> Array:
@@ -508,18 +508,13 @@ def check_in_place(x: Tensor) -> None:
 
 def changed(x: Tensor) -> None:
     """Count one in-place change of x's storage."""
-    root = x if x._base is None else x._base
-    (root._changes or changes_of(root)).add()
+    root = x._base
+    if root is None:
+        root = x
+    root._changes = change = next_change(root._changes)
     node = root._node
     if node is not None and node is not LEAF and node.saved and node.op.saves_result:
-        _changed_results[node] = (_description(root, node), changes_of(root).count)
-
-
-def changes_of(root: Tensor) -> Changes:
-    """The count of changes of a storage, which starts with the first."""
-    if root._changes is None:
-        root._changes = Changes()
-    return root._changes
+        _changed_results[node] = (_description(root, node), change[0])
 
 
 def _description(x: Tensor, node: Any) -> str:
@@ -540,9 +535,9 @@ def check_saved(node: Node) -> None:
         if isinstance(saved, Tensor):
             root = root_of(saved)
             changes = root._changes
-            if changes is not None and changes.recent and changes.recent[-1] < node.seq:
+            if changes is not None and changes[1] < node.seq:
                 what = _description(saved, saved._node)
-                count, expected = changes.count, changes.version_at(node.seq)
+                count, expected = changes[0], version_at(changes, node.seq)
     if what is None and node in _changed_results:
         what, count = _changed_results[node]
         expected = 0

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..functions.op import tensors as primitives
 from ..graph import engine
-from ..graph.node import LEAF, Node, mode
+from ..graph.node import LEAF, Node, mode, next_change
 from ..kernels import cpu
-from ..tensor import Tensor, changes_of, check_saved, edge, wrap
+from ..tensor import Tensor, check_saved, edge, wrap
 
 NO_GRAD = "element {} of tensors does not require grad and does not have a grad_fn"
 
@@ -146,7 +146,7 @@ def accumulate(leaf: Tensor, g: Any) -> None:
     else:
         a = held._array
         _add_into[a.dtype](a, g, a)
-        (held._changes or changes_of(held)).add()
+        held._changes = next_change(held._changes)
 
 
 _add_into = cpu.IN_PLACE["add"]

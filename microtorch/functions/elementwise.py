@@ -150,10 +150,11 @@ def _both(
 
 
 def unbroadcast(primitives: Any, gradients: Sequence[Any], shapes: Any) -> tuple[Any, ...]:
-    """Gradients summed to the shapes that their inputs had before broadcasting."""
-    return tuple(
-        d if d is None else primitives.sum_to(d, shape)
-        for d, shape in zip(gradients, shapes, strict=False)
+    """Two gradients, summed to the shapes that their inputs had before broadcasting."""
+    dx, dy = gradients
+    return (
+        None if dx is None else primitives.sum_to(dx, shapes[0]),
+        None if dy is None else primitives.sum_to(dy, shapes[1]),
     )
 
 
@@ -417,31 +418,35 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
     kernels = cpu.IN_PLACE.get(name)
 
     def apply(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        check_in_place(input)
-        a = input._array
-        if kernels is not None and len(args) == 1 and not kwargs and _silent(input, args[0]):
-            b = args[0]
-            kernels[a.dtype](a, b._array if isinstance(b, Tensor) else cpu.constant(b, a.dtype), a)
-        else:
+        if mode.enabled:
+            check_in_place(input)
+        if kernels is None or len(args) != 1 or kwargs or not silently(input, args[0]):
             write(input, function(input, *args, **kwargs))
         changed(input)
         return input
 
+    def silently(x: Tensor, y: Any) -> bool:
+        """Write at once where there is no graph, no promotion and no larger result."""
+        a = x._array
+        dtype = a.dtype
+        if dtype not in FLOATS or (x._node is not None and mode.enabled):
+            return False
+        if y.__class__ in TENSORS:
+            b = y._array
+            if b.dtype is not dtype or (y._node is not None and mode.enabled):
+                return False
+            if b.ndim and b.shape != a.shape:
+                return False
+        elif y.__class__ is float or y.__class__ is int:
+            b = cpu.constant(y, dtype)
+        else:
+            return False
+        kernels[dtype](a, b, a)  # type: ignore[index]
+        return True
+
     apply.__name__ = apply.__qualname__ = name + "_"
     apply.__doc__ = f"In-place form of `{name}`."
     return apply
-
-
-def _silent(x: Tensor, y: Any) -> bool:
-    """Whether x op= y needs neither graph nor promotion nor a larger x."""
-    a = x._array
-    if a.dtype not in FLOATS:
-        return False
-    if isinstance(y, Tensor):
-        if mode.enabled and (x._node is not None or y._node is not None):
-            return False
-        return y._array.dtype == a.dtype and y._array.shape in ((), a.shape)
-    return isinstance(y, (int, float)) and not (mode.enabled and x._node is not None)
 
 
 def write(x: Tensor, z: Tensor) -> None:

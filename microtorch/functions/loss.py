@@ -10,7 +10,7 @@ from ..errors import broadcast_error
 from ..graph.node import Node, mode, next_seq, node_class
 from ..kernels import cpu
 from ..table import FOLDS, ROWS, ROWWISE, Row
-from ..tensor import Tensor, edge, normal_dim, wrap
+from ..tensor import Tensor, edge, new, normal_dim, wrap
 from .elementwise import FLOATS, FUNCTIONS, RowOp
 from .op import Rule, record, tensors
 
@@ -27,13 +27,18 @@ class ReducedOp(RowOp):
         of_row = self.backward
 
         def backward(node: Node, g: Any) -> tuple[Any, ...]:
-            return of_row(node, g if node.const is None else cpu.div(g, node.const))
+            if node.const is not None:
+                g = _DIV[g.dtype](g, cpu.constant(node.const, g.dtype), out=...)
+            return of_row(node, g)
 
         self.backward = backward
 
     def differentiate(self, node: Node, g: Any) -> tuple[Any, ...]:
         """The same on Tensors."""
         return super().differentiate(node, g if node.const is None else g / node.const)
+
+
+_DIV = cpu.ROW_KERNELS["div"]
 
 
 def _check_reduction(reduction: str) -> None:
@@ -60,17 +65,18 @@ class _Loss:
         else:
             flat = [v if v.ndim == 1 else v.reshape(-1) for v in (a, b)]
             array = self.kernels[reduction][a.dtype](*flat, out=...)
-        z = wrap(array)
-        needed = (x._node is not None, y._node is not None)
-        if mode.enabled and any(needed):
-            op = self.ops[needed]
-            z._node = node = object.__new__(op.kind)
+        z = new(Tensor)
+        z._array = array
+        z._node = None
+        if mode.enabled and (x._node is not None or y._node is not None):
+            op = self.ops[x._node is not None, y._node is not None]
+            z._node = node = new(op.kind)
             node.op = op
             node.seq = next_seq()
             node.parents = (edge(x), edge(y))
-            node.saved = tuple(v for v, on in zip((x, y, array), op.saves, strict=True) if on)
+            node.saved = tuple([v for v, on in zip((x, y, array), op.saves, strict=True) if on])
             node.const = a.size if reduction == "mean" else None
-        return z
+        return z  # type: ignore[no-any-return]
 
 
 def _matched(name: str, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,6 +140,23 @@ _bce_logits = _Loss(
 )
 
 
+# How many pairs are no probabilities (nan is none): both operands are checked in one pass.
+_outside = cpu.fold(
+    FOLDS["sum"],
+    Row("outside", "x y", "where((x >= 0) * (x <= 1) * (y >= 0) * (y <= 1) != 0, 0, 1)",
+        doc="1 where x or y is outside [0, 1]."),
+)  # fmt: skip
+
+
+def _refuse(a: Any, b: Any) -> None:
+    for values, name in ((a, "input"), (b, "target")):
+        bad = values[~((values >= 0) & (values <= 1))]
+        if bad.size:
+            raise RuntimeError(
+                f"all elements of {name} should be between 0 and 1, but found {bad.flat[0]:g}"
+            )
+
+
 def _weighted(loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
     if weight is not None:
         loss = FUNCTIONS["mul"](loss, weight)
@@ -154,7 +177,8 @@ def binary_cross_entropy(
         ValueError: if the shapes differ.
         RuntimeError: if a value is outside [0, 1] (or nan), or the dtypes differ.
     """
-    reduction = _reduction(size_average, reduce, reduction)
+    if size_average is not None or reduce is not None:
+        reduction = _reduction(size_average, reduce, reduction)
     _check_reduction(reduction)
     a, b = input._array, target._array
     if a.shape != b.shape:
@@ -168,12 +192,8 @@ def binary_cross_entropy(
         raise NotImplementedError(
             f"\"binary_cross_entropy\" not implemented for '{input.dtype.short}'"
         )
-    for values, name in ((a, "input"), (b, "target")):
-        if values.size and not (cpu.reduce_all("min", values) >= 0 and cpu.reduce_all("max", values) <= 1):
-            bad = values[~((values >= 0) & (values <= 1))].flat[0]
-            raise RuntimeError(
-                f"all elements of {name} should be between 0 and 1, but found {bad:g}"
-            )
+    if a.size and _outside[a.dtype](a.reshape(-1), b.reshape(-1)):
+        _refuse(a, b)
     if weight is None:
         return _bce(input, target, reduction)
     return _weighted(_bce(input, target, "none"), weight, reduction)

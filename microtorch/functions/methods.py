@@ -57,6 +57,8 @@ def same_dtype(x: Any, y: Any) -> list[Tensor]:
 
 def add(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
     """input + alpha * other."""
+    if out is None and alpha.__class__ is int and alpha == 1:
+        return FUNCTIONS["add"](input, other)
     return view.deliver(FUNCTIONS["add"](input, _scaled(input, other, alpha)), out)
 
 
@@ -83,7 +85,8 @@ def _with_out(name: str) -> Callable[..., Tensor]:
     function = FUNCTIONS[name]
 
     def apply(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
-        return view.deliver(function(input, other), out)
+        z = function(input, other)
+        return z if out is None else view.deliver(z, out)
 
     apply.__name__ = apply.__qualname__ = name
     apply.__doc__ = function.__doc__

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..graph.node import Node, mode, next_seq, node_class
+from ..graph.node import LEAF, Node, mode, next_seq, node_class
 from ..kernels import cpu
-from ..tensor import Tensor, edge, wrap
+from ..tensor import TENSORS, Tensor, new, wrap
 
 Array = np.ndarray[Any, Any]
 
@@ -46,7 +46,7 @@ class Rule:
 
     def backward(self, node: Node, g: Array) -> tuple[Any, ...]:
         """Gradients of the parents, as arrays."""
-        saved = [s._array if isinstance(s, Tensor) else s for s in node.saved or ()]
+        saved = [s._array if s.__class__ in TENSORS else s for s in node.saved or ()]
         return self.rule(cpu, g, node.const, *saved)
 
     def differentiate(self, node: Node, g: Tensor) -> tuple[Any, ...]:
@@ -69,13 +69,21 @@ def record(
 
     saved: what backward needs, in the order of the rule; `...` stands for the result.
     """
-    z = wrap(array)
-    if mode.enabled and any(x is not None and x._node is not None for x in inputs):
-        node = object.__new__(op.kind)
-        node.op = op
-        node.seq = next_seq()
-        node.parents = tuple([None if x is None else edge(x) for x in inputs])
-        node.saved = tuple(array if s is ... else s for s in saved)
-        node.const = const
-        z._node = node
-    return z
+    z = new(Tensor)
+    z._array = array
+    z._node = None
+    if mode.enabled:
+        parents = []
+        wanted = False
+        for x in inputs:
+            node = None if x is None else x._node
+            wanted = wanted or node is not None
+            parents.append(x if node is LEAF else node)
+        if wanted:
+            z._node = node = new(op.kind)
+            node.op = op
+            node.seq = next_seq()
+            node.parents = parents
+            node.saved = tuple([array if s is ... else s for s in saved]) if saved else ()
+            node.const = const
+    return z  # type: ignore[no-any-return]

@@ -46,15 +46,18 @@ def _batched_rule(F: Any, g: Any, shapes: Any, x: Any, y: Any) -> tuple[Any, ...
 def _linear_rule(F: Any, g: Any, const: Any, x: Any, weight: Any) -> tuple[Any, ...]:
     """(x W^T + b)' over all leading dimensions of x."""
     shape, out_features, with_bias = const
-    rows = F.reshape(g, (-1, out_features)) if len(shape) != 2 else g
-    dx = dw = None
-    if weight is not None:
-        dx = F.matmul(rows, weight)
-        dx = F.reshape(dx, shape) if len(shape) != 2 else dx
-    if x is not None:
-        flat = F.reshape(x, (-1, shape[-1])) if len(shape) != 2 else x
-        dw = F.matmul(F.mT(rows), flat)
-    return (dx, dw, F.reduce("sum", rows, (0,))) if with_bias else (dx, dw)
+    if len(shape) == 2:
+        return (
+            None if weight is None else F.matmul(g, weight),
+            None if x is None else F.matmul(F.mT(g), x),
+            F.reduce("sum", g, (0,)) if with_bias else None,
+        )
+    rows = F.reshape(g, (-1, out_features))
+    return (
+        None if weight is None else F.reshape(F.matmul(rows, weight), shape),
+        None if x is None else F.matmul(F.mT(rows), F.reshape(x, (-1, shape[-1]))),
+        F.reduce("sum", rows, (0,)) if with_bias else None,
+    )
 
 
 MM = Rule("MmBackward0", _mm_rule)

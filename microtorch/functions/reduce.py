@@ -50,18 +50,22 @@ def _prod_rule(F: Any, g: Any, const: Any, x: Any) -> tuple[Any, ...]:
     return (F.mul(F.reshape(g, kept), F.products_of_others(x, dims)),)
 
 
-class SumOfAll(Rule):
-    """The sum of all elements: the gradient is one number, seen as an array."""
+class OfAll(Rule):
+    """The sum or mean of all elements: the gradient is one number, seen as an array."""
 
     __slots__ = ()
 
     def backward(self, node: Node, g: Array) -> tuple[Any, ...]:
         """Gradient of the input, as a view."""
-        return (cpu.spread(g, node.const[0]),)
+        shape, _, count = node.const
+        if self is MEAN[0]:
+            g = _DIV[g.dtype](g, cpu.constant(count, g.dtype), out=...)
+        return (cpu.spread(g if g.ndim == 0 else g.reshape(()), shape),)
 
 
-SUM = [SumOfAll("SumBackward0", _sum_rule), Rule("SumBackward1", _sum_rule)]
-MEAN = [Rule("MeanBackward0", _mean_rule), Rule("MeanBackward1", _mean_rule)]
+_DIV = cpu.ROW_KERNELS["div"]
+SUM = [OfAll("SumBackward0", _sum_rule), Rule("SumBackward1", _sum_rule)]
+MEAN = [OfAll("MeanBackward0", _mean_rule), Rule("MeanBackward1", _mean_rule)]
 MAX = [Rule("MaxBackward1", _extreme_rule, True), Rule("AmaxBackward0", _extreme_rule, True)]
 MIN = [Rule("MinBackward1", _extreme_rule, True), Rule("AminBackward0", _extreme_rule, True)]
 PROD = [Rule("ProdBackward0", _prod_rule), Rule("ProdBackward1", _prod_rule)]
@@ -99,13 +103,19 @@ def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = 
         input = cast(input, dtype)
     if dim is not None or keepdim:
         return _fold("sum", input, dim, keepdim, SUM)
-    # The usual way to a loss, without what only dimensions need.
+    return _of_all(input, _SUMS, SUM[0])
+
+
+_SUMS, _MEANS = cpu.FOLD_KERNELS["sum"], cpu.FOLD_KERNELS["mean"]
+
+
+def _of_all(input: Tensor, kernels: Any, op: Rule) -> Tensor:
+    """The usual way to a loss, without what only dimensions need."""
     a = input._array
     z = new(Tensor)
-    z._array = _SUMS[a.dtype](a if a.ndim == 1 else a.ravel("K"), out=...)
+    z._array = kernels[a.dtype](a if a.ndim == 1 else a.ravel("K"), out=...)
     parent = input._node
     if parent is not None and mode.enabled:
-        op = SUM[0]
         z._node = node = new(op.kind)
         node.op = op
         node.seq = next_seq()
@@ -117,9 +127,6 @@ def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = 
     return z  # type: ignore[no-any-return]
 
 
-_SUMS = cpu.FOLD_KERNELS["sum"]
-
-
 def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Mean over all elements or over dimensions.
 
@@ -128,11 +135,13 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
     """
     if dtype is not None:
         input = cast(input, dtype)
-    if not input.is_floating_point():
+    if input._array.dtype.kind != "f":
         raise RuntimeError(
             "mean(): could not infer output dtype. Input dtype must be either a floating point or "
             f"complex dtype. Got: {input.dtype.short}"
         )
+    if dim is None and not keepdim:
+        return _of_all(input, _MEANS, MEAN[0])
     return _fold("mean", input, dim, keepdim, MEAN)
 
 

@@ -64,29 +64,6 @@ class Mode(threading.local):
     inference = False
 
 
-class Changes:
-    """In-place changes of one storage: how many, and the clock at the latest ones."""
-
-    __slots__ = ("count", "recent")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.recent: list[int] = []
-
-    def add(self) -> None:
-        """Count one more change, now."""
-        self.count += 1
-        clock.latest_change = now = next_seq()
-        recent = self.recent
-        recent.append(now)
-        if len(recent) > 32:
-            del recent[:16]
-
-    def version_at(self, seq: int) -> int:
-        """The version that a node of that `seq` saw."""
-        return self.count - sum(change < seq for change in self.recent)
-
-
 class Clock:
     """The time of the latest change of any tensor: newer nodes need no check."""
 
@@ -98,6 +75,29 @@ class Clock:
 
 mode = Mode()
 clock = Clock()
+
+
+def next_change(earlier: Any) -> tuple[int, int, Any]:
+    """The record of one more in-place change: how many there were, when, and the one before.
+
+    The last 32 changes at least are remembered, which is what messages need.
+    """
+    clock.latest_change = now = next_seq()
+    if earlier is None:
+        return (1, now, None)
+    count = earlier[0]
+    return (count + 1, now, earlier if count & 31 else (count, earlier[1], None))
+
+
+def version_at(change: Any, seq: int) -> int:
+    """The version of a storage that a node of that `seq` saw."""
+    count: int = change[0]
+    while change is not None and change[1] < seq:
+        count = change[0] - 1
+        change = change[2]
+    return count
+
+
 # Marks the tensors that are leaves and require grad.
 LEAF = Node()
 LEAF.op = None

@@ -8,6 +8,7 @@ by one generic wrapper; reductions split at fixed places, whatever the number of
 
 import contextvars
 import ctypes
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -147,9 +148,11 @@ _quiet = threading.local()
 def matmul(x: Array, y: Array) -> Array:
     """NumPy's product (BLAS), without its floating-point warnings.
 
-    The call runs in a context of its own where errors are ignored, which costs 0.1 us; entering
-    np.errstate costs 0.7 us.
+    np.dot gives none and is twice as fast for small matrices. np.matmul is called in a context
+    of its own where errors are ignored, which costs 0.1 us; entering np.errstate costs 0.7 us.
     """
+    if x.ndim <= 2 and y.ndim <= 2:
+        return np.dot(x, y)  # type: ignore[no-any-return]
     try:
         run = _quiet.run
     except AttributeError:
@@ -204,7 +207,7 @@ def permute(x: Array, dims: tuple[int, ...]) -> Array:
 
 def mT(x: Array) -> Array:  # noqa: N802 - the attribute's name
     """The last two dimensions exchanged."""
-    return x.swapaxes(-1, -2)
+    return x.T if x.ndim == 2 else x.swapaxes(-1, -2)
 
 
 def expand(x: Array, shape: tuple[int, ...]) -> Array:
@@ -232,6 +235,8 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """The array summed over the dimensions along which `shape` was repeated."""
     if x.shape == shape:
         return x
+    if math.prod(shape) == 1:
+        return reduce_all("sum", x).reshape(shape)
     lead = x.ndim - len(shape)
     dims = (*range(lead), *(lead + k for k, n in enumerate(shape) if n == 1 != x.shape[lead + k]))
     return reduce("sum", x, dims).reshape(shape)
@@ -240,6 +245,8 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
 def reduce(name: str, x: Array, dims: tuple[int, ...]) -> Array:
     """A fold over some dimensions, which are dropped; () leaves x as it is."""
     kernel = FOLD_KERNELS[name][x.dtype]
+    if dims == (0,) and x.ndim == 2 and x.shape[1] == 1:
+        return kernel(x.reshape(-1), out=...).reshape(1)  # type: ignore[no-any-return]
     if len(dims) == x.ndim:
         return kernel(x if x.ndim == 1 else x.ravel("K"), out=...)  # type: ignore[no-any-return]
     if len(dims) == 1:

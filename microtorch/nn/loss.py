@@ -51,7 +51,9 @@ class BCELoss(_WeightedLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss."""
-        return F.binary_cross_entropy(input, target, self.weight, reduction=self.reduction)
+        return F.binary_cross_entropy(
+            input, target, self._buffers["weight"], reduction=self.reduction
+        )
 
 
 class BCEWithLogitsLoss(_Loss):

@@ -66,10 +66,11 @@ class Module:
             table = store.get("_parameters" if kind == "parameters" else "_modules")
             if table is None:
                 raise AttributeError(f"cannot assign {kind} before Module.__init__() call")
-            for other in (store, *(store[t] for t in _TABLES)):
-                if other is not table:
-                    other.pop(name, None)
-            table[name] = value
+            for other in _TABLES:
+                if store[other] is not table:
+                    store[other].pop(name, None)
+            # Kept as an ordinary attribute too, which is found twenty times faster.
+            table[name] = store[name] = value
             return
         if "_parameters" in store:
             if name in store["_parameters"]:
@@ -79,10 +80,10 @@ class Module:
                         f"cannot assign '{what}' as parameter '{name}' "
                         "(torch.nn.Parameter or None expected)"
                     )
-                store["_parameters"][name] = None
+                store["_parameters"][name] = store[name] = None
                 return
             if name in store["_modules"] and value is None:
-                store["_modules"][name] = None
+                store["_modules"][name] = store[name] = None
                 return
             if name in store["_modules"]:
                 raise TypeError(
@@ -107,11 +108,9 @@ class Module:
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
     def __delattr__(self, name: str) -> None:
-        for table in _TABLES:
-            if name in self.__dict__[table]:
-                del self.__dict__[table][name]
-                return
-        object.__delattr__(self, name)
+        found = [t for t in _TABLES if self.__dict__[t].pop(name, self) is not self]
+        if self.__dict__.pop(name, self) is self and not found:
+            object.__delattr__(self, name)
 
     def __dir__(self) -> list[str]:
         tables = (self.__dict__.get(t, {}) for t in _TABLES)

@@ -5,14 +5,16 @@ import ctypes
 import functools
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..autograd.modes import enable_grad
+from ..graph.node import next_change
 from ..kernels import cpu
-from ..tensor import Tensor, changed, wrap
+from ..table import STEPS
+from ..tensor import Tensor, wrap
 
 
 @functools.cache
@@ -108,7 +110,9 @@ class Optimizer:
             with enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            self.update([p for p in group["params"] if p._grad is not None], group)
+            params = [p for p in group["params"] if p._grad is not None]
+            if params:
+                self.update(params, group)
         return loss
 
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
@@ -188,40 +192,33 @@ class Update:
 
     def __init__(self, name: str) -> None:
         self._kernels = cpu.step(name)
+        self._arrays = len(STEPS[name].arrays)
 
-    def __call__(
-        self, lines: Iterable[tuple[Tensor, ...]], numbers: tuple[float, ...]
-    ) -> None:
+    def __call__(self, lines: list[tuple[Any, ...]], numbers: tuple[float, ...]) -> None:
         """Update parameters, all of one dtype: a line is (parameter, gradient, state ...)."""
-        lines = list(lines)
-        if not lines:
-            return
         offset = _pointer_offset()
-        by_dtype: dict[Any, list[int]] = {}
-        counts: dict[Any, int] = {}
-        back: list[tuple[Tensor, np.ndarray[Any, Any]]] = []
-        kept: list[Any] = []
+        tables: dict[Any, list[int]] = {}
+        copies: list[tuple[Tensor, Any]] = []
         for line in lines:
             p = line[0]._array
-            words = by_dtype.get(p.dtype)
+            words = tables.get(p.dtype)
             if words is None:
-                words = by_dtype[p.dtype] = []
-                counts[p.dtype] = 0
-            counts[p.dtype] += 1
+                words = tables[p.dtype] = []
             for tensor in line:
                 a = tensor._array
                 if not a.flags.c_contiguous or a.dtype is not p.dtype:
                     a = np.ascontiguousarray(a, p.dtype)
-                    back.append((tensor, a))
-                kept.append(a)
+                    copies.append((tensor, a))
                 words.append(id(a) + offset)
             words.append(p.size)
         h = array.array("d", numbers)
-        for dtype, words in by_dtype.items():
+        for dtype, words in tables.items():
             table = array.array("q", words)
-            kernel = self._kernels[dtype]
-            kernel(table.buffer_info()[0], counts[dtype], h.buffer_info()[0], 0)
-        for tensor, a in back:
+            count = len(words) // (self._arrays + 1)
+            self._kernels[dtype](table.buffer_info()[0], count, h.buffer_info()[0], 0)
+        for tensor, a in copies:
             tensor._array[...] = a
         for line in lines:
-            changed(line[0])
+            p = line[0]
+            root = p if p._base is None else p._base
+            root._changes = next_change(root._changes)

@@ -58,7 +58,7 @@ class SGD(Optimizer):
         sign = -1.0 if group["maximize"] else 1.0
         shared = (float(group["lr"]), sign, float(group["weight_decay"]))
         if not momentum:
-            _PLAIN([(p, p._grad) for p in params], shared)  # type: ignore[misc]
+            _PLAIN([(p, p._grad) for p in params], shared)
             return
         nesterov = (momentum, 1.0) if group["nesterov"] else (1.0, 0.0)
         fresh, known = [], []
@@ -70,6 +70,7 @@ class SGD(Optimizer):
                 fresh.append((p, p._grad, buffer))
             else:
                 known.append((p, p._grad, buffer))
-        _MOMENTUM(fresh, (*shared, 0.0, 1.0, *nesterov))  # type: ignore[arg-type]
-        keep = 1.0 - float(group["dampening"])
-        _MOMENTUM(known, (*shared, momentum, keep, *nesterov))  # type: ignore[arg-type]
+        if fresh:
+            _MOMENTUM(fresh, (*shared, 0.0, 1.0, *nesterov))
+        if known:
+            _MOMENTUM(known, (*shared, momentum, 1.0 - float(group["dampening"]), *nesterov))
