@@ -26,7 +26,12 @@ class device:  # noqa: N801 - PyTorch's name
                 f"Expected one of {', '.join(TYPES)} device type at start of device string: {name}"
             )
         if colon:
-            if not number.isdigit() or index is not None:
+            if index is not None:
+                raise RuntimeError(
+                    "type (string) must not include an index because index was passed "
+                    f"explicitly: {type}"
+                )
+            if not number.isdigit():
                 raise RuntimeError(f"Invalid device string: '{type}'")
             index = int(number)
         self.type = name

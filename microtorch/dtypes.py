@@ -80,7 +80,9 @@ def set_default_dtype(d: dtype) -> None:
     """Make float32 or float64 the dtype of tensors made from Python floats."""
     global _default
     if not isinstance(d, dtype):
-        raise TypeError(f"invalid dtype object: only floating-point types are supported, got {d}")
+        raise TypeError(
+            "invalid dtype object: only floating-point types are supported as the default type"
+        )
     if not d.is_floating_point:
         raise TypeError("only floating-point types are supported as the default type")
     _default = d

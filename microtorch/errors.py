@@ -10,8 +10,22 @@ def argument_error(
     """The TypeError for an argument of the wrong type."""
     return TypeError(
         f"{function}(): argument '{argument}' (position {position}) must be {expected}, "
-        f"not {type(value).__name__}"
+        f"not {_kind(value)}"
     )
+
+
+def combination_error(function: str, *values: Any, expected: str = "") -> TypeError:
+    """The TypeError for arguments that fit none of a function's signatures."""
+    got = ", ".join(_kind(v) for v in values)
+    wanted = f", but expected {expected}" if expected else ""
+    return TypeError(
+        f"{function}() received an invalid combination of arguments - got ({got}){wanted}"
+    )
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    return f"numpy.{kind.__name__}" if kind.__module__ == "numpy" else kind.__name__
 
 
 def unknown_name(owner: str, name: str, known: Iterable[str]) -> AttributeError:

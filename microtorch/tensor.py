@@ -211,6 +211,10 @@ class Tensor:
             if not flag:
                 raise RuntimeError(NOT_A_LEAF)
             raise RuntimeError("you can only change requires_grad flags of leaf variables.")
+        if flag and self._array.dtype.kind != "f":
+            raise RuntimeError(
+                "only Tensors of floating point and complex dtype can require gradients"
+            )
         self.requires_grad_(flag)
 
     def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
@@ -264,8 +268,8 @@ class Tensor:
             if value._array.dtype != self._array.dtype:
                 raise RuntimeError(
                     f"attempting to assign a gradient with dtype '{value.dtype.short.lower()}' to a "
-                    f"tensor with grad_dtype '{self.dtype.short}'. Please ensure that the gradient "
-                    "and the tensor's grad_dtype are the same"
+                    f"tensor with grad_dtype '{self.dtype.short}'. The gradient must match the "
+                    "tensor's dtype"
                 )
             if value._array.shape != self._array.shape:
                 raise RuntimeError(
@@ -294,7 +298,7 @@ class Tensor:
         if not isinstance(value, Tensor):
             raise TypeError(f"Variable data has to be a tensor, but got {type(value).__name__}")
         if value._array.dtype.kind != "f" and self._node is not None:
-            raise RuntimeError("data set to a tensor that requires gradients must be floating point")
+            raise RuntimeError("data set to a tensor that requires gradients must be floating point or complex dtype")
         self._array = value._array
 
     def detach(self) -> "Tensor":
@@ -417,9 +421,8 @@ class Tensor:
         return copied
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        if not self.is_leaf:
-            raise RuntimeError(DEEPCOPY)
-        return (_unpickle, (type(self), np.ascontiguousarray(self._array), self._node is LEAF))
+        # A non-leaf comes back as a leaf.
+        return (_unpickle, (type(self), np.ascontiguousarray(self._array), self.requires_grad))
 
 
 _warned: list[str] = []
@@ -480,6 +483,8 @@ def normal_dims(dims: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
         return tuple(range(ndim))
     if isinstance(dims, int):
         dims = (dims,)
+    elif isinstance(dims, str):
+        raise TypeError("argument 'dim' must be int or tuple of ints, not str")
     found = tuple(normal_dim(d, ndim) for d in dims)
     for d in found:
         if found.count(d) > 1:
@@ -488,22 +493,35 @@ def normal_dims(dims: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
 
 
 # ------------------------------------------------------------------- in-place changes
-def check_in_place(x: Tensor) -> None:
+def check_in_place(x: Tensor, what: str = "a leaf") -> None:
     """Refuse an in-place change that autograd could not follow.
 
     Raises:
-        RuntimeError: for a leaf that requires grad, or a view of one, while grad is enabled.
+        RuntimeError: while grad is enabled, for a leaf that requires grad, a view of one, or one
+            of the several views that a function gave.
     """
-    if not mode.enabled:
+    node = x._node
+    if node is None or not mode.enabled:
         return
-    if x._node is LEAF:
+    if node is LEAF:
         raise RuntimeError(
-            "a leaf Variable that requires grad is being used in an in-place operation."
+            f"{what} Variable that requires grad is being used in an in-place operation."
         )
-    if x._base is not None and x._base._node is LEAF and x._node is not None:
-        raise RuntimeError(
-            "a view of a leaf Variable that requires grad is being used in an in-place operation."
-        )
+    if x._base is not None:
+        if x._base._node is LEAF:
+            raise RuntimeError(
+                "a view of a leaf Variable that requires grad is being used in an in-place "
+                "operation."
+            )
+        name = node.name()
+        if name.startswith(("Split", "Unbind")):
+            number = node.const[4] if name.startswith("Split") else node.const[1][-1]
+            raise RuntimeError(
+                f"Output {number} of {_op_name(node)} is a view and is being modified inplace. "
+                "This view is the output of a function that returns multiple views. Such functions "
+                "do not allow the output views to be modified inplace. You should replace the "
+                "inplace operation by an out-of-place one."
+            )
 
 
 def changed(x: Tensor) -> None:
@@ -521,7 +539,12 @@ def _description(x: Tensor, node: Any) -> str:
     kind = f"[torch.{x.dtype.short}Tensor {list(x._array.shape)}]"
     if node is None or node is LEAF:
         return kind
-    return f"{kind}, which is output 0 of {node.name()}"
+    return f"{kind}, which is output 0 of {_op_name(node)},"
+
+
+def _op_name(node: Any) -> str:
+    """The op without the 'Backward0' of the node's name, as PyTorch's messages have it."""
+    return node.name().partition("Backward")[0]  # type: ignore[no-any-return]
 
 
 def check_saved(node: Node) -> None:
@@ -544,7 +567,7 @@ def check_saved(node: Node) -> None:
     if what is not None:
         raise RuntimeError(
             "one of the variables needed for gradient computation has been modified by an inplace "
-            f"operation: {what}, is at version {count}; expected version {expected} instead. Hint: "
+            f"operation: {what} is at version {count}; expected version {expected} instead. Hint: "
             "enable anomaly detection to find the operation that failed to compute its gradient, "
             "with torch.autograd.set_detect_anomaly(True)."
         )

@@ -171,6 +171,9 @@ def grad(
     """
     roots, wanted = _several(outputs), _several(inputs)
     given = _several(grad_outputs) if grad_outputs is not None else [None] * len(roots)
+    for number, root in enumerate(roots):
+        if root._node is None:
+            raise RuntimeError(NO_GRAD.format(number))
     for t in wanted:
         if t._node is None:
             raise RuntimeError("One of the differentiated Tensors does not require grad")

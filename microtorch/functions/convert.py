@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import device as devices
 from .. import dtypes
-from ..errors import argument_error, broadcast_error
+from ..errors import argument_error, broadcast_error, combination_error
 from ..graph.node import mode
 from ..kernels import cpu
 from ..tensor import Tensor, changed, check_in_place, wrap
@@ -54,10 +54,7 @@ def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         elif isinstance(value, (str, devices.device, int)) and not isinstance(value, bool):
             devices.check(value)
         elif value is not None and not isinstance(value, bool):
-            raise TypeError(
-                "to() received an invalid combination of arguments - got "
-                f"({type(value).__name__}), but expected a device, a dtype or a Tensor"
-            )
+            raise combination_error("to", value, expected="a device, a dtype or a Tensor")
     z = input if dtype is None else cast(input, dtype)
     return clone(z) if copy and z is input else z
 
@@ -107,22 +104,29 @@ def copy_(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     check_in_place(input)
     if not isinstance(src, Tensor):
         raise argument_error("copy_", "other", 1, "Tensor", src)
-    source = tensors.expand(src, input._array.shape) if src._array.shape != input._array.shape else src
+    source, shape = src, input._array.shape
+    if src._array.shape != shape:
+        try:
+            source = tensors.expand(src, shape)
+        except RuntimeError:
+            raise broadcast_error(shape, src._array.shape) from None
     source = cast(source, input.dtype)
     np.copyto(input._array, source._array, casting="unsafe")
+    changed(input)
     if mode.enabled:
         input._node = source._node
-    changed(input)
     return input
 
 
 def fill_(input: Tensor, value: Any) -> Tensor:
     """Write a number everywhere, in place; gradients end here."""
     check_in_place(input)
+    if not isinstance(value, (Tensor, bool, int, float, np.generic)):
+        raise combination_error("fill_", value, expected="a number or a Tensor")
     input._array.fill(value.item() if isinstance(value, Tensor) else value)
+    changed(input)
     if mode.enabled:
         input._node = None
-    changed(input)
     return input
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import device as devices
 from .. import dtypes
-from ..errors import argument_error
+from ..errors import argument_error, combination_error
 from ..graph.node import LEAF
 from ..tensor import Array, Tensor, strided, wrap
 
@@ -65,13 +65,28 @@ def sizes_of(name: str, sizes: tuple[Any, ...], argument: str = "size") -> tuple
         TypeError: for anything but integers.
         RuntimeError: for negative lengths.
     """
-    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+    nested = len(sizes) == 1 and isinstance(sizes[0], (tuple, list))
+    if nested:
         sizes = tuple(sizes[0])
-    for n in sizes:
+    for k, n in enumerate(sizes, 1):
         if not isinstance(n, (builtins.int, np.integer)):
-            if not (isinstance(n, Tensor) and n.ndim == 0 and n.dtype.category == 1):
-                raise argument_error(name, argument, 1, "tuple of ints", n)
-    return tuple(builtins.int(n) for n in sizes)
+            if isinstance(n, Tensor) and n.ndim == 0 and n.dtype.category == 1:
+                continue
+            if nested:
+                raise TypeError(
+                    f"{name}(): argument '{argument}' failed to unpack the object at pos {k} with "
+                    f'error "type must be tuple of ints,but got {type(n).__name__}"'
+                )
+            raise argument_error(name, argument, 1, "tuple of ints", n)
+    shape = tuple(builtins.int(n) for n in sizes)
+    for n in shape:
+        if n < 0:
+            raise RuntimeError(
+                "zeros: Dimension size must be non-negative."
+                if name == "zeros"
+                else f"Trying to create tensor with negative dimension {n}: {list(shape)}"
+            )
+    return shape
 
 
 def _numpy_dtype(dtype: Any, out: Tensor | None, default: Any = None) -> Any:
@@ -79,8 +94,7 @@ def _numpy_dtype(dtype: Any, out: Tensor | None, default: Any = None) -> Any:
         if out is not None:
             return out._array.dtype
         return (default or dtypes.get_default_dtype()).numpy
-    if not isinstance(dtype, dtypes.dtype):
-        raise TypeError(f"dtype must be a torch.dtype, not {type(dtype).__name__}")
+    _check_dtype(dtype)
     if out is not None and out.dtype is not dtype:
         raise RuntimeError(
             f"dtype {dtype.short} does not match dtype of out parameter ({out.dtype.short})"
@@ -88,15 +102,21 @@ def _numpy_dtype(dtype: Any, out: Tensor | None, default: Any = None) -> Any:
     return dtype.numpy
 
 
+def _check_dtype(dtype: Any) -> None:
+    if not isinstance(dtype, dtypes.dtype):
+        raise TypeError(f"argument 'dtype' must be torch.dtype, not {type(dtype).__name__}")
+
+
 def _ragged(data: Any, shape: tuple[int, ...], dim: int = 0) -> None:
     """Find the sequence of another length than its first sibling, and say so."""
     if not isinstance(data, (list, tuple)):
         return
-    if dim >= len(shape) or len(data) != shape[dim]:
-        if dim < len(shape):
-            raise ValueError(
-                f"expected sequence of length {shape[dim]} at dim {dim} (got {len(data)})"
-            )
+    if dim >= len(shape):
+        raise TypeError(f"'{type(data).__name__}' object cannot be interpreted as an integer")
+    if len(data) != shape[dim]:
+        raise ValueError(
+            f"expected sequence of length {shape[dim]} at dim {dim} (got {len(data)})"
+        )
     for item in data:
         _ragged(item, shape, dim + 1)
 
@@ -121,6 +141,8 @@ def _array_of(data: Any, dtype: dtypes.dtype | None) -> Array:
             _ragged(data, tuple(shape))
             raise
         if array.dtype.kind in "US":
+            if array.ndim:
+                raise ValueError("too many dimensions 'str'")
             raise TypeError("new(): invalid data type 'str'")
         if array.dtype.kind == "c":
             raise TypeError("microtorch has no complex tensors")
@@ -165,6 +187,8 @@ def tensor(
     """
     if data is ...:
         raise TypeError('tensor() missing 1 required positional arguments: "data"')
+    if dtype is not None:
+        _check_dtype(dtype)
     if isinstance(data, Tensor):
         warnings.warn(
             "To copy construct from a tensor, it is recommended to use sourceTensor.detach().clone()"
@@ -227,8 +251,6 @@ def _filled(name: str, value: Any) -> Any:
         pin_memory: bool = False,
     ) -> Tensor:
         shape = sizes_of(name, size)
-        if builtins.any(n < 0 for n in shape):
-            raise RuntimeError(f"{name}: Dimension size must be non-negative.")
         numpy_dtype = _numpy_dtype(dtype, out)
         array = np.empty(shape, numpy_dtype)
         if value is not None:
@@ -283,6 +305,8 @@ def full(
 
 def full_like(input: Tensor, fill_value: Any, *, dtype: Any = None, **options: Any) -> Tensor:
     """`full` with the shape and dtype of input."""
+    if not isinstance(input, Tensor):
+        raise argument_error("full_like", "input", 1, "Tensor", input)
     numpy_dtype = (dtype or input.dtype).numpy
     array = _astype(np.full(input._array.shape, fill_value), numpy_dtype)
     return finish("full_like", array, None, **options)
@@ -293,13 +317,18 @@ def _number(value: Any) -> Any:
 
 
 def arange(
-    start: Any = 0, end: Any = None, step: Any = 1, *, out: Tensor | None = None,
+    start: Any = None, end: Any = None, step: Any = 1, *, out: Tensor | None = None,
     dtype: dtypes.dtype | None = None, **options: Any,
 ) -> Tensor:  # fmt: skip
     """start, start + step, ... below end; element i is start + i * step, rounded once."""
     if end is None:
-        start, end = 0, start
-    start, end, step = _number(start), _number(end), _number(step)
+        start, end = None, start
+    if end is None:
+        raise combination_error("arange", expected="(end) or (start, end, step)")
+    start, end, step = (_number(v) for v in (0 if start is None else start, end, step))
+    for name, value in (("start", start), ("end", end), ("step", step)):
+        if not isinstance(value, (builtins.int, builtins.float, np.generic)):
+            raise argument_error("arange", name, 1, "Number", value)
     if step == 0:
         raise RuntimeError("step must be nonzero")
     if not (np.isfinite(start) and np.isfinite(end)):
@@ -329,10 +358,7 @@ def _line(start: Any, end: Any, steps: Any, dtype: Any) -> Array:
 
 def _steps(name: str, steps: Any) -> builtins.int:
     if not isinstance(steps, (builtins.int, np.integer)) or isinstance(steps, bool):
-        raise TypeError(
-            f"{name}() received an invalid combination of arguments: steps must be an int, "
-            f"not {type(steps).__name__}"
-        )
+        raise combination_error(name, steps, expected="an int as steps")
     if steps < 0:
         raise RuntimeError("number of steps must be non-negative")
     return builtins.int(steps)

@@ -10,7 +10,7 @@ from ..graph.node import mode
 from ..kernels import cpu
 from ..tensor import Tensor, changed, check_in_place, normal_dim, wrap
 from .op import Array, Rule, record
-from .view import linked
+from .view import deliver, expand, linked
 
 
 def _place_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
@@ -54,7 +54,9 @@ def _index_array(item: Any) -> Any:
         return found.astype(np.int64) if found.size == 0 else found
     if isinstance(item, slice):
         if item.step is not None and item.step <= 0:
-            raise ValueError("step must be greater than zero")
+            raise ValueError(
+                "step must be greater than zero" if item.step else "slice step cannot be zero"
+            )
         return slice(*(int(v) if isinstance(v, Tensor) else v for v in (item.start, item.stop, item.step)))
     return item
 
@@ -67,7 +69,9 @@ def _key(key: Any) -> tuple[Any, ...]:
 
 def _take(a: Array, key: tuple[Any, ...]) -> Array:
     """`a[key]`, with PyTorch's errors."""
-    if a.ndim == 0 and any(isinstance(i, (int, slice)) and not isinstance(i, bool) for i in key):
+    if a.ndim == 0 and any(isinstance(i, slice) for i in key):
+        raise IndexError("slice() cannot be applied to a 0-dim tensor.")
+    if a.ndim == 0 and any(isinstance(i, int) and not isinstance(i, bool) for i in key):
         raise IndexError(
             "invalid index of a 0-dim tensor. Use `tensor.item()` in Python or "
             "`tensor.item<T>()` in C++ to convert a 0-dim tensor to a number"
@@ -83,13 +87,30 @@ def _take(a: Array, key: tuple[Any, ...]) -> Array:
             raise IndexError(text) from None
         if "boolean index did not match" in text:
             mask = next(i for i in key if isinstance(i, np.ndarray) and i.dtype == bool)
+            k = next((k for k in range(mask.ndim) if mask.shape[k] != a.shape[k]), 0)
             raise IndexError(
-                f"The shape of the mask {list(mask.shape)} at index 0 does not match the shape of "
-                f"the indexed tensor {list(a.shape)} at index 0"
+                f"The shape of the mask {list(mask.shape)} at index {k} does not match the shape "
+                f"of the indexed tensor {list(a.shape)} at index {k}"
             ) from None
         if "shape mismatch" in text:
-            raise IndexError(text.replace("indexing arrays", "indexing tensors")) from None
+            shapes = ", ".join(str(list(i.shape)) for i in key if isinstance(i, np.ndarray))
+            raise IndexError(
+                "shape mismatch: indexing tensors could not be broadcast together with shapes "
+                + shapes
+            ) from None
+        _refuse_kinds(key)
         raise IndexError(text) from None
+
+
+def _refuse_kinds(key: tuple[Any, ...]) -> None:
+    for item in key:
+        if isinstance(item, str):
+            raise TypeError("new(): invalid data type 'str'")
+        if item is not None and not isinstance(item, (int, slice, np.ndarray, type(...))):
+            raise IndexError(
+                "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables "
+                f"are valid indices (got {type(item).__name__})"
+            )
 
 
 def getitem(input: Tensor, key: Any) -> Tensor:
@@ -110,10 +131,13 @@ def getitem(input: Tensor, key: Any) -> Tensor:
 
 def setitem(input: Tensor, key: Any, value: Any) -> None:
     """`x[key] = value`, in place; gradients flow to the value and to what was not written."""
-    check_in_place(input)
     a = input._array
     places = _key(key)
+    copies = any(isinstance(i, np.ndarray) or isinstance(i, bool) for i in places)
+    check_in_place(input, "a leaf" if copies else "a view of a leaf")
     region = _take(a, places)
+    if isinstance(value, str):
+        raise TypeError(f"can't assign a str to a {input.type()}")
     if not isinstance(value, Tensor):
         value = wrap(np.asarray(value, a.dtype if not isinstance(value, np.ndarray) else None))
     source = value._array
@@ -123,6 +147,8 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     try:
         a[places] = source
     except ValueError:
+        if not copies:
+            expand(wrap(source), region.shape)
         raise RuntimeError(
             f"shape mismatch: value tensor of shape {list(value._array.shape)} cannot be broadcast "
             f"to indexing result of shape {list(region.shape)}"
@@ -160,13 +186,15 @@ def iterate(input: Tensor) -> Iterator[Tensor]:
 
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices of a dimension that a vector of indices names, as a copy."""
+    if not isinstance(input, Tensor):
+        raise argument_error("index_select", "input", 1, "Tensor", input)
     if not isinstance(index, Tensor):
         raise argument_error("index_select", "index", 3, "Tensor", index)
     a, places = input._array, index._array
     if places.dtype not in (np.int32, np.int64):
-        raise RuntimeError("index_select(): Expected dtype int32 or int64 for index.")
+        raise RuntimeError("index_select(): Expected dtype int32 or int64 for index")
     if places.ndim > 1:
-        raise IndexError("index_select(): Index is supposed to be a vector.")
+        raise IndexError("index_select(): Index is supposed to be a vector")
     dim = normal_dim(dim, a.ndim)
     count = a.shape[dim] if a.ndim else 1
     if places.size and not (0 <= places.min() and places.max() < count):
@@ -183,12 +211,10 @@ def masked_select(input: Tensor, mask: Tensor, *, out: Tensor | None = None) -> 
         raise argument_error("masked_select", "mask", 2, "Tensor", mask)
     if mask._array.dtype != np.bool_:
         raise RuntimeError("masked_select: expected BoolTensor for mask")
-    from .view import deliver, expand
-
     try:
         shape = np.broadcast_shapes(input._array.shape, mask._array.shape)
     except ValueError:
-        raise broadcast_error(input._array.shape, mask._array.shape) from None
+        raise broadcast_error(mask._array.shape, input._array.shape) from None
     x = expand(input, shape) if input._array.shape != shape else input
     key = (np.broadcast_to(mask._array, shape),)
     return deliver(record(MASKED_SELECT, x._array[key], (x,), const=(shape, key)), out)
@@ -196,8 +222,8 @@ def masked_select(input: Tensor, mask: Tensor, *, out: Tensor | None = None) -> 
 
 def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """`out[i, j] = input[index[i, j], j]`: elements along one dimension by index."""
-    if index._array.dtype != np.int64:
-        raise RuntimeError("gather(): Expected dtype int64 for index")
+    if index._array.dtype not in (np.int32, np.int64):
+        raise RuntimeError("gather(): Expected dtype int32/int64 for index")
     a, places = input._array, index._array
     dim = normal_dim(dim, a.ndim)
     if places.ndim != a.ndim:

@@ -283,13 +283,13 @@ def _nll_rule(F: Any, g: Any, const: Any, factor: Any) -> tuple[Any, ...]:
 NLL = Rule("NllLossBackward0", _nll_rule)
 
 
-def _check_classes(input: Tensor, target: Tensor, ignore_index: int) -> None:
+def _check_classes(
+    input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
+) -> None:
     a, t = input._array, target._array
     if t.dtype != np.int64 and t.dtype != np.uint8:
         raise RuntimeError(
-            f"expected scalar type Long but found {target.dtype.short}"
-            if t.dtype.kind in "iub"
-            else f"\"nll_loss_out_frame\" not implemented for '{target.dtype.short}'"
+            f"expected target dtype to be Long or Byte, but got {target.dtype.short}"
         )
     batch = a.shape[:1] if a.ndim > 1 else ()
     if t.shape[:1] != batch and t.shape != batch:
@@ -297,11 +297,18 @@ def _check_classes(input: Tensor, target: Tensor, ignore_index: int) -> None:
             f"Expected input batch_size ({a.shape[0] if a.ndim > 1 else 1}) to match target "
             f"batch_size ({t.shape[0] if t.ndim else 1})."
         )
+    if t.ndim > 1 and a.ndim < 3:
+        raise RuntimeError("0D or 1D target tensor expected, multi-target not supported")
     if t.shape != batch + a.shape[2:]:
         raise RuntimeError(
             f"Expected target size {list(batch + a.shape[2:])}, got {list(t.shape)}"
         )
     classes = a.shape[1] if a.ndim > 1 else a.shape[0]
+    if weight is not None and weight._array.shape != (classes,):
+        raise RuntimeError(
+            f"weight tensor should be defined either for all {classes} classes or no classes but "
+            f"got weight tensor of shape: {list(weight._array.shape)}"
+        )
     wrong = ((t < 0) | (t >= classes)) & (t != ignore_index)
     if wrong.any():
         raise IndexError(f"Target {t[wrong].flat[0]} is out of bounds.")
@@ -324,7 +331,7 @@ def nll_loss(
     """
     reduction = _reduction(size_average, reduce, reduction)
     _check_reduction(reduction)
-    _check_classes(input, target, ignore_index)
+    _check_classes(input, target, weight, ignore_index)
     a, t = input._array, target._array
     ignored = t == ignore_index
     places = np.where(ignored, 0, t) if ignored.any() else t
@@ -364,12 +371,11 @@ def cross_entropy(
     _check_reduction(reduction)
     dim = 0 if input._array.ndim == 1 else 1
     logs = log_softmax(input, dim)
-    if target.is_floating_point():
-        if target._array.shape != input._array.shape:
-            raise RuntimeError(
-                f"Expected floating point type target with class probabilities to have shape "
-                f"{list(input.shape)}, got {list(target.shape)}"
-            )
+    if label_smoothing < 0 or label_smoothing > 1:
+        raise RuntimeError(
+            f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing:g}"
+        )
+    if target.is_floating_point() and target._array.shape == input._array.shape:
         return _soft_cross_entropy(logs, target, weight, reduction, label_smoothing, dim)
     loss = nll_loss(logs, target, weight, None, ignore_index, None, reduction)
     if not label_smoothing:

@@ -188,7 +188,7 @@ def _bitwise(name: str) -> Callable[..., Tensor]:
     def apply(input: Any, other: Any) -> Tensor:
         a, b = same_dtype(input, other)
         if a.is_floating_point():
-            raise RuntimeError(f'"{name}_cpu" not implemented for \'{a.dtype.short}\'')
+            raise NotImplementedError(f'"{name}_cpu" not implemented for \'{a.dtype.short}\'')
         return wrap(np.asarray(function(a._array, b._array)))
 
     apply.__name__ = apply.__qualname__ = name
@@ -199,7 +199,9 @@ def _bitwise(name: str) -> Callable[..., Tensor]:
 def bitwise_not(input: Tensor) -> Tensor:
     """Elementwise complement of integers or bools."""
     if input.is_floating_point():
-        raise RuntimeError(f"\"bitwise_not_cpu\" not implemented for '{input.dtype.short}'")
+        raise TypeError(
+            "~ (operator.invert) is only implemented on integer and Boolean-type tensors"
+        )
     return wrap(np.invert(input._array))
 
 
@@ -238,7 +240,7 @@ PUBLIC: dict[str, Callable[..., Any]] = {
     "argmin": reduce.argmin, "all": reduce.all, "any": reduce.any,
     "matmul": product.matmul, "mm": product.mm, "mv": product.mv, "dot": product.dot,
     "bmm": product.bmm, "outer": product.outer,
-    "reshape": view.reshape, "flatten": view.flatten, "squeeze": view.squeeze,
+    "reshape": view.reshape_function, "flatten": view.flatten, "squeeze": view.squeeze,
     "unsqueeze": view.unsqueeze, "permute": view.permute, "transpose": view.transpose,
     "t": view.t, "narrow": view.narrow, "cat": view.cat, "concat": view.cat,
     "stack": view.stack, "split": view.split, "chunk": view.chunk, "unbind": index.unbind,
@@ -248,7 +250,7 @@ PUBLIC: dict[str, Callable[..., Any]] = {
 
 # Functions that are methods only, under their method's name.
 _METHODS: dict[str, Callable[..., Any]] = {
-    "view": view.view_, "view_as": view.view_as, "expand": view.expand,
+    "reshape": view.reshape, "view": view.view_, "view_as": view.view_as, "expand": view.expand,
     "expand_as": view.expand_as, "contiguous": view.contiguous, "to": convert.to,
     "cpu": convert.cpu_, "cuda": convert.cuda, "copy_": convert.copy_, "fill_": convert.fill_,
     "zero_": convert.zero_, "unbind": index.unbind, "reshape_as": lambda x, o: view.reshape(x, o.shape),
@@ -262,7 +264,8 @@ _METHODS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 _OPERATORS = {
-    "pow": _pow, "matmul": product.matmul,
+    "pow": _pow,
+    "matmul": lambda x, y: product.matmul(x, y) if isinstance(y, Tensor) else NotImplemented,
     "floordiv": lambda x, y: div(x, y, rounding_mode="floor"),
     "and": _BITWISE["bitwise_and"], "or": _BITWISE["bitwise_or"], "xor": _BITWISE["bitwise_xor"],
 }  # fmt: skip

@@ -70,6 +70,13 @@ LINEAR_VIEW = Rule("ViewBackward0", _linear_rule)
 LINEAR_SQUEEZE = Rule("SqueezeBackward4", _linear_rule)
 
 
+_DTYPES = {
+    (1, 1): "dot : expected both vectors to have same dtype, but found {A} and {B}",
+    (2, 1): "addmv input tensors must have the same dtype, but got {B}, {A}, and {B}",
+    (2, 2): "expected m1 and m2 to have the same dtype, but got: {a} != {b}",
+}
+
+
 def _same_dtype(x: Tensor, y: Tensor, words: str) -> None:
     if x._array.dtype != y._array.dtype:
         a, b = x.dtype.short, y.dtype.short
@@ -147,7 +154,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
             f"both arguments to matmul need to be at least 1D, but they are {a.ndim}D and {b.ndim}D"
         )
     if a.dtype is not b.dtype:
-        _same_dtype(input, other, "expected m1 and m2 to have the same dtype, but got: {a} != {b}")
+        _same_dtype(input, other, _DTYPES.get((a.ndim, b.ndim), _DTYPES[2, 2]))
     try:
         array = cpu.matmul(a, b)
     except ValueError:
@@ -179,6 +186,11 @@ def _shapes_error(a: tuple[int, ...], b: tuple[int, ...]) -> RuntimeError:
         from ..errors import broadcast_error
 
         return broadcast_error(a[:-2], b[:-2])
+    if len(a) > 2 and len(b) > 2:
+        return RuntimeError(
+            "Expected size for first two dimensions of batch2 tensor to be: "
+            f"[{int(np.prod(b[:-2]))}, {a[-1]}] but got: [{int(np.prod(b[:-2]))}, {b[-2]}]."
+        )
     rows = int(np.prod(a[:-1], dtype=np.int64))
     columns = b[-1] if len(b) > 1 else 1
     return RuntimeError(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
-from ..errors import argument_error, broadcast_error
+from ..errors import argument_error, broadcast_error, combination_error
 from ..random import Generator, default_generator
 from ..tensor import Tensor, changed, check_in_place, wrap
 from .creation import finish, sizes_of
@@ -27,13 +27,7 @@ def _float_dtype(dtype: Any, out: Tensor | None, kernel: str) -> Any:
 
 
 def _shape(name: str, size: tuple[Any, ...]) -> tuple[int, ...]:
-    shape = sizes_of(name, size)
-    for n in shape:
-        if n < 0:
-            raise RuntimeError(
-                f"Trying to create tensor with negative dimension {n}: {list(shape)}"
-            )
-    return shape
+    return sizes_of(name, size)
 
 
 def rand(
@@ -60,11 +54,15 @@ def randn(
 
 def rand_like(input: Tensor, *, dtype: Any = None, **options: Any) -> Tensor:
     """`rand` with the shape and dtype of input."""
+    if not isinstance(input, Tensor):
+        raise argument_error("rand_like", "input", 1, "Tensor", input)
     return rand(input._array.shape, dtype=dtype or input.dtype, **options)
 
 
 def randn_like(input: Tensor, *, dtype: Any = None, **options: Any) -> Tensor:
     """`randn` with the shape and dtype of input."""
+    if not isinstance(input, Tensor):
+        raise argument_error("randn_like", "input", 1, "Tensor", input)
     return randn(input._array.shape, dtype=dtype or input.dtype, **options)
 
 
@@ -83,12 +81,12 @@ def normal(
         if (std._array < 0).any():
             raise RuntimeError("normal expects all elements of std >= 0.0")
     elif std < 0:
-        raise RuntimeError(f"normal expects std >= 0.0, but found std {std}")
+        raise RuntimeError(f"normal expects std >= 0.0, but found std {std:g}")
     if not isinstance(mean, Tensor) and not isinstance(std, Tensor):
         if size is None:
-            raise TypeError("normal() missing 1 required positional arguments: \"size\"")
+            raise combination_error("normal", mean, std, expected="size, a tuple of ints")
         if not isinstance(size, (tuple, list)):
-            raise argument_error("normal", "size", 3, "tuple of ints", size)
+            raise combination_error("normal", mean, std, size, expected="size, a tuple of ints")
         array = np.empty(_shape("normal", (size,)), _float_dtype(dtype, out, "normal_kernel_cpu"))
         source.normal(array, float(mean), float(std))
         return finish("normal", array, out, **options)
@@ -118,7 +116,10 @@ def randint(
     if size is None and isinstance(high, (tuple, list)):
         low, high, size = 0, low, high
     if not isinstance(size, (tuple, list)):
-        raise argument_error("randint", "size", 3, "tuple of ints", size)
+        if high is None:
+            raise combination_error("randint", low, expected="size, a tuple of ints")
+        place, given = (2, high) if size is None else (3, size)
+        raise argument_error("randint", "size", place, "tuple of ints", given)
     kind = (dtype or (out.dtype if out is not None else dtypes.int64)).numpy
     array = np.empty(_shape("randint", (size,)), kind)
     _source(generator).randint(array, int(low), int(high))
@@ -137,6 +138,8 @@ def randperm(
     **options: Any,
 ) -> Tensor:  # fmt: skip
     """A random order of 0 ... n - 1."""
+    if not isinstance(n, (int, np.integer)):
+        raise argument_error("randperm", "n", 1, "int", n)
     if n < 0:
         raise RuntimeError(f"Trying to create tensor with negative dimension {n}: [{n}]")
     kind = (dtype or (out.dtype if out is not None else dtypes.int64)).numpy

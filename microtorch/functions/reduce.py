@@ -152,13 +152,20 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype:
     return _fold("prod", input, dim, keepdim, PROD, ("x",))
 
 
-def _need_elements(name: str, input: Tensor, dim: Dims) -> None:
+def _need_elements(
+    name: str, input: Tensor, dim: Dims, kind: type[Exception] = RuntimeError
+) -> None:
     a = input._array
-    if a.size == 0 and (dim is None or builtins.any(a.shape[d] == 0 for d in normal_dims(dim, a.ndim))):
-        raise RuntimeError(
-            f"{name}(): Expected reduction dim to be specified for input.numel() == 0. "
-            "Specify the reduction dim with the 'dim' argument."
+    if a.size:
+        return
+    if dim is None:
+        end = "" if kind is IndexError else " Specify the reduction dim with the 'dim' argument."
+        raise kind(
+            f"{name}(): Expected reduction dim to be specified for input.numel() == 0.{end}"
         )
+    for d in normal_dims(dim, a.ndim):
+        if a.shape[d] == 0:
+            raise IndexError(f"{name}(): Expected reduction dim {d} to have non-zero size.")
 
 
 def amax(input: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
@@ -194,6 +201,7 @@ TAKE_MAX = Rule("MaxBackward0", _take_rule)
 
 def _along(name: str, x: Tensor, dim: int, keepdim: bool) -> _Extreme:
     dim = normal_dim(dim, x._array.ndim)
+    _need_elements(name, x, dim)
     index = np.asarray(getattr(np, "arg" + name)(x._array, axis=dim if x.ndim else None, keepdims=True))
     values = np.take_along_axis(x._array, index, dim) if x.ndim else x._array.copy()
     z = record(TAKE_MAX, values, (x,), (wrap(index),), (x._array.shape, dim))
@@ -229,7 +237,7 @@ def _min_max(name: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
 def _index(name: str) -> Callable[..., Tensor]:
     def apply(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
         a = input._array
-        _need_elements(name, input, dim)
+        _need_elements(name, input, dim, IndexError)
         if dim is not None:
             dim = normal_dim(dim, a.ndim) if a.ndim else None
         return wrap(np.asarray(getattr(np, name)(a, axis=dim, keepdims=keepdim)))

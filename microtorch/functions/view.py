@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
-from ..errors import argument_error
+from ..errors import argument_error, combination_error
 from ..graph.node import mode, next_seq
 from ..tensor import Tensor, edge, normal_dim, normal_dims, view, wrap
 from .op import Array, Rule, record
@@ -109,6 +109,13 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
     return record(COPYING_VIEW, a.reshape(wanted), (input,), const=a.shape)
 
 
+def reshape_function(input: Tensor, shape: Sequence[int]) -> Tensor:
+    """`torch.reshape`: unlike the method it takes the shape as one sequence."""
+    if not isinstance(shape, (tuple, list)):
+        raise argument_error("reshape", "shape", 2, "tuple of ints", shape)
+    return reshape(input, shape)
+
+
 def view_(input: Tensor, *shape: Any) -> Tensor:
     """The elements in another shape, never copied.
 
@@ -154,10 +161,7 @@ def squeeze(input: Tensor, *dim: Any, **named: Any) -> Tensor:
     if not dim:
         return linked(input, a.squeeze(), SQUEEZE[0], a.shape)
     if not isinstance(dim[0], (int, tuple, list)):
-        raise TypeError(
-            "squeeze() received an invalid combination of arguments - got "
-            f"(dim={type(dim[0]).__name__}), but expected one of: () (int dim) (tuple of ints dim)"
-        )
+        raise combination_error("squeeze", input, dim[0], expected="an int or a tuple of ints")
     op = SQUEEZE[1] if isinstance(dim[0], int) else SQUEEZE[2]
     dims = normal_dims(dim[0], a.ndim) if dim[0] != () else ()
     shape = tuple(n for k, n in enumerate(a.shape) if k not in dims or n != 1)
@@ -222,7 +226,7 @@ def expand(input: Tensor, *sizes: Any) -> Tensor:
     lead = len(wanted) - a.ndim
     if lead < 0:
         raise RuntimeError(
-            f"expand({input.type()}{list(a.shape)}, size={wanted}): the number of sizes provided "
+            f"expand({input.type()}{{{list(a.shape)}}}, size={wanted}): the number of sizes provided "
             f"({len(wanted)}) must be greater or equal to the number of dimensions in the tensor "
             f"({a.ndim})"
         )
@@ -257,7 +261,7 @@ def _stack_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
 
 
 def _narrow_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
-    shape, dim, start, length = const
+    shape, dim, start, length, _ = const
     after = shape[dim] - start - length
     return (F.pad_dim(g, dim, start, after),)
 
@@ -269,7 +273,7 @@ SPLIT = Rule("SplitBackward0", _narrow_rule)
 SPLIT_SIZES = Rule("SplitWithSizesBackward0", _narrow_rule)
 
 
-def narrow(input: Tensor, dim: int, start: int, length: int, op: Rule = SLICE) -> Tensor:
+def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
     """`length` elements of one dimension from `start`, as a view."""
     a = input._array
     if a.ndim == 0:
@@ -283,8 +287,13 @@ def narrow(input: Tensor, dim: int, start: int, length: int, op: Rule = SLICE) -
         raise RuntimeError(
             f"start ({start}) + length ({length}) exceeds dimension size ({a.shape[dim]})."
         )
-    seen = a[(slice(None),) * dim + (slice(start, start + length),)]
-    return linked(input, seen, op, (a.shape, dim, start, length))
+    return _piece(input, dim, start, length, SLICE, 0)
+
+
+def _piece(x: Tensor, dim: int, start: int, length: int, op: Rule, number: int) -> Tensor:
+    """Part of a dimension; `number` counts the outputs of a function that gives several."""
+    seen = x._array[(slice(None),) * dim + (slice(start, start + length),)]
+    return linked(x, seen, op, (x._array.shape, dim, start, length, number))
 
 
 def pad_dim(input: Tensor, dim: int, before: int, after: int) -> Tensor:
@@ -315,7 +324,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None, a
     """Tensors joined along an existing dimension; dtypes promote, 1-d empty ones are skipped."""
     parts = _check_tensors("cat", tensors)
     if not parts:
-        raise ValueError("torch.cat(): expected a non-empty list of Tensors.")
+        raise ValueError("torch.cat(): expected a non-empty list of Tensors")
     for k, x in enumerate(parts):
         if x._array.ndim == 0:
             raise RuntimeError(f"zero-dimensional tensor (at position {k}) cannot be concatenated")
@@ -412,8 +421,15 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
             )
         sizes = [min(size, n - start) for start in range(0, n, size or 1)] or [0]
         return _pieces(tensor, sizes, dim, SPLIT)
+    if not isinstance(size, (list, tuple)):
+        raise argument_error("split_with_sizes", "split_sizes", 2, "tuple of ints", size)
     sizes = list(size)
-    if sum(sizes) != n or any(s < 0 for s in sizes):
+    if any(s < 0 for s in sizes):
+        raise RuntimeError(
+            "split_with_sizes expects split_sizes have only non-negative entries, but got "
+            f"split_sizes={sizes}"
+        )
+    if sum(sizes) != n:
         raise RuntimeError(
             f"split_with_sizes expects split_sizes to sum exactly to {n} (input tensor's size at "
             f"dimension {dim}), but got split_sizes={sizes}"
@@ -422,8 +438,11 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
 
 
 def _pieces(x: Tensor, sizes: list[int], dim: int, op: Rule) -> tuple[Tensor, ...]:
-    starts = np.cumsum([0, *sizes]).tolist()
-    return tuple(narrow(x, dim, s, n, op) for s, n in zip(starts, sizes, strict=False))
+    ends = np.cumsum(sizes).tolist()
+    return tuple(
+        _piece(x, dim, end - n, n, op, k)
+        for k, (end, n) in enumerate(zip(ends, sizes, strict=True))
+    )
 
 
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:

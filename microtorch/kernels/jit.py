@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from . import store
+from . import memory, store
 
 C_TYPES = {"i64": ctypes.c_int64, "f64": ctypes.c_double, "void": None}
 # Every option of the compiler. numpy: x / 0 is inf, without the branch that blocks SIMD.
@@ -98,6 +98,7 @@ def _backend() -> tuple[Any, Any, Any]:
         codemodel="jitdefault",
         jit=True,
     )
+    memory.keep_freed()
     empty = llvm.parse_assembly("")
     engine = llvm.create_mcjit_compiler(empty, machine)
     return llvm, machine, engine

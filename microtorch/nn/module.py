@@ -1,6 +1,5 @@
 """Module: a tree of parameters, buffers and submodules with a forward function."""
 
-import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
@@ -94,7 +93,7 @@ class Module:
                 if value is not None and not isinstance(value, Tensor):
                     raise TypeError(
                         f"cannot assign '{type(value).__name__}' as buffer '{name}' "
-                        "(torch.Tensor or None expected)"
+                        "(torch.nn.Buffer, torch.Tensor or None expected)"
                     )
                 store["_buffers"][name] = value
                 return
@@ -117,18 +116,44 @@ class Module:
         return sorted({*super().__dir__(), *(name for table in tables for name in table)})
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
-        """Add a parameter, or None as a placeholder."""
+        """Add a parameter, or None as a placeholder.
+
+        Raises:
+            TypeError: if it is no Parameter.
+            KeyError: for a name that is taken, empty, or has a dot in it.
+        """
+        self._check_name("parameter", name, self._parameters)
+        if param is not None and not isinstance(param, Parameter):
+            what = param.type() if isinstance(param, Tensor) else type(param).__name__
+            raise TypeError(
+                f"cannot assign '{what}' object to parameter '{name}' "
+                "(torch.nn.Parameter or None required)"
+            )
         self._parameters[name] = param
 
+    def _check_name(self, kind: str, name: Any, table: Mapping[str, Any]) -> None:
+        """Refuse a name under which nothing can be registered in a table."""
+        if not isinstance(name, str):
+            raise TypeError(f"{kind} name should be a string. Got {type(name).__name__}")
+        if "." in name:
+            raise KeyError(f'{kind} name can\'t contain "."')
+        if not name:
+            raise KeyError(f'{kind} name can\'t be empty string ""')
+        if hasattr(self, name) and name not in table:
+            raise KeyError(f"attribute '{name}' already exists")
+
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Add a tensor that is part of the state but not trained."""
+        """Add a tensor that is part of the state but not trained.
+
+        Raises:
+            As register_parameter.
+        """
+        self._check_name("buffer", name, self._buffers)
         if tensor is not None and not isinstance(tensor, Tensor):
             raise TypeError(
                 f"cannot assign '{type(tensor).__name__}' object to buffer '{name}' "
                 "(torch Tensor or None required)"
             )
-        if name in self.__dict__ or name in self._parameters or name in self._modules:
-            raise KeyError(f"attribute '{name}' already exists")
         self._buffers[name] = tensor
         if not persistent:
             self._transient.add(name)
@@ -142,10 +167,7 @@ class Module:
         """
         if module is not None and not isinstance(module, Module):
             raise TypeError(f"{_type_name(module)} is not a Module subclass")
-        if hasattr(self, name) and name not in self._modules:
-            raise KeyError(f"attribute '{name}' already exists")
-        if "." in name or not name:
-            raise KeyError(f'module name can\'t contain ".", got: {name}')
+        self._check_name("module", name, self._modules)
         self._modules[name] = module
 
     register_module = add_module
@@ -206,7 +228,14 @@ class Module:
 
     def get_submodule(self, target: str) -> "Module":
         """The module of a dotted name."""
-        return functools.reduce(getattr, target.split(".") if target else [], self)
+        module: Any = self
+        for name in target.split(".") if target else ():
+            if not hasattr(module, name):
+                raise AttributeError(f"{type(module).__name__} has no attribute `{name}`")
+            module = getattr(module, name)
+            if not isinstance(module, Module):
+                raise AttributeError(f"`{name}` is not an nn.Module")
+        return module  # type: ignore[no-any-return]
 
     # ------------------------------------------------------------------------- changes
     def apply(self, fn: Callable[["Module"], Any]) -> Self:
