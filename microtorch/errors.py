@@ -30,7 +30,7 @@ def _kind(value: Any) -> str:
 
 def unknown_name(owner: str, name: str, known: Iterable[str]) -> AttributeError:
     """The AttributeError for a name that does not exist, with the closest one that does."""
-    text = f"'{owner}' object has no attribute '{name}'"
+    text = f"{owner} has no attribute '{name}'"
     if not name.startswith("_"):
         import difflib
 

@@ -69,8 +69,8 @@ class Layout:
 
 
 strided = Layout()
-# Nodes whose saved result was changed in place: what it is, and its version.
-_changed_results: "WeakKeyDictionary[Node, tuple[str, int]]" = WeakKeyDictionary()
+# Nodes whose saved result was changed in place: what it is, its version now, and when saved.
+_changed_results: "WeakKeyDictionary[Node, tuple[str, int, int]]" = WeakKeyDictionary()
 
 
 class Tensor:
@@ -106,7 +106,7 @@ class Tensor:
     __hash__ = object.__hash__
 
     def __getattr__(self, name: str) -> Any:
-        raise unknown_name("Tensor", name, dir(type(self)))
+        raise unknown_name("'Tensor' object", name, dir(type(self)))
 
     # ---------------------------------------------------------------------- attributes
     @property
@@ -532,7 +532,9 @@ def changed(x: Tensor) -> None:
     root._changes = change = next_change(root._changes)
     node = root._node
     if node is not None and node is not LEAF and node.saved and node.op.saves_result:
-        _changed_results[node] = (_description(root, node), change[0])
+        count = change[0]
+        *_, saved = _changed_results.get(node, (count - 1,))
+        _changed_results[node] = (_description(root, node), count, saved)
 
 
 def _description(x: Tensor, node: Any) -> str:
@@ -562,8 +564,7 @@ def check_saved(node: Node) -> None:
                 what = _description(saved, saved._node)
                 count, expected = changes[0], version_at(changes, node.seq)
     if what is None and node in _changed_results:
-        what, count = _changed_results[node]
-        expected = 0
+        what, count, expected = _changed_results[node]
     if what is not None:
         raise RuntimeError(
             "one of the variables needed for gradient computation has been modified by an inplace "

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from .dtypes import get_default_dtype
 from .functions.elementwise import FLOATS, evaluate
 from .functions.op import Rule
 from .graph import engine
-from .graph.node import Node, next_seq
+from .graph.node import Node, mode, next_seq
 from .kernels import cpu, text
 from .table import ROWS, Row
 from .tensor import Tensor, new, wrap
@@ -151,8 +152,6 @@ class Value(Node):
 
     def as_tensor(self) -> Tensor:
         """A 0-d tensor of the default dtype, through which gradients flow back."""
-        from .dtypes import get_default_dtype
-
         z = wrap(np.array(self.data, get_default_dtype().numpy))
         return _linked(z, self)
 
@@ -184,8 +183,6 @@ class _Sums:
 
 def _linked(z: Tensor, value: Value) -> Tensor:
     """z, with its gradient going to the Value."""
-    from .graph.node import mode
-
     if mode.enabled:
         z._node = node = new(_TO_TENSOR.kind)
         node.op = _TO_TENSOR

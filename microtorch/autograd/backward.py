@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -233,8 +234,6 @@ def retain_grad(self: Tensor) -> None:
     if node is LEAF or "_retains_grad" in self.__dict__:
         return
     self.__dict__["_retains_grad"] = True
-    import weakref
-
     reference = weakref.ref(self)
 
     def keep(g: Any) -> Any:

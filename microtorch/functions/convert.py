@@ -21,8 +21,20 @@ def _clone_rule(F: Any, g: Any, _: Any) -> tuple[Any, ...]:
     return (g,)
 
 
+def _nothing_rule(F: Any, g: Any, _: Any) -> tuple[Any, ...]:
+    return (F.mul(g, 0.0),)
+
+
+def _copied_rule(F: Any, g: Any, _: Any) -> tuple[Any, ...]:
+    """Zeros for what was overwritten, g for what it was overwritten with."""
+    return F.mul(g, 0.0), g
+
+
 TO_COPY = Rule("ToCopyBackward0", _cast_rule)
 CLONE = Rule("CloneBackward0", _clone_rule)
+FILL = Rule("FillBackward0", _nothing_rule)
+ZERO = Rule("ZeroBackward0", _nothing_rule)
+COPY = Rule("CopyBackwards", _copied_rule)
 WHERE = Rule(
     "WhereBackward0",
     lambda F, g, shapes, c: (
@@ -114,7 +126,7 @@ def copy_(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     np.copyto(input._array, source._array, casting="unsafe")
     changed(input)
     if mode.enabled:
-        input._node = source._node
+        input._node = record(COPY, input._array, (input, source))._node
     return input
 
 
@@ -124,13 +136,20 @@ def fill_(input: Tensor, value: Any) -> Tensor:
     if not isinstance(value, (Tensor, bool, int, float, np.generic)):
         raise combination_error("fill_", value, expected="a number or a Tensor")
     input._array.fill(value.item() if isinstance(value, Tensor) else value)
-    changed(input)
-    if mode.enabled:
-        input._node = None
+    cut(input, FILL)
     return input
+
+
+def cut(x: Tensor, op: Rule) -> None:
+    """Note that x was overwritten in place: its gradient ends here, at zeros."""
+    changed(x)
+    if mode.enabled and x._node is not None:
+        x._node = record(op, x._array, (x,))._node
 
 
 def zero_(input: Tensor) -> Tensor:
     """Write zeros, in place."""
-    return fill_(input, 0)
-
+    check_in_place(input)
+    input._array.fill(0)
+    cut(input, ZERO)
+    return input

@@ -12,6 +12,7 @@ from .. import dtypes
 from ..errors import argument_error, combination_error
 from ..graph.node import LEAF
 from ..tensor import Array, Tensor, strided, wrap
+from .convert import to
 
 REQUIRES_FLOAT = "Only Tensors of floating point and complex dtype can require gradients"
 
@@ -205,8 +206,6 @@ def tensor(
 def as_tensor(data: Any, dtype: dtypes.dtype | None = None, device: Any = None) -> Tensor:
     """`data` as a tensor, without copying where that is possible."""
     if isinstance(data, Tensor):
-        from .convert import to
-
         return to(data, device, dtype=dtype)
     if isinstance(data, np.ndarray) and (dtype is None or data.dtype == dtype.numpy):
         return from_numpy(data)

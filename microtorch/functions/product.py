@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import argument_error
+from ..errors import argument_error, broadcast_error
 from ..kernels import cpu
 from ..tensor import Tensor
+from .elementwise import FUNCTIONS
 from .op import Rule, record
+from .view import unsqueeze
 
 
 def _mm_rule(F: Any, g: Any, _: Any, x: Any, y: Any) -> tuple[Any, ...]:
@@ -183,8 +185,6 @@ def _shapes_error(a: tuple[int, ...], b: tuple[int, ...]) -> RuntimeError:
             f"number of elements, but got {a[0]} and {b[0]} elements respectively"
         )
     if a[-1] == b[-min(2, len(b))]:
-        from ..errors import broadcast_error
-
         return broadcast_error(a[:-2], b[:-2])
     if len(a) > 2 and len(b) > 2:
         return RuntimeError(
@@ -229,7 +229,4 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """Every product of an element of input and one of vec2."""
-    from .elementwise import FUNCTIONS
-    from .view import unsqueeze
-
     return FUNCTIONS["mul"](unsqueeze(input, 1), vec2)

@@ -7,11 +7,13 @@ import numpy as np
 from .. import dtypes
 from ..errors import argument_error, broadcast_error, combination_error
 from ..random import Generator, default_generator
-from ..tensor import Tensor, changed, check_in_place, wrap
+from ..tensor import Tensor, check_in_place, wrap
+from .convert import cut
 from .creation import finish, sizes_of
 from .op import Rule, record
 
 NORMAL = Rule("NormalBackward1", lambda F, g, const: (F.mul(g, 0.0),))
+OVERWRITE = Rule("UniformBackward0", lambda F, g, const: (F.mul(g, 0.0),))
 BERNOULLI = Rule("BernoulliBackward0", lambda F, g, const: (F.mul(g, 0.0),))
 
 
@@ -185,7 +187,7 @@ def _fill(x: Tensor, draw: Any) -> Tensor:
         filled = np.empty(a.shape, a.dtype)
         draw(filled)
         a[...] = filled
-    changed(x)
+    cut(x, OVERWRITE)
     return x
 
 

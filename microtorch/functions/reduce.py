@@ -1,9 +1,8 @@
 """Reductions: folds of the table, and what is built on them."""
 
+import builtins
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import builtins
 
 import numpy as np
 
@@ -12,7 +11,9 @@ from ..graph.node import LEAF, Node, mode, next_seq
 from ..kernels import cpu
 from ..tensor import Tensor, edge, new, normal_dim, normal_dims, wrap
 from .convert import cast
+from .elementwise import FUNCTIONS
 from .op import Array, Rule, record
+from .view import squeeze
 
 Dims = int | Sequence[int] | None
 
@@ -207,8 +208,6 @@ def _along(name: str, x: Tensor, dim: int, keepdim: bool) -> _Extreme:
     z = record(TAKE_MAX, values, (x,), (wrap(index),), (x._array.shape, dim))
     places = wrap(index)
     if not keepdim and x.ndim:
-        from .view import squeeze
-
         return _Extreme((squeeze(z, dim), squeeze(places, dim)))
     return _Extreme((z, places))
 
@@ -225,8 +224,6 @@ def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
 
 def _min_max(name: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
     if isinstance(dim, Tensor):
-        from .elementwise import FUNCTIONS
-
         return FUNCTIONS[name + "imum"](input, dim)
     if dim is not None:
         return _along(name, input, dim, keepdim)

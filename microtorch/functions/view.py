@@ -3,6 +3,7 @@
 Each view names its adjoint: what turns a gradient of the result into one of the input.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -372,8 +373,6 @@ def deliver(z: Tensor, out: Tensor | None) -> Tensor:
         np.copyto(out._array, z._array, casting="unsafe")
     else:
         if out._array.size:
-            import warnings
-
             warnings.warn(
                 "An output with one or more elements was resized since it had shape "
                 f"{list(out._array.shape)}, which does not match the required output shape "

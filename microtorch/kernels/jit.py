@@ -41,12 +41,19 @@ _addresses: dict[str, int] = {}
 
 def address(name: str, text: str, signature: str = "void(i64,i64,i64,i64)") -> int:
     """Address of the C function `name` of `text`; compiled at most once a machine."""
-    stem = f"{name}-{_key(name, text, signature)}"
     with _lock:
+        stem = f"{name}-{_key(name, text, signature)}"
         found = _addresses.get(stem)
         if found is None:
             found = _addresses[stem] = _load(stem) or _compile(stem, name, text, signature)
         return found
+
+
+# A child must not inherit the lock from a thread that it does not have.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
 
 
 def function(name: str, text: str, signature: str) -> Callable[..., Any]:

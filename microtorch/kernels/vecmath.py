@@ -13,8 +13,10 @@ A pasting module provides F, I (the float and int of this width), D (float64), `
 Dekker, doi:10.1007/BF01397083. Polynomials interpolate at Chebyshev nodes (near minimax).
 """
 
+import ast
+import copy
 import functools
-import re
+import math
 from collections.abc import Iterable
 
 # Constants: float32's value, float64's value. A _HI has trailing zero bits, so that its product
@@ -26,8 +28,8 @@ _FLOATS: dict[str, tuple[float, float]] = {
     "ONE": (1.0, 1.0),
     "TWO": (2.0, 2.0),
     "THREE": (3.0, 3.0),
-    "HUGE": (1e400, 1e400),
-    "NAN": (1e400 - 1e400, 1e400 - 1e400),
+    "HUGE": (math.inf, math.inf),
+    "NAN": (math.nan, math.nan),
     # Adding this rounds to an integer, which is then in the low bits: 1.5 * 2^mantissa.
     "MAGIC": (12582912.0, 6755399441055744.0),
     "MIN_NORMAL": (2.0**-126, 2.0**-1022),
@@ -68,8 +70,11 @@ _FLOATS: dict[str, tuple[float, float]] = {
     "TWO_THIRDS_LO": (-1.9868215e-08, 3.700743415417188e-17),
     # |x| beyond which erf is 1 and erfc is 0; centre of the map of [0, inf) to [-1, 1).
     "ERF_MAX": (11.0, 28.0),
-    "ERF_SPLIT": (0.46875, 0.46875),
+    "ERF_SPLIT": (0.5, 0.5),
     "ERFC_CENTRE": (2.5, 4.0),
+    # (1 + 2 a) exp(a^2) erfc(a) at the centre, and the inverse of its typical value.
+    "ERFC_FIRST": (1.2648382, 1.2329951186255526),
+    "ERFC_INVERSE": (0.83, 0.83),
 }
 _INTS: dict[str, tuple[int, int]] = {
     "MANTISSA": (23, 52),
@@ -160,27 +165,27 @@ _POLYNOMIALS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     ),
     # erf(x) / x - 1, in x^2.
     "ERF": (
-        (0.12837917, -0.3761262, 0.11283131, -0.026781444, 0.0047766794),
+        (0.12837917, -0.37612608, 0.11282829, -0.026757566, 0.0047187014),
         (
-            0.1283791670955126, -0.3761263890318365, 0.11283791670942811, -0.026866170639377546,
-            0.0052239774906779725, -0.0008548309273200475, 0.00012053957118777403,
-            -1.4863272458588805e-05, 1.4923535246893007e-06,
+            0.12837916709551256, -0.3761263890318347, 0.11283791670925189, -0.026866170632830016,
+            0.005223977372029753, -0.0008548297662086034, 0.0001205333046582652,
+            -1.4845726499481446e-05, 1.4724557054857664e-06,
         ),
     ),
-    # (1 + 2 a) exp(a^2) erfc(a), in (a - k) / (a + k), k = ERFC_CENTRE.
+    # ((1 + 2 a) exp(a^2) erfc(a) - ERFC_FIRST) / t, t = (a - k) / (a + k), k = ERFC_CENTRE.
     "ERFC": (
         (
-            1.2648382, -0.12235676, -0.09902441, 0.15762976, -0.1029701, 0.032760184, 0.0009557915,
-            -0.004363669, 0.00041519344, 0.00055116654,
+            -0.12235676, -0.09902439, 0.15762982, -0.10297027, 0.032759663, 0.00095652253,
+            -0.0043619536, 0.0004142054, 0.0005492505,
         ),
         (
-            1.2329951186255526, -0.13962111684056255, 0.015379652102619166, 0.068097054254697,
-            -0.10103906603626259, 0.09373283499820254, -0.0663303658133898, 0.037167515539692025,
-            -0.016197734040959786, 0.0050319699609785275, -0.0007577734296011549,
-            -0.00019925662768214026, 0.00015062241328490724, -2.439929924180209e-05,
-            -1.1224515846445262e-05, 5.70937619077038e-06, 2.9921337760059036e-07,
-            -8.236062006907741e-07, 6.732722478152928e-08, 1.0651714822787469e-07,
-            -1.233674833789862e-08, -1.0763813644656442e-08,
+            -0.13962111684056253, 0.015379652102619107, 0.06809705425469505, -0.10103906603625892,
+            0.0937328349982757, -0.06633036581348009, 0.03716751553843266, -0.016197734039841084,
+            0.005031969972900916, -0.0007577734375101877, -0.00019925669557023932,
+            0.00015062244712592333, -2.439905679004614e-05, -1.1224605003821074e-05,
+            5.708829061937622e-06, 2.993546823426926e-07, -8.228486374738864e-07,
+            6.720373339997448e-08, 1.0592961823541497e-07, -1.2291044259458225e-08,
+            -1.0568365851628068e-08,
         ),
     ),
 }
@@ -450,13 +455,20 @@ def erf_near(x):
 
 # erfc(a) for a > ERF_SPLIT as exp(-a a) / (1 + 2 a) times a polynomial in (a - k) / (a + k)
 # (Shepherd & Laframboise, doi:10.1090/S0025-5718-1981-0595058-X); a a in double length.
+# The roundings of sum and divisor are put back to first order.
 def erfc_far(a):
     a = where(a > ERF_MAX, ERF_MAX, a)
     h = top(a)
     t = (a - ERFC_CENTRE) / (a + ERFC_CENTRE)
     low = (h - a) * (h + a)
     x = low - h * h
-    return exp_of(x, low - (x + h * h), 0) * poly(ERFC, t) / (ONE + TWO * a)
+    r, e, k, i = exp_parts(x, low - (x + h * h))
+    w = t * poly(ERFC, t)
+    g = ERFC_FIRST + w
+    d = ONE + TWO * a
+    q = g / d
+    lost = ((ERFC_FIRST - g) + w) - (TWO * a - (d - ONE)) * q
+    return (q + q * (r + e + lost * ERFC_INVERSE)) * power_of_2(i) * power_of_2(k - i)
 
 def erf(x):
     a = fabs(x)
@@ -500,56 +512,97 @@ def quadrant(x):
 )
 
 
-_WORD = re.compile(r"\b[A-Za-z_]\w*")
-_POLY = re.compile(r"poly\((\w+), (\w+)\)")
+class _Rename(ast.NodeTransformer):
+    def __init__(self, prefix: str, names: set[str]) -> None:
+        self.prefix, self.names = prefix, names
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        return ast.Name(self.prefix + node.id if node.id in self.names else node.id, node.ctx)
+
+
+class _Flat(ast.NodeTransformer):
+    """A function with its callees' bodies copied in, since each compiled helper costs 20 ms."""
+
+    def __init__(self, name: str, library: dict[str, ast.FunctionDef], k: int) -> None:
+        self.library, self.k, self.calls = library, k, 0
+        self.body: list[ast.stmt] = []
+        self.run(library[name].body)
+
+    def run(self, statements: list[ast.stmt]) -> None:
+        for statement in statements:
+            if isinstance(statement, ast.Return) and statement.value:
+                self.body.append(ast.Return(self.visit(statement.value)))
+            elif isinstance(statement, ast.Assign):
+                self.assign(statement.targets[0], self.visit(statement.value))
+
+    def assign(self, target: ast.expr, value: ast.expr) -> None:
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            for part, one in zip(target.elts, value.elts, strict=True):
+                self.assign(part, one)
+        else:
+            self.body.append(ast.Assign([target], value, lineno=0))
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        name, arguments = ast.unparse(node.func), node.args
+        if name == "poly":
+            return self.horner(ast.unparse(arguments[0]), ast.unparse(arguments[1]))
+        if name not in self.library:
+            return node
+        self.calls += 1
+        callee = copy.deepcopy(self.library[name])
+        parameters = [ast.Name(argument.arg, ast.Store()) for argument in callee.args.args]
+        stored = (n for n in ast.walk(callee) if isinstance(n, ast.Name))
+        names = {n.id for n in stored if isinstance(n.ctx, ast.Store)} | {n.id for n in parameters}
+        rename = _Rename(f"{name}{self.calls}_", names)
+        for parameter, argument in zip(parameters, arguments, strict=True):
+            self.assign(rename.visit(parameter), argument)
+        self.run([rename.visit(statement) for statement in callee.body])
+        result = self.body.pop()
+        assert isinstance(result, ast.Return) and result.value
+        return result.value
+
+    def horner(self, name: str, x: str) -> ast.expr:
+        last = len(_POLYNOMIALS[name][self.k]) - 1
+        text = f"{name}{last}"
+        for i in reversed(range(last)):
+            text = f"({name}{i} + {x} * {text})"
+        return ast.parse(text, mode="eval").body
 
 
 @functools.cache
-def _library(width: int) -> tuple[dict[str, str], dict[str, str]]:
-    """Functions and constants of one width, by name, as text."""
+def _constants(width: int) -> dict[str, str]:
+    """Text of the value of each constant, by name."""
     k = {32: 0, 64: 1}[width]
-    constants = {n: f"F({v[k]!r})".replace("inf", "1e400") for n, v in _FLOATS.items()}
-    constants["NAN"] = "F(1e400 - 1e400)"
+    constants = {n: f"F({v[k]!r})" for n, v in _FLOATS.items()}
+    constants |= {"HUGE": "F(1e400)", "NAN": "F(1e400 - 1e400)"}
     constants |= {n: f"I({v[k]})" for n, v in _INTS.items()}
     constants |= {n: f"D({v!r})" for n, v in _DOUBLES.items()}
     for name, values in _POLYNOMIALS.items():
         constants |= {f"{name}{i}": f"F({c!r})" for i, c in enumerate(values[k])}
+    return constants
 
-    def horner(match: re.Match[str]) -> str:
-        name, x = match.groups()
-        text = f"{name}{len(_POLYNOMIALS[name][k]) - 1}"
-        for i in reversed(range(len(_POLYNOMIALS[name][k]) - 1)):
-            text = f"({name}{i} + {x} * {text})"
-        return text
 
-    functions = {}
-    for block in re.split(r"^(?=def )", _TEXT + _QUADRANT[k], flags=re.MULTILINE)[1:]:
-        lines = [line for line in block.splitlines() if line and not line.startswith("#")]
-        functions[lines[0][4:].partition("(")[0]] = _POLY.sub(horner, "\n".join(lines) + "\n")
-    return functions, constants
+@functools.cache
+def _function(name: str, width: int) -> tuple[str, frozenset[str]]:
+    """Text of one function, and the constants that it names."""
+    k = {32: 0, 64: 1}[width]
+    tree = ast.parse(_TEXT + _QUADRANT[k])
+    library = {f.name: f for f in tree.body if isinstance(f, ast.FunctionDef)}
+    function = library[name]
+    function.body = _Flat(name, library, k).body
+    names = {n.id for n in ast.walk(function) if isinstance(n, ast.Name)}
+    return ast.unparse(function) + "\n", frozenset(names & set(_constants(width)))
 
 
 def source(names: Iterable[str], width: int) -> str:
-    """Text of the functions `names` and of all that they call, for float32 or float64.
+    """Text of the functions `names` for float32 or float64: constants, then one def a name.
 
     names: any of exp expm1 log log1p log2 log10 tanh sigmoid softplus sinh cosh asinh acosh
-    atanh pow sin cos tan asin acos atan atan2 erf erfc. Callees come before callers.
-    Raises KeyError for another name, or a width that is not 32 or 64.
+    atanh pow sin cos tan asin acos atan atan2 erf erfc. Each def calls nothing but what the
+    module that pastes it provides. Raises KeyError for another name or width.
     """
-    functions, constants = _library(width)
-    done: dict[str, str] = {}
-
-    def need(name: str) -> None:
-        if name in done:
-            return
-        text = functions.get(name) or f"{name} = {constants[name]}\n"
-        for word in dict.fromkeys(_WORD.findall(text.partition(":")[2])):
-            if word in functions or word in constants:
-                need(word)
-        done[name] = text
-
-    for name in names:
-        if name not in functions:
-            raise KeyError(name)
-        need(name)
-    return "".join(done.values())
+    functions = [_function(name, width) for name in dict.fromkeys(names)]
+    used = set().union(*(constants for _, constants in functions))
+    lines = [f"{n} = {value}\n" for n, value in _constants(width).items() if n in used]
+    return "".join(lines) + "".join(text for text, _ in functions)

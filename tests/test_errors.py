@@ -1,0 +1,138 @@
+"""Errors are part of the interface: PyTorch's types and key words, and nothing half done.
+
+`data/error_texts.txt` holds one record per case. Every case runs here against microtorch, which
+must raise that type with those words and leave every tensor, module and optimizer of the scene as
+it was, the random stream too. Where PyTorch is installed the same cases run under it.
+"""
+
+import copy
+import pathlib
+import pickle
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import microtorch
+
+TABLE = pathlib.Path(__file__).parent / "data" / "error_texts.txt"
+
+
+class Case(NamedTuple):
+    """A statement that must raise `kind` with all of `words`, in this order."""
+
+    scene: str
+    statement: str
+    kind: str
+    words: list[str]
+
+
+def read(text: str) -> list[Case]:
+    """The cases of a table, whose form is described at its head."""
+    cases: list[Case] = []
+    scene: list[str] = []
+    statement = ""
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            scene = []
+        elif line.startswith("given "):
+            scene.append(line.removeprefix("given "))
+        elif line.startswith("! "):
+            kind, _, words = line[2:].partition(": ")
+            cases.append(Case("\n".join(scene), statement, kind, [plain(words)]))
+        elif line.startswith("+ "):
+            cases[-1].words.append(plain(line[2:]))
+        else:
+            statement = line
+    return cases
+
+
+def plain(words: str) -> str:
+    """The words with their escapes resolved."""
+    return words.replace("\\n", "\n").replace("\\t", "\t").replace("\\\\", "\\")
+
+
+CASES = read(TABLE.read_text(encoding="utf-8"))
+IDS = [f"{k}: {case.statement}" for k, case in enumerate(CASES)]
+
+
+def prepared(torch: Any, scene: str) -> dict[str, Any]:
+    """The names of a scene, made with one of the two libraries."""
+    names = {"torch": torch, "nn": torch.nn, "np": np, "copy": copy, "pickle": pickle}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(scene, names)
+    return names
+
+
+def raised(statement: str, names: dict[str, Any]) -> Exception | None:
+    """What a statement raises."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exec(statement, names)
+    except Exception as error:
+        return error
+    return None
+
+
+def check(error: Exception | None, case: Case) -> None:
+    """Demand the type and the words of a case."""
+    assert error is not None, "nothing was raised"
+    assert type(error).__name__ == case.kind, repr(error)
+    text, place = str(error), 0
+    for words in case.words:
+        found = text.find(words, place)
+        assert found >= 0, f"{words!r} is not in {text[place:]!r}"
+        place = found + len(words)
+
+
+def state(names: dict[str, Any]) -> dict[str, Any]:
+    """Everything that a refused call could have changed."""
+    found: dict[str, Any] = {
+        "stream": microtorch.get_rng_state().tolist(),
+        "grad mode": microtorch.is_grad_enabled(),
+        "default dtype": microtorch.get_default_dtype(),
+    }
+    for name, value in names.items():
+        if isinstance(value, microtorch.Tensor):
+            found[name] = tensor_state(value)
+        elif isinstance(value, microtorch.nn.Module):
+            found[name] = repr(value), {
+                key: tensor_state(t) for key, t in value.state_dict(keep_vars=True).items()
+            }
+        elif isinstance(value, microtorch.optim.Optimizer):
+            found[name] = repr(value), repr(value.state_dict())
+    return found
+
+
+def tensor_state(t: Any) -> tuple[Any, ...]:
+    """Elements, version, place in the graph and gradient of a tensor."""
+    grad = None if t._grad is None else t._grad._array.tolist()
+    return (
+        t.dtype, tuple(t.shape), t._array.tolist(), t._version, t.requires_grad, t.is_leaf,
+        id(t.grad_fn), grad,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_refuses_with_pytorchs_words_and_changes_nothing(case):
+    names = prepared(microtorch, case.scene)
+    before = state(names)
+    check(raised(case.statement, names), case)
+    assert state(names) == before
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_pytorch_refuses_the_same_with_the_same_words(case):
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch: pip install torch==2.13.*")
+    check(raised(case.statement, prepared(torch, case.scene)), case)
+
+
+def test_reader_notices_a_wrong_type_and_wrong_words():
+    case = Case("", "", "ValueError", ["first", "second"])
+    check(ValueError("first then second"), case)
+    for error in (None, TypeError("first second"), ValueError("second first")):
+        with pytest.raises(AssertionError):
+            check(error, case)
