@@ -162,7 +162,7 @@ ROWS: dict[str, Row] = {
         Row("tanh", "x", "tanh(x)", "1 - z * z", doc="Hyperbolic tangent."),
         # Sigmoids and their kin. The derivative of a saturated sigmoid is exactly 0, as PyTorch's:
         # it is what keeps BCELoss finite there.
-        Row("sigmoid", "x", "sigmoid(x)", "(1 - z) * z", doc="1 / (1 + exp(-input))."),
+        Row("sigmoid", "x", "1 / (1 + exp(-x))", "(1 - z) * z", doc="1 / (1 + exp(-input))."),
         Row("softplus", "x", "softplus(x)", "sigmoid(x)", doc="log(1 + exp(input))."),
         Row("erf", "x", "erf(x)", "1.1283791670955126 * exp(-(x * x))",
             doc="Error function (DLMF 7.2.1)."),
@@ -174,7 +174,7 @@ ROWS: dict[str, Row] = {
             "0.5 * (1 + erf(x * 0.7071067811865476)) + 0.3989422804014327 * x * exp(-0.5 * x * x)",
             doc="Gaussian error linear unit, input * Phi(input) (arXiv:1606.08415)."),
         # Piecewise linear.
-        Row("relu", "x", "where(x > 0, x, x * 0)", "where(z > 0, 1, 0)", types="any", kinks="x",
+        Row("relu", "x", "where(x > 0, x, where(x == x, 0.0, x))", "where(z > 0, 1, 0)", types="any", kinks="x",
             doc="max(input, 0); derivative 0 at 0."),
         Row("leaky_relu", "x", "where(x > 0, x, x * slope)", "where(x > 0, 1, slope)",
             params="slope", kinks="x", doc="input where positive, else input * slope."),

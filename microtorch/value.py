@@ -5,6 +5,7 @@ table's text evaluated on floats. Every Value keeps its gradient: `grad` is 0.0 
 up what the backward passes bring. A Tensor and a Value give a Tensor; the gradient flows through.
 """
 
+import builtins
 import math
 import operator
 from collections.abc import Callable
@@ -74,13 +75,13 @@ class ScalarOp:
         parents = node.parents
         try:
             if len(parents) == 1:
-                return self._gradients(g, parents[0].data, *node.const, node.data)  # type: ignore[no-any-return]
+                return self._gradients(g, parents[0].data, *node.numbers, node.data)  # type: ignore[no-any-return]
             return self._gradients(g, parents[0].data, parents[1].data, node.data)  # type: ignore[no-any-return]
         except (ArithmeticError, ValueError):
             return self._exact_gradients(g, node)
 
     def _exact_gradients(self, g: float, node: "Value") -> tuple[float, ...]:
-        operands = [*(p.data for p in node.parents), *node.const, node.data]
+        operands = [*(p.data for p in node.parents), *node.numbers, node.data]
         arrays = [wrap(np.array(v, _DOUBLE)) for v in operands]
         values = dict(zip((*self.row.operands, "z"), arrays, strict=True))
         derivatives = (self.row.derivatives or ())[: len(node.parents)]
@@ -120,10 +121,13 @@ _LEAF = _Leaf()
 class Value(Node):
     """A number that can be differentiated: `data`, `grad`, and `backward()`."""
 
-    __slots__ = ("data", "grad", "label")
+    __slots__ = ("data", "grad", "label", "numbers")
 
     data: float
     grad: float
+    # Nothing is saved: a Value's parents hold their data.
+    saved = ()
+    const = None
 
     def __init__(self, data: float, _children: Any = (), _op: str = "", label: str = "") -> None:
         self.data = float(data)
@@ -131,8 +135,7 @@ class Value(Node):
         self.op = _LEAF
         self.seq = next_seq()
         self.parents = ()
-        self.saved = ()
-        self.const = ()
+        self.numbers = ()
         self.label = label
 
     @property
@@ -150,9 +153,11 @@ class Value(Node):
         except _NotScalar:
             engine.run({self: 1.0}, _Sums, True)
 
-    def as_tensor(self) -> Tensor:
-        """A 0-d tensor of the default dtype, through which gradients flow back."""
-        z = wrap(np.array(self.data, get_default_dtype().numpy))
+    def as_tensor(self, like: Any = None) -> Tensor:
+        """A 0-d tensor through which gradients flow back, of the floating dtype of `like`."""
+        floating = isinstance(like, Tensor) and like.is_floating_point()
+        dtype = like.dtype if floating else get_default_dtype()
+        z = wrap(np.array(self.data, dtype.numpy))
         return _linked(z, self)
 
     def item(self) -> float:
@@ -199,18 +204,16 @@ class _NotScalar(Exception):
 
 def _scalar_graph(root: Value) -> list[Any]:
     """All nodes with parents that root depends on, oldest first."""
-    order: list[Any] = []
+    order: list[Any] = [root]
     seen = {root}
-    stack: list[Any] = [root]
-    push = stack.append
-    while stack:
-        node = stack.pop()
-        order.append(node)
+    see, push = seen.add, order.append
+    # The list grows while it is walked.
+    for node in order:
         for parent in node.parents:
             if parent not in seen:
                 if parent.__class__ is not Value:
                     raise _NotScalar
-                seen.add(parent)
+                see(parent)
                 if parent.parents:
                     push(parent)
     order.sort(key=_seq, reverse=True)
@@ -243,7 +246,7 @@ def _run(root: Value) -> None:
                 y.grad += dy
             elif parents:
                 x = parents[0]
-                (dx,) = op._gradients(node.grad, x.data, *node.const, node.data)
+                (dx,) = op._gradients(node.grad, x.data, *node.numbers, node.data)
                 x.grad += dx
         except (ArithmeticError, ValueError):
             for parent, d in zip(parents, op.gradients(node.grad, node), strict=True):
@@ -267,32 +270,39 @@ def _method(row: Row) -> Callable[..., Any]:
         z.op = with_numbers
         z.seq = next_seq()
         z.parents = (self,)
-        z.saved = ()
-        z.const = numbers
+        z.numbers = numbers
         return z  # type: ignore[no-any-return]
 
     if len(row.inputs) == 1:
         return unary
-    of_two = ScalarOp(row, 0)
+    # The formula stands in the method itself: a call of it would take a sixth of the time.
+    scope = {
+        "Value": Value, "new": new, "next_seq": next_seq, "unary": unary, "op": ScalarOp(row, 0),
+        "NUMBERS": (int, float, np.generic), **_SCOPE, "__builtins__": builtins,
+    }  # fmt: skip
+    exec(_BINARY.format(formula=row.formula), scope)
+    return scope["binary"]
 
-    def binary(self: Value, other: Any) -> Any:
-        if other.__class__ is not Value:
-            if isinstance(other, (int, float, np.generic)):
-                return unary(self, other)
-            return NotImplemented
-        z = new(Value)
-        try:
-            z.data = forward(self.data, other.data)
-        except (ArithmeticError, ValueError):
-            z.data = of_two.exactly(self.data, other.data)
-        z.grad = 0.0
-        z.op = of_two
-        z.seq = next_seq()
-        z.parents = (self, other)
-        z.saved = z.const = ()
-        return z
 
-    return binary
+_BINARY = """
+def binary(self, other):
+    if other.__class__ is not Value:
+        if isinstance(other, NUMBERS):
+            return unary(self, float(other))
+        return NotImplemented
+    z = new(Value)
+    try:
+        x = self.data
+        y = other.data
+        z.data = {formula}
+    except (ArithmeticError, ValueError):
+        z.data = op.exactly(x, y)
+    z.grad = 0.0
+    z.op = op
+    z.seq = next_seq()
+    z.parents = (self, other)
+    return z
+"""
 
 
 def _reflect(method: Callable[..., Any]) -> Callable[..., Any]:

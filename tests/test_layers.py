@@ -44,6 +44,14 @@ COMPILER_WORDS = re.compile(r"\bnjit\b|\bcfunc\b|\bcuda\.jit\b|\b(import|from)\s
 # Files that may drive the compilers: one for the CPU, one for the GPU.
 COMPILER_FILES = {"kernels.jit", "kernels.cuda"}
 LONGEST = 450
+# What may be longer, up to how many lines, and why.
+LONGER = {
+    "tensor": (600, "one class with the attributes and conversions that PyTorch gives it"),
+    "kernels.vecmath": (650, "a text for each function and each width, with its error bounds"),
+    "functions.elementwise": (500, "a way for each arity, without calls on the hot path"),
+    "functions.view": (500, "a function for each view, with PyTorch's errors"),
+    "random": (500, "a method for each distribution, with PyTorch's errors"),
+}
 
 
 def modules():
@@ -173,8 +181,14 @@ def test_the_word_search_finds_what_it_is_for():
 @pytest.mark.parametrize("name", MODULES)
 def test_files_are_short_and_say_what_they_are(name):
     text = MODULES[name].read_text()
-    assert len(text.splitlines()) <= LONGEST
+    most, _ = LONGER.get(name, (LONGEST, ""))
+    assert len(text.splitlines()) <= most
     assert ast.get_docstring(ast.parse(text)), f"microtorch.{name} has no docstring"
+
+
+def test_every_exception_to_the_length_is_still_needed():
+    long = {n for n, path in MODULES.items() if len(path.read_text().splitlines()) > LONGEST}
+    assert set(LONGER) == long
 
 
 def test_files_have_no_tabs_or_trailing_spaces():

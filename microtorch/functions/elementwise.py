@@ -73,6 +73,15 @@ def _arrays(saved: Any) -> list[Array]:
     return [s._array if s.__class__ in TENSORS else s for s in saved]
 
 
+def without_ones(a: Array, b: Array) -> tuple[Array, Array]:
+    """An operand of one element as a 0-d array, which NumPy repeats three times faster."""
+    if b.size == 1 and b.ndim <= a.ndim:
+        return a, b.reshape(())
+    if a.size == 1 and a.ndim <= b.ndim:
+        return a.reshape(()), b
+    return a, b
+
+
 def _pass_through(needed: tuple[bool, ...]) -> Callable[[Node, Array], tuple[Any, ...]]:
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
         found = tuple([g if on else None for on in needed])
@@ -97,7 +106,10 @@ def _one_of_two(kernels: Any, place: int) -> Callable[[Node, Array], tuple[Any, 
         saved = node.saved
         if len(saved) == 1:  # type: ignore[arg-type]
             (s,) = saved  # type: ignore[misc]
-            d = kernels[g.dtype](g, s._array if s.__class__ in TENSORS else s, out=...)
+            a = s._array if s.__class__ in TENSORS else s
+            if a.size == 1 and g.ndim:
+                a = a.reshape(())
+            d = kernels[g.dtype](g, a, out=...)
         else:
             d = kernels[g.dtype](g, *_arrays(saved), out=...)
         if node.const.__class__ is tuple:
@@ -131,13 +143,14 @@ def _both(
                 return backward(node, g)
             dtype = g.dtype
             x, y = node.saved[x_at], node.saved[y_at]  # type: ignore[index]
-            found = (
-                dx[dtype](g, x._array if x.__class__ in TENSORS else x, out=...),
-                dy[dtype](g, y._array if y.__class__ in TENSORS else y, out=...),
-            )
-            if node.const.__class__ is tuple:
-                return unbroadcast(cpu, found, node.const)
-            return found
+            x = x._array if x.__class__ in TENSORS else x
+            y = y._array if y.__class__ in TENSORS else y
+            if node.const.__class__ is not tuple:
+                return dx[dtype](g, x, out=...), dy[dtype](g, y, out=...)
+            _, x = without_ones(g, x)
+            _, y = without_ones(g, y)
+            found = dx[dtype](g, x, out=...), dy[dtype](g, y, out=...)
+            return unbroadcast(cpu, found, node.const)
 
         by_one = backward_by_one
 
@@ -259,13 +272,13 @@ def _unary(row: Row) -> Callable[..., Tensor]:
     return apply
 
 
-def _operand(x: Any) -> Any:
+def operand(x: Any, other: Any) -> Any:
     """What an operator accepts beside tensors and numbers; None for anything else."""
     if isinstance(x, (Tensor, bool, int, float, np.generic)):
         return x
     if isinstance(x, np.ndarray):
         return wrap(x)
-    return x.as_tensor() if isinstance(x, Node) else None
+    return x.as_tensor(other) if isinstance(x, Node) else None
 
 
 def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
@@ -295,12 +308,15 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
         dtype = a.dtype
         if dtype is not b.dtype:
             return slow(input, other)
+        x_shape, y_shape = a.shape, b.shape
+        if x_shape != y_shape:
+            a, b = without_ones(a, b)
         try:
             array = ready[dtype](a, b, out=...)
         except KeyError:
             return slow(input, other)
         except ValueError:
-            raise broadcast_error(a.shape, b.shape) from None
+            raise broadcast_error(x_shape, y_shape) from None
         z = new(Tensor)
         z._array = array
         x_parent, y_parent = input._node, other._node
@@ -327,7 +343,6 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
             )
         else:
             node.saved = ()
-        x_shape, y_shape = a.shape, b.shape
         node.const = None if x_shape == y_shape else (x_shape, y_shape)
         return z  # type: ignore[no-any-return]
 
@@ -365,7 +380,7 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
 
     def slow(input: Any, other: Any) -> Tensor:
         if operator:
-            input, other = _operand(input), _operand(other)
+            input, other = operand(input, other), operand(other, input)
             if input is None or other is None:
                 return NotImplemented
         x, y = _prepare(row, (input, other))

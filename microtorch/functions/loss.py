@@ -63,8 +63,9 @@ class _Loss:
         if reduction == "none":
             array = cpu.ROW_KERNELS[self.row.name][a.dtype](a, b, out=...)
         else:
-            flat = [v if v.ndim == 1 else v.reshape(-1) for v in (a, b)]
-            array = self.kernels[reduction][a.dtype](*flat, out=...)
+            if a.ndim != 1:
+                a, b = a.reshape(-1), b.reshape(-1)
+            array = self.kernels[reduction][a.dtype](a, b, out=...)
         z = new(Tensor)
         z._array = array
         z._node = None
@@ -74,7 +75,8 @@ class _Loss:
             node.op = op
             node.seq = next_seq()
             node.parents = (edge(x), edge(y))
-            node.saved = tuple([v for v, on in zip((x, y, array), op.saves, strict=True) if on])
+            save_x, save_y, _ = op.saves
+            node.saved = (x, y) if save_x and save_y else (x,) if save_x else (y,) * save_y
             node.const = a.size if reduction == "mean" else None
         return z  # type: ignore[no-any-return]
 
@@ -192,7 +194,8 @@ def binary_cross_entropy(
         raise NotImplementedError(
             f"\"binary_cross_entropy\" not implemented for '{input.dtype.short}'"
         )
-    if a.size and _outside[a.dtype](a.reshape(-1), b.reshape(-1)):
+    flat = (a, b) if a.ndim == 1 else (a.reshape(-1), b.reshape(-1))
+    if a.size and _outside[a.dtype](*flat):
         _refuse(a, b)
     if weight is None:
         return _bce(input, target, reduction)

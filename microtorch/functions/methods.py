@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
-from ..graph.node import Node
 from ..tensor import Tensor, wrap
 from . import convert, creation, index, loss, product, random, reduce, view
-from .elementwise import FUNCTIONS, OPERATORS, in_place
+from .elementwise import FUNCTIONS, OPERATORS, in_place, operand
 from .op import tensors
 
 
@@ -20,7 +19,8 @@ def _reflected(function: Callable[..., Tensor]) -> Callable[..., Any]:
     def apply(self: Tensor, other: Any) -> Any:
         if isinstance(other, np.ndarray):
             return NotImplemented
-        return function(self, other)
+        other = operand(other, self)
+        return NotImplemented if other is None else function(self, other)
 
     return apply
 
@@ -33,11 +33,8 @@ def _operator(function: Callable[..., Tensor]) -> Callable[..., Any]:
     """`tensor op other`, where other may be an ndarray; the rest is left to the other side."""
 
     def apply(self: Tensor, other: Any) -> Any:
-        if isinstance(other, np.ndarray):
-            other = wrap(other)
-        elif not isinstance(other, (Tensor, bool, int, float, np.generic)):
-            return NotImplemented
-        return function(self, other)
+        other = operand(other, self)
+        return NotImplemented if other is None else function(self, other)
 
     return apply
 
@@ -327,9 +324,9 @@ def attach() -> None:
 
 def _reciprocal_times(x: Tensor, y: Any) -> Tensor:
     """y / x for a number y: PyTorch records reciprocal, then mul."""
-    if isinstance(y, (int, float, np.generic)):
-        return FUNCTIONS["mul"](FUNCTIONS["reciprocal"](x), y)
-    return FUNCTIONS["div"](y.as_tensor(), x) if isinstance(y, Node) else NotImplemented
+    if isinstance(y, Tensor):
+        return FUNCTIONS["div"](y, x)
+    return FUNCTIONS["mul"](FUNCTIONS["reciprocal"](x), y)
 
 
 def sum_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -220,7 +220,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if bias is None:
         op = LINEAR_MM if a.ndim == 2 else LINEAR_VIEW if a.ndim > 2 else LINEAR_SQUEEZE
         return record(op, array, (input, weight), _needs(input, weight), (a.shape, w.shape[0], False))
-    array = cpu.add_into(array, bias._array)
+    b = bias._array
+    array = cpu.add_into(array, b.reshape(()) if b.size == 1 and array.ndim else b)
     op = ADDMM if a.ndim == 2 else LINEAR_VIEW
     return record(
         op, array, (input, weight, bias), _needs(input, weight), (a.shape, w.shape[0], True)

@@ -171,13 +171,19 @@ _add, _add_into = ROW_KERNELS["add"], IN_PLACE["add"]
 
 
 def add(a: Array, b: Array) -> Array:
-    """Sum of two gradients, in a new array."""
-    return _add[a.dtype](a, b, out=...)  # type: ignore[no-any-return]
+    """Sum of two gradients, in a new array; those of Values are numbers."""
+    try:
+        return _add[a.dtype](a, b, out=...)  # type: ignore[no-any-return]
+    except AttributeError:
+        return a + b
 
 
 def add_into(a: Array, b: Array) -> Array:
     """Sum of two gradients, in the first."""
-    return _add_into[a.dtype](a, b, a)  # type: ignore[no-any-return]
+    try:
+        return _add_into[a.dtype](a, b, a)  # type: ignore[no-any-return]
+    except AttributeError:
+        return a + b
 
 
 def neg(x: Array) -> Array:
