@@ -8,7 +8,7 @@ from typing import Any
 
 from . import autograd, cuda, device, dtypes, nn, optim, random
 from .autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
-from .device import device  # noqa: F811 - the class under the module's name, as in PyTorch
+from .device import device  # type: ignore[no-redef] # noqa: F811 - the class, as in PyTorch
 from .dtypes import (
     bool,
     double,

@@ -4,11 +4,14 @@ Numbers and 0-d tensors are weak: they do not widen a tensor with dimensions unl
 higher category (bool < integer < floating point).
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 _pybool, _pyint = bool, int
+# The dtypes below take the names of Python's types.
+Int: TypeAlias = int
+Bool: TypeAlias = bool
 
 class dtype:  # noqa: N801 - PyTorch's name
     """The element type of a tensor; `repr` is `torch.float32`."""
@@ -26,7 +29,7 @@ class dtype:  # noqa: N801 - PyTorch's name
     is_complex = False
 
     @property
-    def is_signed(self) -> bool:
+    def is_signed(self) -> Bool:
         """Whether the type has negative numbers."""
         return self.numpy.kind in "if"
 
@@ -106,18 +109,18 @@ def promote(a: dtype, b: dtype) -> dtype:
     return _by_numpy[np.promote_types(a.numpy, b.numpy)]
 
 
-def result_type(operands: list[tuple[dtype, _pyint]]) -> dtype:
+def result_type(operands: list[tuple[dtype, Int]]) -> dtype:
     """The dtype of an operation on `(dtype, priority)`: 2 dimensioned, 1 zero-dim, 0 number.
 
     The highest category wins; within it, only the operands of the highest priority count.
     """
-    best: dict[_pyint, dtype] = {}
+    best: dict[Int, dtype] = {}
     for d, priority in operands:
         best[priority] = promote(best[priority], d) if priority in best else d
-    result = None
+    result: dtype | None = None
     for priority in (2, 1, 0):
-        d = best.get(priority)
-        if d is not None and (result is None or d.category > result.category):
-            result = d
+        found = best.get(priority)
+        if found is not None and (result is None or found.category > result.category):
+            result = found
     assert result is not None
     return result

@@ -53,7 +53,7 @@ class ScalarOp:
     as it does for tensors.
     """
 
-    __slots__ = ("_gradients", "forward", "row", "saves_result", "symbol")
+    __slots__ = ("_gradients", "forward", "push", "row", "saves_result", "symbol")
 
     def __init__(self, row: Row, numbers: int) -> None:
         self.row = row
@@ -65,6 +65,23 @@ class ScalarOp:
         self._gradients = eval(f"lambda g, {operands}, z: ({gradients},)", _SCOPE)
         signs = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**", "pow_number": "**"}
         self.symbol = signs.get(row.name, row.name)
+        self.push = self._compile_push
+
+    def _compile_push(self, node: "Value") -> None:
+        """Add g times the local derivatives to the parents' gradients; made at the first use."""
+        row, count = self.row, len(node.parents)
+        names, numbers = row.operands[:count], row.operands[count:]
+        lines = [f"({''.join(f'p_{n}, ' for n in names)}) = node.parents"]
+        lines += [f"{n} = p_{n}.data" for n in names]
+        lines += [f"({', '.join(numbers)},) = node.numbers"] if numbers else []
+        lines += ["g = node.grad", "z = node.data"]
+        pairs = list(zip(names, row.derivatives or (), strict=False))
+        lines += [f"d_{n} = {text.chain(d)}" for n, d in pairs]
+        lines += [f"p_{n}.grad += d_{n}" for n in names]
+        scope = dict(_SCOPE)
+        exec("def push(node):\n    " + "\n    ".join(lines), scope)
+        self.push = scope["push"]
+        self.push(node)
 
     def exactly(self, *operands: float) -> float:
         """The value, by the float64 kernel."""
@@ -103,6 +120,10 @@ class ScalarOp:
 
 class _Leaf:
     """The op of a Value that no operation made."""
+
+    @staticmethod
+    def push(node: "Value") -> None:
+        """Nothing: there are no parents."""
 
     symbol = ""
     saves_result = False
@@ -236,20 +257,10 @@ def _run(root: Value) -> None:
     root.grad += 1.0
     while order:
         node = order.pop()
-        parents = node.parents
-        op = node.op
         try:
-            if len(parents) == 2:
-                x, y = parents
-                dx, dy = op._gradients(node.grad, x.data, y.data, node.data)
-                x.grad += dx
-                y.grad += dy
-            elif parents:
-                x = parents[0]
-                (dx,) = op._gradients(node.grad, x.data, *node.numbers, node.data)
-                x.grad += dx
+            node.op.push(node)
         except (ArithmeticError, ValueError):
-            for parent, d in zip(parents, op.gradients(node.grad, node), strict=True):
+            for parent, d in zip(node.parents, node.op.gradients(node.grad, node), strict=True):
                 parent.grad += d
     for node, grad in earlier:
         node.grad += grad
@@ -309,7 +320,7 @@ def _reflect(method: Callable[..., Any]) -> Callable[..., Any]:
     def apply(self: Value, other: Any) -> Any:
         if not isinstance(other, (int, float, np.generic)):
             return NotImplemented
-        return method(Value(other), self)
+        return method(Value(float(other)), self)
 
     return apply
 
@@ -334,7 +345,7 @@ def _attach() -> None:
         return number(self, other) if isinstance(other, (int, float)) else general(self, other)
 
     Value.pow = Value.__pow__ = power  # type: ignore[attr-defined,method-assign,operator]
-    Value.__neg__ = Value.neg  # type: ignore[attr-defined]
+    Value.__neg__ = Value.neg  # type: ignore[attr-defined,operator]
 
 
 

@@ -41,8 +41,8 @@ def read(text: str) -> list[Cell]:
     section = ""
     for block in text.split("\n\n"):
         lines = block.strip("\n").split("\n")
-        while lines and lines[0].startswith("# "):
-            section = lines.pop(0)[2:]
+        while lines and lines[0].startswith("#"):
+            section = lines.pop(0)[2:] or section
         if lines and any(lines):
             cells.append(Cell("\n".join(lines), section.endswith("(exact)"), section))
     return cells
@@ -187,11 +187,11 @@ o = torch.optim.{name}([w, b], **{options})
 r = []
 for k in range(20):
     o.zero_grad()
-    (((w * w - 1) ** 2).sum() * 0.1 + (w.sum() * b).sum() * 0.1).backward()
+    (torch.sin(w * 2).sum() + (torch.sin(w.sum() * b)).sum()).backward()
     if k == 7:
         b.grad = None
     o.step()
-    r.append((w.detach().clone(), b.detach().clone()))
+    r.append(torch.cat([w.detach(), b.detach()[0]]))
 (r, o.state_dict(), o)
 """
 

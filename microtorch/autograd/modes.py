@@ -39,7 +39,7 @@ class _Switch:
         """Allow `@no_grad` beside `@no_grad()`."""
         made = object.__new__(cls)
         if callable(function):
-            made.__init__()
+            made.__init__()  # type: ignore[misc]
             return made(function)
         return made
 

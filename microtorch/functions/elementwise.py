@@ -278,7 +278,8 @@ def operand(x: Any, other: Any) -> Any:
         return x
     if isinstance(x, np.ndarray):
         return wrap(x)
-    return x.as_tensor(other) if isinstance(x, Node) else None
+    # A Value is a node that can stand for a tensor; this module knows no Values.
+    return x.as_tensor(other) if isinstance(x, Node) else None  # type: ignore[attr-defined]
 
 
 def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:

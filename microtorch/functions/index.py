@@ -171,7 +171,7 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """The slices along a dimension, as views without it."""
     a = input._array
     dim = normal_dim(dim, a.ndim)
-    lead = (slice(None),) * dim
+    lead: tuple[Any, ...] = (slice(None),) * dim
     return tuple(
         linked(input, a[(*lead, k, ...)], UNBIND, (a.shape, (*lead, k))) for k in range(a.shape[dim])
     )
@@ -201,7 +201,7 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
         raise IndexError("index out of range in self")
     if a.ndim == 0:
         return record(INDEX_SELECT, a.copy(), (input,), const=((), ()))
-    key = (*(slice(None),) * dim, places.reshape(-1))
+    key: Any = (*(slice(None),) * dim, places.reshape(-1))
     return record(INDEX_SELECT, a[key], (input,), const=(a.shape, key))
 
 

@@ -289,9 +289,9 @@ def attach() -> None:
         setattr(Tensor, f"__{'truediv' if name == 'div' else name}__", function)
     for name in ("add", "mul"):
         setattr(Tensor, f"__r{name}__", _reflected(OPERATORS[name]))
-    Tensor.__rsub__ = _reflected(OPERATORS["rsub"])  # type: ignore[attr-defined]
+    setattr(Tensor, "__rsub__", _reflected(OPERATORS["rsub"]))  # noqa: B010
     special = {
-        "__itruediv__": Tensor.div_, "__neg__": FUNCTIONS["neg"], "__abs__": FUNCTIONS["abs"],
+        "__itruediv__": Tensor.__dict__["div_"], "__neg__": FUNCTIONS["neg"], "__abs__": FUNCTIONS["abs"],
         "__pos__": lambda x: x, "__invert__": bitwise_not, "__getitem__": index.getitem,
         "__setitem__": index.setitem, "__iter__": index.iterate, "T": property(view.reversed_dims),
         "mT": property(view.matrix_transpose), "__rtruediv__": _reflected(_reciprocal_times),
@@ -305,7 +305,7 @@ def attach() -> None:
         setattr(Tensor, name, lambda x, dtype=dtype: convert.cast(x, dtype))
     for name in ("add_into", "add"):
         setattr(tensors, name, FUNCTIONS["add"])
-    primitives = {
+    primitives: dict[str, Any] = {
         "mul": FUNCTIONS["mul"], "div": FUNCTIONS["div"], "neg": FUNCTIONS["neg"],
         "reshape": view.reshape, "permute": view.permute, "expand": view.expand,
         "mT": view.matrix_transpose, "matmul": product.matmul, "narrow": view.narrow,

@@ -67,7 +67,7 @@ def run(
     needed beforehand.
     """
     needed = None if targets is None else _towards(roots, targets)
-    special = needed is not None or bool(hooks.data)
+    special = needed is not None or bool(hooks.data)  # type: ignore[attr-defined]
     found: dict[Any, Any] = {}
     # What waits: number of a node, or leaf -> [node or leaf, gradient, whether the pass owns it].
     waiting: dict[Any, list[Any]] = {}

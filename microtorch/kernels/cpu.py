@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
 from ..table import FOLDS, ROWS, ROWWISE, STEPS, Fold, Row, Rowwise
 from . import jit, text, threads
@@ -25,7 +26,7 @@ _capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c
     ("PyCapsule_GetPointer", ctypes.pythonapi)
 )
 _api = ctypes.cast(
-    _capsule_pointer(np._core.umath._UFUNC_API, None), ctypes.POINTER(ctypes.c_void_p)
+    _capsule_pointer(_multiarray_umath._UFUNC_API, None), ctypes.POINTER(ctypes.c_void_p)
 )
 _plain = [ctypes.c_void_p] * 3 + [ctypes.c_int] * 4 + [ctypes.c_char_p] * 2 + [ctypes.c_int]
 # Places in NumPy's C-API table, fixed by its ABI.
@@ -40,7 +41,7 @@ def make_ufunc(
     """A ufunc with one loop: `types` are the dtypes of its inputs, then of its outputs."""
     loops = (ctypes.c_void_p * 1)(loop)
     datas = (ctypes.c_void_p * 1)(data)
-    codes = (ctypes.c_char * len(types))(*[t.num for t in types])
+    codes = (ctypes.c_char * len(types)).from_buffer_copy(bytes(t.num for t in types))
     label, doc, core = name.encode(), b"", signature.encode()
     _kept.extend((loops, datas, codes, label, doc, core))
     arguments = (

@@ -29,7 +29,9 @@ from . import memory, store
 
 C_TYPES = {"i64": ctypes.c_int64, "f64": ctypes.c_double, "void": None}
 # Every option of the compiler. numpy: x / 0 is inf, without the branch that blocks SIMD.
-OPTIONS = {"error_model": "numpy"}
+OPTIONS: dict[str, Any] = {"error_model": "numpy"}
+# Helpers stand in the entry's code and need no wrappers of their own.
+INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 # What finished code may call. Anything else (Numba's run-time, the Python API) would not be there
 # in a process that loads the object code without Numba.
 EXTERNAL = {"feclearexcept", "memset", "memcpy", "fma", "fmaf", "log1p"}
@@ -60,7 +62,8 @@ def function(name: str, text: str, signature: str) -> Callable[..., Any]:
     """`address` as a ctypes function; a call costs about 0.2 us and releases the GIL."""
     result, arguments = _parse(signature)
     types = [C_TYPES[a] for a in arguments]
-    return ctypes.CFUNCTYPE(C_TYPES[result], *types)(address(name, text, signature))
+    kind: Any = ctypes.CFUNCTYPE
+    return kind(C_TYPES[result], *types)(address(name, text, signature))
 
 
 def _parse(signature: str) -> tuple[str, list[str]]:
@@ -164,8 +167,7 @@ def _llvm_ir(stem: str, name: str, text: str, signature: str) -> tuple[str, str]
     exec(compile(text, os.path.join(store.directory(), stem + ".py"), "exec"), scope)
     for helper in re.findall(r"^def (\w+)\(", text, re.MULTILINE):
         if helper != name:
-            inline = numba.njit(forceinline=True, no_cpython_wrapper=True, **OPTIONS)
-            scope[helper] = inline(scope[helper])
+            scope[helper] = numba.njit(**INLINED)(scope[helper])
     result, arguments = _parse(signature)
     types = {"void": numba.types.void, "i64": numba.types.int64, "f64": numba.types.float64}
     entry = scope[name]

@@ -168,7 +168,7 @@ _POLYNOMIALS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     ),
 }  # fmt: skip
 
-_TEXT = '''
+_TEXT = """
 # exp(x + c) = 2^k (1 + r + e), |r| < 0.35. The factor 2^k is made as 2^h 2^(k - h), so that it may
 # overflow and a subnormal result is rounded once.
 def exp_parts(x, c):
@@ -458,11 +458,11 @@ def erfc(x):
     a = fabs(x)
     y = erfc_far(a)
     return where(a < ERF_SPLIT, ONE - erf_near(x), where(x < ZERO, TWO - y, y))
-'''
+"""
 
 # x = n pi/2 + r + c: n modulo 4 (0, 1, 2 or 3 as a float), r and its rounding error c.
 _QUADRANT = (
-    '''
+    """
 # In float64, from where r and c are taken.
 def quadrant(x):
     x = D(x)
@@ -470,8 +470,8 @@ def quadrant(x):
     r = ((x - n * WIDE1) - n * WIDE2) - n * WIDE3
     r = where(fabs(r) < D_ONE, r, x - x)
     return F(n - D_FOUR * floor(n * D_QUARTER)), F(r), F(r - D(F(r)))
-''',
-    '''
+""",
+    """
 # The first two differences are exact; a part's sum with the next is kept with its error.
 def quadrant(x):
     n = floor(x * TWO_OVER_PI + D_HALF)
@@ -488,7 +488,7 @@ def quadrant(x):
     c = (g - r) + e
     sound = fabs(r) < D_ONE
     return n - D_FOUR * floor(n * D_QUARTER), where(sound, r, x - x), where(sound, c, ZERO)
-''',
+""",
 )
 
 

@@ -96,4 +96,4 @@ class AdamW(Adam):
     _decoupled = True
 
     def __init__(self, params: Any, *args: Any, weight_decay: float = 1e-2, **kwargs: Any) -> None:
-        super().__init__(params, *args, weight_decay=weight_decay, **kwargs)
+        super().__init__(params, *args, weight_decay=weight_decay, **kwargs)  # type: ignore[misc]
