@@ -72,7 +72,7 @@ class Row:
         self.domain = tuple(
             tuple(float(bound) for bound in interval.split()) for interval in domain.split(";")
         )
-        self.kinks = tuple(kinks.split(";")) if kinks else ()
+        self.kinks = tuple(k.strip() for k in kinks.split(";")) if kinks else ()
         self.node = node or name.title().replace("_", "") + "Backward0"
         self.doc = doc
         self._check()
@@ -121,8 +121,8 @@ ROWS: dict[str, Row] = {
         Row("neg", "x", "-x", "-1", types="any", doc="Negative."),
         Row("abs", "x", "fabs(x)", "where(x > 0, 1, where(x < 0, -1, 0))", types="any", kinks="x",
             doc="Absolute value; derivative 0 at 0."),
-        Row("sign", "x", "where(x > 0, 1, where(x < 0, -1, x - x))", "0", types="any", kinks="x",
-            doc="Sign: -1, 0 or 1."),
+        Row("sign", "x", "where(x > 0, 1, where(x < 0, -1, 0))", "0", types="any", kinks="x",
+            doc="Sign: -1, 0 or 1; 0 for nan."),
         Row("reciprocal", "x", "1 / x", "-(z * z)", domain="0.2 4", doc="1 / input."),
         Row("square", "x", "x * x", "2 * x", types="any", node="PowBackward0",
             doc="Square of input."),
@@ -225,7 +225,7 @@ ROWS: dict[str, Row] = {
         Row("gt", "x y", "x > y", types="bool", doc="input > other."),
         Row("ge", "x y", "x >= y", types="bool", doc="input >= other."),
         Row("isnan", "x", "x != x", types="bool", doc="Whether an element is nan."),
-        Row("isinf", "x", "fabs(x) == inf", types="bool", doc="Whether an element is infinite."),
+        Row("isinf", "x", "(x == x) * (x - x != 0) != 0", types="bool", doc="Whether an element is infinite."),
     )
 }  # fmt: skip
 

@@ -25,7 +25,8 @@ def _softplus(x):
 # word -> the true function; every word of the vocabulary but `where` and `inf`.
 EXACT = {
     **{n: getattr(mp, n) for n in "exp expm1 log log1p sin cos tan asin acos atan atan2 sinh cosh"
-       " tanh asinh acosh atanh erf erfc sqrt floor".split()},
+       " tanh asinh acosh atanh erf sqrt floor".split()},
+    "erfc": lambda x: mp.erfc(x) if x < 1e4 else mp.zero,
     "log2": lambda x: mp.log(x, 2),
     "log10": lambda x: mp.log(x, 10),
     "pow": mp.power,
@@ -275,7 +276,10 @@ def _check_element(text, dtype, at, z, want):
         return
     if z == 0 == want and not any(word in text for word in EITHER_ZERO):
         assert np.signbit(z) == np.signbit(want), message
-    if mp.isfinite(bound.value):
+    if any(v == 0 and np.signbit(v) for v in at.values()):
+        # A Near has one zero.
+        assert z == want or abs(z - want) <= 8 * np.spacing(abs(want)), message
+    elif mp.isfinite(bound.value):
         error = abs(mp.mpf(float(z)) - bound.value)
         assert error <= bound.error, f"{message}: off by {error / ulp(dtype, bound.value)} ulp"
 

@@ -239,7 +239,8 @@ def retain_grad(self: Tensor) -> None:
     def keep(g: Any) -> Any:
         tensor = reference()
         if tensor is not None:
-            tensor._grad = g if isinstance(g, Tensor) else wrap(np.array(g))
+            found = g if isinstance(g, Tensor) else wrap(np.array(g))
+            tensor._grad = found if tensor._grad is None else tensor._grad + found
         return g
 
     engine.hooks.setdefault(node, []).append(keep)

@@ -32,7 +32,7 @@ def _copied_rule(F: Any, g: Any, _: Any) -> tuple[Any, ...]:
 
 TO_COPY = Rule("ToCopyBackward0", _cast_rule)
 CLONE = Rule("CloneBackward0", _clone_rule)
-FILL = Rule("FillBackward0", _nothing_rule)
+FILL = Rule("FillBackward2", _nothing_rule)
 ZERO = Rule("ZeroBackward0", _nothing_rule)
 COPY = Rule("CopyBackwards", _copied_rule)
 WHERE = Rule(
@@ -79,7 +79,7 @@ def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
 def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     """input where condition holds, else other; with condition alone, its nonzero indices."""
     if input is None and other is None:
-        return tuple(wrap(a) for a in np.nonzero(condition._array))
+        return tuple(wrap(a.copy()) for a in np.nonzero(condition._array))
     if not isinstance(condition, Tensor):
         raise argument_error("where", "condition", 1, "Tensor", condition)
     x, y = tensors.same_dtype(input, other)

@@ -337,6 +337,10 @@ def arange(
     whole = builtins.all(isinstance(v, (builtins.int, np.integer)) for v in (start, end, step))
     numpy_dtype = _numpy_dtype(dtype, out, dtypes.int64 if whole else None)
     count = -(-(end - start) // step) if whole else builtins.int(np.ceil((end - start) / step))
+    if numpy_dtype.kind in "iu" and not whole:
+        # PyTorch rounds the start and the step, for int64 before it counts.
+        start, end, step = builtins.int(start), builtins.int(end), builtins.int(step)
+        count = -(-(end - start) // step) if numpy_dtype == np.int64 else count
     array = _astype(start + np.arange(count) * step, numpy_dtype)
     return finish("arange", array, out, **options)
 

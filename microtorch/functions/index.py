@@ -31,6 +31,7 @@ INDEX = Rule("IndexBackward0", _place_rule)
 UNBIND = Rule("UnbindBackward0", _place_rule)
 UNSQUEEZE = Rule("UnsqueezeBackward0", _place_rule)
 ASSIGN = Rule("CopySlices", _assign_rule)
+ASSIGN_INDEX = Rule("IndexPutBackward0", _assign_rule)
 INDEX_SELECT = Rule("IndexSelectBackward0", _place_rule)
 GATHER = Rule("GatherBackward0", _place_rule)
 MASKED_SELECT = Rule("MaskedSelectBackward0", _place_rule)
@@ -119,8 +120,8 @@ def getitem(input: Tensor, key: Any) -> Tensor:
     places = _key(key)
     array = _take(a, places)
     if any(isinstance(i, np.ndarray) or isinstance(i, bool) for i in places):
-        if np.may_share_memory(array, a) and array.base is not None:
-            array = array.copy()
+        # A copy of its own, in row-major order whatever order NumPy chose.
+        array = np.array(array, order="C", copy=array.base is not None or None)
         return record(INDEX, array, (input,), const=(a.shape, places))
     last = places[-1] if places else None
     op = SELECT if isinstance(last, int) else UNSQUEEZE if last is None and places else SLICE
@@ -160,7 +161,8 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
                 "under torch.no_grad()"
             )
         shape = value._array.shape if value._node is not None else None
-        assigned = record(ASSIGN, a, (input, value), const=(places, shape))
+        op = ASSIGN_INDEX if copies else ASSIGN
+        assigned = record(op, a, (input, value), const=(places, shape))
         changed(input)
         input._node = assigned._node
     else:
@@ -202,7 +204,8 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     if a.ndim == 0:
         return record(INDEX_SELECT, a.copy(), (input,), const=((), ()))
     key: Any = (*(slice(None),) * dim, places.reshape(-1))
-    return record(INDEX_SELECT, a[key], (input,), const=(a.shape, key))
+    array = np.ascontiguousarray(a[key])
+    return record(INDEX_SELECT, array, (input,), const=(a.shape, key))
 
 
 def masked_select(input: Tensor, mask: Tensor, *, out: Tensor | None = None) -> Tensor:

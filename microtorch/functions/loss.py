@@ -46,15 +46,23 @@ def _check_reduction(reduction: str) -> None:
         raise ValueError(f"{reduction} is not a valid value for reduction")
 
 
+def _reduced_ops(row: Row, node: str) -> dict[tuple[bool, bool], ReducedOp]:
+    return {
+        (a, b): ReducedOp(row, (a, b), node)
+        for a, b in ((True, False), (False, True), (True, True))
+    }
+
+
 class _Loss:
     """The loss of a row under every reduction."""
 
-    def __init__(self, row: Row, node: str) -> None:
+    def __init__(self, row: Row, node: str, **others: str) -> None:
         self.row = row
         self.kernels = {kind: cpu.fold(FOLDS[kind], row) for kind in ("mean", "sum")}
+        shared = _reduced_ops(row, node)
         self.ops = {
-            (a, b): ReducedOp(row, (a, b), node)
-            for a, b in ((True, False), (False, True), (True, True))
+            kind: _reduced_ops(row, others[kind]) if kind in others else shared
+            for kind in ("mean", "sum", "none")
         }
 
     def __call__(self, x: Tensor, y: Tensor, reduction: str) -> Tensor:
@@ -70,7 +78,7 @@ class _Loss:
         z._array = array
         z._node = None
         if mode.enabled and (x._node is not None or y._node is not None):
-            op = self.ops[x._node is not None, y._node is not None]
+            op = self.ops[reduction][x._node is not None, y._node is not None]
             z._node = node = new(op.kind)
             node.op = op
             node.seq = next_seq()
@@ -115,8 +123,8 @@ def _reduction(size_average: Any, reduce: Any, reduction: str) -> str:
     return chosen
 
 
-def _simple(name: str, short: str, node: str) -> Callable[..., Tensor]:
-    loss = _Loss(ROWS[name], node)
+def _simple(name: str, short: str, node: str, **others: str) -> Callable[..., Tensor]:
+    loss = _Loss(ROWS[name], node, **others)
 
     def apply(
         input: Tensor,
@@ -135,7 +143,7 @@ def _simple(name: str, short: str, node: str) -> Callable[..., Tensor]:
 
 
 mse_loss = _simple("mse_loss", "mse", "MseLossBackward0")
-l1_loss = _simple("l1_loss", "l1", "L1LossBackward0")
+l1_loss = _simple("l1_loss", "l1", "MeanBackward0", sum="SumBackward0", none="AbsBackward0")
 _bce = _Loss(ROWS["binary_cross_entropy"], "BinaryCrossEntropyBackward0")
 _bce_logits = _Loss(
     ROWS["binary_cross_entropy_with_logits"], "BinaryCrossEntropyWithLogitsBackward0"
@@ -344,7 +352,8 @@ def nll_loss(
     if weight is not None:
         factor *= weight._array[places]
     factor[ignored] = 0
-    each = np.asarray(a[key]) * factor
+    each = np.asarray(a[key] * factor)
+    each[ignored] = 0
     divisor = None
     if reduction == "mean":
         divisor = -float(factor.sum(dtype=np.float64))

@@ -1,15 +1,17 @@
 """Which function is which method and operator of Tensor, and which primitive of the rules."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import dtypes
+from ..errors import broadcast_error
 from ..tensor import Tensor, wrap
 from . import convert, creation, index, loss, product, random, reduce, view
 from .elementwise import FUNCTIONS, OPERATORS, in_place, operand
-from .op import tensors
+from .op import Rule, record, tensors
 
 
 def _reflected(function: Callable[..., Tensor]) -> Callable[..., Any]:
@@ -104,6 +106,9 @@ def _pow(x: Any, y: Any) -> Tensor:
         if x.is_floating_point():
             return _number_power(x, float(y))
     a, b = same_dtype(x, y)
+    if isinstance(x, (int, float)) and x > 0 and b._node is not None:
+        array = FUNCTIONS["pow"](a, b.detach())._array
+        return record(POWER_OF_NUMBER, array, (b,), (...,), math.log(x))
     if not a.is_floating_point():
         if isinstance(y, int) and y < 0:
             raise RuntimeError("Integers to negative integer powers are not allowed.")
@@ -149,6 +154,38 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None, out: Any = 
     if rounding_mode == "trunc":
         rounded = convert.where(quotient_ < 0, FUNCTIONS["ceil"](quotient_), rounded)
     return view.deliver(rounded, out)
+
+
+def _remainder_rule(F: Any, g: Any, shapes: Any, quotient: Any) -> tuple[Any, ...]:
+    return F.sum_to(g, shapes[0]), F.neg(F.sum_to(F.mul(g, quotient), shapes[1]))
+
+
+REMAINDER = Rule("RemainderBackward0", _remainder_rule)
+
+
+def remainder(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+    """input - other * floor(input / other): the sign is that of other.
+
+    Raises:
+        RuntimeError: for integers divided by zero.
+    """
+    x, y = same_dtype(input, other)
+    a, b = x._array, y._array
+    if not x.is_floating_point() and (b == 0).any():
+        raise RuntimeError("ZeroDivisionError")
+    try:
+        with np.errstate(all="ignore"):
+            array = np.asarray(np.remainder(a, b))
+            quotient = np.asarray(np.floor_divide(a, b))
+    except ValueError:
+        raise broadcast_error(a.shape, b.shape) from None
+    shapes = (a.shape, b.shape)
+    return view.deliver(record(REMAINDER, array, (x, y), (wrap(quotient),), shapes), out)
+
+
+POWER_OF_NUMBER = Rule(
+    "PowBackward2", lambda F, g, log_base, z: (F.mul(F.mul(g, z), log_base),), True
+)
 
 
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
@@ -228,6 +265,7 @@ PUBLIC: dict[str, Callable[..., Any]] = {
                      "binary_cross_entropy_with_logits", "elu", "leaky_relu", "gelu", "silu")},
     **{n: _with_out(n) for n in ("mul", "maximum", "minimum", "atan2")},
     "add": add, "sub": sub, "subtract": sub, "multiply": FUNCTIONS["mul"], "pow": pow, "div": div,
+    "remainder": remainder,
     "divide": div, "true_divide": div, "absolute": FUNCTIONS["abs"], "negative": FUNCTIONS["neg"],
     "clamp": clamp, "clip": clamp, "where": convert.where, "masked_fill": masked_fill,
     "logical_not": logical_not, "bitwise_not": bitwise_not, **_BITWISE, "equal": equal,
@@ -261,7 +299,7 @@ _METHODS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 _OPERATORS = {
-    "pow": _pow,
+    "pow": _pow, "mod": remainder,
     "matmul": lambda x, y: product.matmul(x, y) if isinstance(y, Tensor) else NotImplemented,
     "floordiv": lambda x, y: div(x, y, rounding_mode="floor"),
     "and": _BITWISE["bitwise_and"], "or": _BITWISE["bitwise_or"], "xor": _BITWISE["bitwise_xor"],

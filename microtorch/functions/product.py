@@ -66,9 +66,11 @@ MM = Rule("MmBackward0", _mm_rule)
 MV = Rule("MvBackward0", _mv_rule)
 DOT = Rule("DotBackward0", _dot_rule)
 BATCHED = Rule("UnsafeViewBackward0", _batched_rule)
+VM = Rule("SqueezeBackward4", _batched_rule)
 ADDMM = Rule("AddmmBackward0", _linear_rule)
 LINEAR_MM = Rule("MmBackward0", _linear_rule)
 LINEAR_VIEW = Rule("ViewBackward0", _linear_rule)
+LINEAR_UNSAFE_VIEW = Rule("UnsafeViewBackward0", _linear_rule)
 LINEAR_SQUEEZE = Rule("SqueezeBackward4", _linear_rule)
 
 
@@ -173,7 +175,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     y_matrix = b.shape if b.ndim > 1 else (*b.shape, 1)
     matrix = np.broadcast_shapes(x_matrix[:-2], y_matrix[:-2]) + (x_matrix[-2], y_matrix[-1])
     const = (a.shape, b.shape, x_matrix, y_matrix, matrix)
-    return record(BATCHED, array, (input, other), saved, const)
+    return record(VM if ranks == (1, 2) else BATCHED, array, (input, other), saved, const)
 
 
 def _shapes_error(a: tuple[int, ...], b: tuple[int, ...]) -> RuntimeError:
@@ -218,7 +220,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         )
     array = cpu.matmul(a, w.T)
     if bias is None:
-        op = LINEAR_MM if a.ndim == 2 else LINEAR_VIEW if a.ndim > 2 else LINEAR_SQUEEZE
+        op = LINEAR_MM if a.ndim == 2 else LINEAR_UNSAFE_VIEW if a.ndim > 2 else LINEAR_SQUEEZE
         return record(op, array, (input, weight), _needs(input, weight), (a.shape, w.shape[0], False))
     b = bias._array
     array = cpu.add_into(array, b.reshape(()) if b.size == 1 and array.ndim else b)

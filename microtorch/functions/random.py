@@ -207,9 +207,9 @@ def normal_(input: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: An
     if std < 0:
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std:g}")
     _float_dtype(input.dtype, None, "normal_kernel_cpu")
-    scattered = not input._array.flags.c_contiguous
+    contiguous = input._array.flags.c_contiguous
     return _fill(
-        input, lambda a: _source(generator).normal(a, float(mean), float(std), scattered)
+        input, lambda a: _source(generator).normal(a, float(mean), float(std), contiguous)
     )
 
 

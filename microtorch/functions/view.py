@@ -13,6 +13,7 @@ from .. import dtypes
 from ..errors import argument_error, combination_error
 from ..graph.node import mode, next_seq
 from ..tensor import Tensor, edge, normal_dim, normal_dims, view, wrap
+from .convert import CLONE
 from .op import Array, Rule, record
 from .op import tensors as primitives
 
@@ -464,5 +465,5 @@ def contiguous(input: Tensor) -> Tensor:
     """The tensor itself if its elements lie in row-major order, else a copy."""
     if input._array.flags.c_contiguous:
         return input
-    return primitives.clone(input)  # type: ignore[no-any-return]
+    return record(CLONE, np.ascontiguousarray(input._array), (input,))
 

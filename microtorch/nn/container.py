@@ -1,10 +1,11 @@
 """Modules that hold modules: Sequential, ModuleList, ModuleDict."""
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .module import Module
+from .module import Module, indented
 
 
 class _Indexed(Module):
@@ -74,6 +75,16 @@ class ModuleList(_Indexed):
     def __init__(self, modules: Iterable[Module] | None = None) -> None:
         super().__init__()
         self.extend(modules or ())
+
+    def __repr__(self) -> str:
+        lines = []
+        place = 0
+        for text, same in itertools.groupby(repr(module) for module in self):
+            count = len(list(same))
+            where = f"({place}-{place + count - 1}): {count} x " if count > 1 else f"({place}): "
+            lines.append(where + indented(text))
+            place += count
+        return "ModuleList(\n  " + "\n  ".join(lines) + "\n)" if lines else "ModuleList()"
 
 
 class ModuleDict(Module):

@@ -391,14 +391,14 @@ class Module:
     def __repr__(self) -> str:
         extra = self.extra_repr()
         lines = extra.split("\n") if extra else []
-        children = [f"({n}): " + _indented(repr(m)) for n, m in self._modules.items()]
+        children = [f"({n}): " + indented(repr(m)) for n, m in self._modules.items()]
         name = type(self).__name__
         if not children and len(lines) <= 1:
             return f"{name}({extra})"
         return f"{name}(\n  " + "\n  ".join(lines + children) + "\n)"
 
 
-def _indented(text: str) -> str:
+def indented(text: str) -> str:
     return text.replace("\n", "\n  ")
 
 

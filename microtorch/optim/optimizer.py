@@ -87,7 +87,9 @@ class Optimizer:
         known = {p for group in self.param_groups for p in group["params"]}
         if not known.isdisjoint(params):
             raise ValueError("some parameters appear in more than one parameter group")
-        group = {**self.defaults, **param_group, "params": params}
+        group = {**param_group, "params": params}
+        for name, value in self.defaults.items():
+            group.setdefault(name, value)
         self.check(group)
         self.param_groups.append(group)
 
