@@ -7,7 +7,14 @@ only. Kernels are compiled, or loaded from the cache, at their first use.
 from typing import Any
 
 from . import autograd, cuda, device, dtypes, nn, optim, random
-from .autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
+from .autograd import (
+    enable_grad,
+    inference_mode,
+    is_grad_enabled,
+    is_inference_mode_enabled,
+    no_grad,
+    set_grad_enabled,
+)
 from .device import device  # type: ignore[no-redef] # noqa: F811 - the class, as in PyTorch
 from .dtypes import (
     bool,

@@ -83,6 +83,7 @@ class Tensor:
     # Defaults of what few tensors have, kept in the instance's dict.
     _grad: "Tensor | None" = None
     _base: "Tensor | None" = None
+    _views: "list[Any] | None" = None
     _changes: "tuple[int, int, Any] | None" = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Tensor":
@@ -247,8 +248,6 @@ class Tensor:
     @property
     def grad_fn(self) -> Node | None:
         """The node that made this tensor; None for a leaf."""
-        if self._base is not None:
-            refresh_view(self)
         return None if self._node is LEAF else self._node
 
     @property
@@ -301,7 +300,10 @@ class Tensor:
         if not isinstance(value, Tensor):
             raise TypeError(f"Variable data has to be a tensor, but got {type(value).__name__}")
         if value._array.dtype.kind != "f" and self._node is not None:
-            raise RuntimeError("data set to a tensor that requires gradients must be floating point or complex dtype")
+            raise RuntimeError(
+                "data set to a tensor that requires gradients must be floating point or complex "
+                "dtype"
+            )
         self._array = value._array
 
     def detach(self) -> "Tensor":
@@ -575,10 +577,6 @@ def check_saved(node: Node) -> None:
             "enable anomaly detection to find the operation that failed to compute its gradient, "
             "with torch.autograd.set_detect_anomaly(True)."
         )
-
-
-def refresh_view(x: Tensor) -> None:
-    """Give a view whose base was changed in place its new history."""
 
 
 TENSORS = {Tensor}

@@ -104,11 +104,12 @@ class ScalarOp:
         derivatives = (self.row.derivatives or ())[: len(node.parents)]
         return tuple(g * float(evaluate(d, values, arrays[0])) for d in derivatives)
 
-    def backward(self, node: "Value", g: Any) -> tuple[float, ...]:
-        """Keep g as the node's gradient, and pass it on."""
+    def backward(self, node: "Value", g: Any) -> tuple[Any, ...]:
+        """Keep g as the node's gradient, and pass it on, as NumPy's numbers: these can be added
+        to the gradients that come from tensors."""
         g = float(g)
         node.grad += g
-        return self.gradients(g, node)
+        return tuple(map(_DOUBLE.type, self.gradients(g, node)))
 
     def differentiate(self, node: "Value", g: Tensor) -> Any:
         """Values have first derivatives only."""
@@ -351,4 +352,13 @@ def _attach() -> None:
 
 _attach()
 # The edge from a Tensor to the Value it was made from; its gradient is a number.
-_TO_TENSOR = Rule("ValueBackward0", lambda F, g, const: (g,))
+class _ToTensor(Rule):
+    """Gradients reach a Value in double precision, whatever tensors they come through."""
+
+    __slots__ = ()
+
+    def backward(self, node: Node, g: Any) -> tuple[Any, ...]:
+        return (g.astype(_DOUBLE),)
+
+
+_TO_TENSOR = _ToTensor("ValueBackward0", lambda F, g, const: (g,))

@@ -208,6 +208,33 @@ def test_twenty_steps_of_an_optimizer(recipe, dtype, pytorch):
     compare(TRAINING.format(dtype=dtype, name=name, options=options), pytorch, slack=20)
 
 
+SUMMARY = """\
+----------------------------------------------------------------
+        Layer (type)               Output Shape         Param #
+================================================================
+            Linear-1                  [-1, 100]         100,000
+              ReLU-2                  [-1, 100]               0
+            Linear-3                   [-1, 10]           1,010
+================================================================
+Total params: 101,010
+Trainable params: 101,010
+Non-trainable params: 0
+----------------------------------------------------------------
+Input size (MB): 0.00
+Forward/backward pass size (MB): 0.00
+Params size (MB): 0.39
+Estimated Total Size (MB): 0.39
+----------------------------------------------------------------
+"""
+
+
+def test_summary_prints_the_table_of_torchsummary(capsys):
+    nn = microtorch.nn
+    model = nn.Sequential(nn.Linear(1000, 100, bias=False), nn.ReLU(), nn.Linear(100, 10))
+    assert microtorch.summary(model, (1000,)) is None
+    assert capsys.readouterr().out == SUMMARY
+
+
 def test_the_comparison_notices_differences():
     """Every part of a description counts."""
     base = "x = T([1., 2.], requires_grad=True)\n"

@@ -1,6 +1,7 @@
 """Switches for the recording of operations: context managers that are decorators too."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -24,10 +25,37 @@ class _Switch:
         mode.enabled = self._before.pop()
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if inspect.isgeneratorfunction(function):
+            return self._around_steps(function)
+
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             with self.clone():
                 return function(*args, **kwargs)
+
+        return wrapper
+
+    def _around_steps(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A generator function that switches while it runs, and not between its values."""
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            made = function(*args, **kwargs)
+            step, given = made.send, None
+            while True:
+                try:
+                    with self.clone():
+                        value = step(given)
+                except StopIteration as stop:
+                    return stop.value
+                try:
+                    given, step = (yield value), made.send
+                except GeneratorExit:
+                    with self.clone():
+                        made.close()
+                    raise
+                except BaseException as error:
+                    given, step = error, made.throw
 
         return wrapper
 
@@ -57,12 +85,22 @@ class enable_grad(_Switch):  # noqa: N801
 
 
 class inference_mode(_Switch):  # noqa: N801
-    """As `no_grad`; `inference_mode(False)` does nothing."""
+    """As `no_grad`; `inference_mode(False)` switches recording on, as in PyTorch."""
 
     def __init__(self, mode_: bool = True) -> None:
         super().__init__()
         self._on = mode_
-        self._enabled = not mode_ and mode.enabled
+        self._enabled = not mode_
+        self._outside: list[bool] = []
+
+    def __enter__(self) -> Self:
+        self._outside.append(mode.inference)
+        mode.inference = self._on
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        mode.inference = self._outside.pop()
 
     def clone(self) -> "_Switch":
         """A switch of the same kind."""

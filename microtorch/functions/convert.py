@@ -10,6 +10,7 @@ from ..errors import argument_error, broadcast_error, combination_error
 from ..graph.node import mode
 from ..kernels import cpu
 from ..tensor import Tensor, changed, check_in_place, wrap
+from .history import take_over
 from .op import Rule, record, tensors
 
 
@@ -126,7 +127,9 @@ def copy_(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     np.copyto(input._array, source._array, casting="unsafe")
     changed(input)
     if mode.enabled:
-        input._node = record(COPY, input._array, (input, source))._node
+        node = record(COPY, input._array, (input, source))._node
+        if node is not None:
+            take_over(input, node)
     return input
 
 
@@ -144,7 +147,7 @@ def cut(x: Tensor, op: Rule) -> None:
     """Note that x was overwritten in place: its gradient ends here, at zeros."""
     changed(x)
     if mode.enabled and x._node is not None:
-        x._node = record(op, x._array, (x,))._node
+        take_over(x, record(op, x._array, (x,))._node)
 
 
 def zero_(input: Tensor) -> Tensor:

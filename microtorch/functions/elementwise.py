@@ -15,7 +15,7 @@ from ..errors import argument_error, broadcast_error
 from ..graph.node import LEAF, Node, mode, next_seq, node_class
 from ..kernels import cpu, text
 from ..table import ROWS, Row
-from ..tensor import TENSORS, Tensor, changed, check_in_place, edge, new, wrap
+from ..tensor import TENSORS, Tensor, edge, new, wrap
 from .op import Array, saved_tensors, tensors
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -427,63 +427,6 @@ def make(row: Row) -> Callable[..., Tensor]:
     function.__doc__ = row.doc
     function.__module__ = "microtorch"
     return function
-
-
-def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`x.name_(...)`: the result is written into x, which takes over its history."""
-    kernels = cpu.IN_PLACE.get(name)
-
-    def apply(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if mode.enabled:
-            check_in_place(input)
-        if kernels is None or len(args) != 1 or kwargs or not silently(input, args[0]):
-            write(input, function(input, *args, **kwargs))
-        changed(input)
-        return input
-
-    def silently(x: Tensor, y: Any) -> bool:
-        """Write at once where there is no graph, no promotion and no larger result."""
-        a = x._array
-        dtype = a.dtype
-        if dtype not in FLOATS or (x._node is not None and mode.enabled):
-            return False
-        if y.__class__ in TENSORS:
-            b = y._array
-            if b.dtype is not dtype or (y._node is not None and mode.enabled):
-                return False
-            if b.ndim and b.shape != a.shape:
-                return False
-        elif y.__class__ is float or y.__class__ is int:
-            b = cpu.constant(y, dtype)
-        else:
-            return False
-        kernels[dtype](a, b, a)  # type: ignore[index]
-        return True
-
-    apply.__name__ = apply.__qualname__ = name + "_"
-    apply.__doc__ = f"In-place form of `{name}`."
-    return apply
-
-
-def write(x: Tensor, z: Tensor) -> None:
-    """Copy a result into x and give x its history.
-
-    Raises:
-        RuntimeError: if the result has another shape, or a dtype of a higher category.
-    """
-    a, result = x._array, z._array
-    if result.shape != a.shape:
-        raise RuntimeError(
-            f"output with shape {list(a.shape)} doesn't match the broadcast shape "
-            f"{list(result.shape)}"
-        )
-    if z.dtype.category > x.dtype.category:
-        raise RuntimeError(
-            f"result type {z.dtype.short} can't be cast to the desired output type {x.dtype.short}"
-        )
-    np.copyto(a, result, casting="unsafe")
-    if z._node is not None:
-        x._node = z._node
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {name: make(row) for name, row in ROWS.items()}

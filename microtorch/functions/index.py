@@ -9,6 +9,7 @@ from ..errors import argument_error, broadcast_error
 from ..graph.node import mode
 from ..kernels import cpu
 from ..tensor import Tensor, changed, check_in_place, normal_dim, wrap
+from .history import take_over
 from .op import Array, Rule, record
 from .view import deliver, expand, linked
 
@@ -155,16 +156,11 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
             f"to indexing result of shape {list(region.shape)}"
         ) from None
     if mode.enabled and (input._node is not None or value._node is not None):
-        if input._base is not None:
-            raise NotImplementedError(
-                "assignment into a view that takes part in autograd; assign into its base, or "
-                "under torch.no_grad()"
-            )
         shape = value._array.shape if value._node is not None else None
         op = ASSIGN_INDEX if copies else ASSIGN
         assigned = record(op, a, (input, value), const=(places, shape))
         changed(input)
-        input._node = assigned._node
+        take_over(input, assigned._node)
     else:
         changed(input)
 

@@ -10,7 +10,8 @@ from .. import dtypes
 from ..errors import broadcast_error
 from ..tensor import Tensor, wrap
 from . import convert, creation, index, loss, product, random, reduce, view
-from .elementwise import FUNCTIONS, OPERATORS, in_place, operand
+from .elementwise import FUNCTIONS, OPERATORS, operand
+from .in_place import in_place
 from .op import Rule, record, tensors
 
 

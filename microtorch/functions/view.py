@@ -14,6 +14,7 @@ from ..errors import argument_error, combination_error
 from ..graph.node import mode, next_seq
 from ..tensor import Tensor, edge, normal_dim, normal_dims, view, wrap
 from .convert import CLONE
+from .history import remember
 from .op import Array, Rule, record
 from .op import tensors as primitives
 
@@ -51,6 +52,8 @@ def linked(x: Tensor, array: Array, op: Rule, const: Any) -> Tensor:
         node.saved = ()
         node.const = const
         z._node = node
+    if mode.enabled and array.dtype.kind == "f":
+        remember(z, z._base)
     return z
 
 

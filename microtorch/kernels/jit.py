@@ -44,6 +44,7 @@ _addresses: dict[str, int] = {}
 def address(name: str, text: str, signature: str = "void(i64,i64,i64,i64)") -> int:
     """Address of the C function `name` of `text`; compiled at most once a machine."""
     with _lock:
+        # The key inside the lock too: of two back ends made at once one is freed, with its code.
         stem = f"{name}-{_key(name, text, signature)}"
         found = _addresses.get(stem)
         if found is None:
@@ -116,7 +117,11 @@ def _backend() -> tuple[Any, Any, Any]:
 
 def _install(symbol: str, code: bytes) -> int:
     llvm, _, engine = _backend()
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    parsed = llvm.ObjectFileRef.from_data(code)
+    if not parsed:
+        # No object code: the engine would follow the null pointer.
+        return 0
+    engine.add_object_file(parsed)
     engine.finalize_object()
     return int(engine.get_function_address(symbol))
 

@@ -90,7 +90,8 @@ def _start() -> bool:
         return False
     finally:
         if before is None:
-            del os.environ["GOMP_SPINCOUNT"]
+            # Another thread may have been here meanwhile.
+            os.environ.pop("GOMP_SPINCOUNT", None)
     parallel, me, parts = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions)
     part = jit.address("part", _TEXT, "void(i64)")
     _settings[:] = (_settings[0] or _cores(), 0, parallel, part, me, parts)

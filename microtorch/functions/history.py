@@ -1,0 +1,81 @@
+"""The history of shared storage: an in-place change reaches the base and every view of it.
+
+A base keeps weak references to the views that take part in autograd. After a change with a
+history, the base's new node (PyTorch's CopySlices) puts the changed elements into the old ones,
+and every view gets a node that takes its elements from the base.
+"""
+
+from typing import Any
+from weakref import ref
+
+import numpy as np
+
+from ..graph.node import Node
+from ..tensor import Tensor, root_of
+from .op import Array, Rule, record
+
+
+def _copy_slices_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
+    key, shape, view_shape = const
+    flat = F.reshape(g, (-1,))
+    return (
+        F.reshape(F.clear_index(flat, key), shape),
+        F.reshape(F.take_index(flat, key), view_shape),
+    )
+
+
+def _as_strided_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
+    key, shape, _ = const
+    whole = F.put_index(F.reshape(g, (-1,)), key, (int(np.prod(shape, dtype=np.int64)),))
+    return (F.reshape(whole, shape),)
+
+
+COPY_SLICES = Rule("CopySlices", _copy_slices_rule)
+AS_STRIDED = Rule("AsStridedBackward0", _as_strided_rule)
+
+
+def remember(view: Tensor, base: Any) -> None:
+    """Let the base of a view know it; 0.2 us."""
+    known = base._views
+    if known is None:
+        base._views = [ref(view)]
+        return
+    n = len(known)
+    if n > 15 and n & (n - 1) == 0:
+        # At powers of two only, so that a loop over slices stays linear.
+        known[:] = [r for r in known if r() is not None]
+    known.append(ref(view))
+
+
+def take_over(x: Tensor, node: Node | None) -> None:
+    """Give x the history of what was written into it, and with it its base and all their views."""
+    x._node = node
+    base = root_of(x)
+    if x is not base:
+        base._node = record(COPY_SLICES, base._array, (base, x), const=_const(x, base))._node
+    for reference in base._views or ():
+        view = reference()
+        if view is not None:
+            view._node = record(AS_STRIDED, view._array, (base,), const=_const(view, base))._node
+
+
+def _const(view: Tensor, base: Tensor) -> tuple[Any, ...]:
+    """Where the view's elements are in the flattened base, and both shapes."""
+    a, whole = view._array, base._array
+    places = (_offsets(a) + (a.ctypes.data - whole.ctypes.data)).ravel()
+    if whole.flags.c_contiguous:
+        found = places // whole.itemsize
+    else:
+        there = _offsets(whole).ravel()
+        order = np.argsort(there)
+        found = order[np.searchsorted(there[order], places)]
+    return (found,), whole.shape, a.shape
+
+
+def _offsets(a: Array) -> Array:
+    """Distance of each element from the first, in bytes."""
+    found = np.zeros(a.shape, np.int64)
+    for d, (length, stride) in enumerate(zip(a.shape, a.strides, strict=True)):
+        steps = np.arange(length) * stride
+        found += steps.reshape((length,) + (1,) * (a.ndim - d - 1))
+    return found
