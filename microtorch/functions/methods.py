@@ -299,7 +299,7 @@ _METHODS: dict[str, Callable[..., Any]] = {
     "new_full": lambda x, s, v, **o: creation.full(s, v, **{"dtype": x.dtype, **o}),
 }  # fmt: skip
 
-_OPERATORS = {
+_OPERATORS: dict[str, Callable[..., Any]] = {
     "pow": _pow, "mod": remainder,
     "matmul": lambda x, y: product.matmul(x, y) if isinstance(y, Tensor) else NotImplemented,
     "floordiv": lambda x, y: div(x, y, rounding_mode="floor"),

@@ -1,6 +1,5 @@
 """Reductions: folds of the table, and what is built on them."""
 
-import builtins
 from collections.abc import Callable, Sequence
 from typing import Any
 

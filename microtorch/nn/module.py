@@ -399,6 +399,7 @@ class Module:
 
 
 def indented(text: str) -> str:
+    """Text that continues a line two spaces deeper."""
     return text.replace("\n", "\n  ")
 
 

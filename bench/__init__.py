@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench` times workloads on microtorch and on every peer installed."""
