@@ -174,7 +174,7 @@ ROWS: dict[str, Row] = {
             "0.5 * (1 + erf(x * 0.7071067811865476)) + 0.3989422804014327 * x * exp(-0.5 * x * x)",
             doc="Gaussian error linear unit, input * Phi(input) (arXiv:1606.08415)."),
         # Piecewise linear.
-        Row("relu", "x", "where(x > 0, x, where(x == x, 0.0, x))", "where(z > 0, 1, 0)", types="any", kinks="x",
+        Row("relu", "x", "where(x > 0, x, where(x == x, 0.0, x))", "where(z <= 0, 0, 1)", types="any", kinks="x",
             doc="max(input, 0); derivative 0 at 0."),
         Row("leaky_relu", "x", "where(x > 0, x, x * slope)", "where(x > 0, 1, slope)",
             params="slope", kinks="x", doc="input where positive, else input * slope."),

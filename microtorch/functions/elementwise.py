@@ -205,13 +205,9 @@ def _prepare(row: Row, operands: tuple[Any, ...]) -> list[Tensor]:
         result = dtypes.get_default_dtype()
     if result.numpy == np.float16:
         raise NotImplementedError(f'"{row.name}_cpu" not implemented for \'Half\'')
-    if result is dtypes.bool and row.name in ("sub", "neg"):
-        sign = "Subtraction, the" if row.name == "sub" else "Negation, the"
-        many = " with two bool tensors" if row.name == "sub" else " on a bool tensor"
-        raise RuntimeError(
-            f"{sign} `-` operator,{many} is not supported. "
-            "If you are trying to invert a mask, use the `~` or `logical_not()` operator instead."
-        )
+    bools = sum(isinstance(x, Tensor) and x.dtype is dtypes.bool for x in operands)
+    if bools and row.name in ("sub", "rsub", "neg"):
+        _refuse_bools(row.name, bools)
     return [
         tensors.cast(x, result)
         if isinstance(x, Tensor)
@@ -220,12 +216,15 @@ def _prepare(row: Row, operands: tuple[Any, ...]) -> list[Tensor]:
     ]
 
 
-def _check_broadcast(arrays: list[Array]) -> None:
-    for a in arrays[1:]:
-        try:
-            np.broadcast_shapes(arrays[0].shape, a.shape)
-        except ValueError:
-            raise broadcast_error(arrays[0].shape, a.shape) from None
+def _refuse_bools(name: str, count: int) -> None:
+    sign = "Negation" if name == "neg" else "Subtraction"
+    many = "on" if name == "neg" else "with"
+    which = "two bool tensors" if count == 2 else "a bool tensor"
+    other = "`^` or `logical_xor()`" if count == 2 else "`~` or `logical_not()`"
+    raise RuntimeError(
+        f"{sign}, the `-` operator, {many} {which} is not supported. "
+        f"If you are trying to invert a mask, use the {other} operator instead."
+    )
 
 
 def _unary(row: Row) -> Callable[..., Tensor]:

@@ -6,6 +6,7 @@ new node and to every in-place change. The clock counts down, so the smallest nu
 `seq` gives nodes in a valid backward order.
 """
 
+import functools
 import itertools
 import threading
 from typing import Any
@@ -107,6 +108,7 @@ LEAF.saved = ()
 LEAF.const = None
 
 
+@functools.cache
 def node_class(name: str) -> type[Node]:
     """A kind of node whose type is shown under PyTorch's name, such as MulBackward0."""
     return type(name, (Node,), {"__slots__": (), "__module__": "builtins"})

@@ -73,10 +73,10 @@ BOOL = np.dtype(bool)
 
 def forward(row: Row, in_place: bool = False) -> ByDtype:
     """Kernels of z = formula: `kernel(*operands)`, or `kernel(x, ..., x)` if in place."""
-    cheap = text.is_cheap([row.formula])
 
     def make(dtype: np.dtype[Any]) -> Ufunc:
         loop = jit.address("loop", text.forward(row, dtype.name, in_place))
+        cheap = text.is_cheap([row.formula])
         types = [dtype] * len(row.operands) + [BOOL if row.types == "bool" else dtype]
         return make_ufunc(row.name, *threads.share(loop, len(types), cheap), types, 1)
 
@@ -87,11 +87,11 @@ def backward(row: Row, needed: tuple[bool, ...]) -> ByDtype:
     """Kernels of all needed input gradients in one pass: `kernel(g, *saved)`."""
     operands = 1 + len(text.backward_operands(row, needed))
     outputs = sum(needed)
-    cheap = text.is_cheap(row.derivatives or ())
     name = row.name + "_backward"
 
     def make(dtype: np.dtype[Any]) -> Ufunc:
         loop = jit.address("loop", text.backward(row, needed, dtype.name))
+        cheap = text.is_cheap(row.derivatives or ())
         count = operands + outputs
         return make_ufunc(name, *threads.share(loop, count, cheap), [dtype] * count, outputs)
 
