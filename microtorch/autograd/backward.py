@@ -135,7 +135,8 @@ def accumulate(leaf: Tensor, g: Any) -> None:
     An array that nothing else refers to is taken over as it is; others are copied.
     """
     held = leaf._grad
-    if isinstance(g, Tensor):
+    if g.__class__ is not np.ndarray:
+        g = g if isinstance(g, Tensor) else wrap(np.asarray(g))
         leaf._grad = g if held is None else held + g
     elif held is None:
         # This function's argument and that of getrefcount are two references; a caller may hold
@@ -208,9 +209,8 @@ def tensor_backward(
         # The usual call, without what only the general one needs.
         array = self._array
         if array.ndim == 0 and node is not LEAF:
-            found = engine.run({node: _ONES[array.dtype]}, _OnArrays, bool(retain_graph))
-            while found:
-                accumulate(*found.popitem())
+            roots = {node: _ONES[array.dtype]}
+            engine.run(roots, _OnArrays, bool(retain_graph), sink=accumulate)
             return
     if gradient is not None and not isinstance(gradient, Tensor):
         if isinstance(gradient, (int, float)):

@@ -83,9 +83,11 @@ def without_ones(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def _pass_through(needed: tuple[bool, ...]) -> Callable[[Node, Array], tuple[Any, ...]]:
+    x_on, y_on = (*needed, False)[:2]
+
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
-        found = tuple([g if on else None for on in needed])
-        return found if node.const.__class__ is not tuple else unbroadcast(cpu, found, node.const)
+        found = (g if x_on else None, g if y_on else None)
+        return found if node.const is None else unbroadcast(cpu, found, node.const)
 
     return backward
 

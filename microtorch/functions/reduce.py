@@ -20,7 +20,7 @@ Dims = int | Sequence[int] | None
 def _spread(F: Any, g: Any, const: Any) -> Any:
     """The gradient of a sum, repeated over what was summed."""
     shape, dims, _ = const
-    if len(dims) != len(shape):
+    if dims is not None and len(dims) != len(shape):
         g = F.reshape(g, tuple(1 if k in dims else n for k, n in enumerate(shape)))
     elif g.ndim != 0:
         g = F.reshape(g, ())
@@ -121,7 +121,7 @@ def _of_all(input: Tensor, kernels: Any, op: Rule) -> Tensor:
         node.seq = next_seq()
         node.parents = (input if parent is LEAF else parent,)
         node.saved = ()
-        node.const = (a.shape, tuple(range(a.ndim)), a.size)
+        node.const = (a.shape, None, a.size)
     else:
         z._node = None
     return z  # type: ignore[no-any-return]

@@ -55,8 +55,11 @@ def run(
     keep: bool,
     create_graph: bool = False,
     targets: Collection[Any] | None = None,
+    sink: Callable[[Any, Any], None] | None = None,
 ) -> dict[Any, Any]:
     """Gradients of the leaves, or of the targets (nodes or leaves), given those of the roots.
+
+    With a sink, `sink(leaf, gradient)` is called for each leaf instead, when all nodes are done.
 
     With targets, only nodes on a way from the roots to a target run. Saved values are freed
     unless `keep`. `arithmetic` has `add`, `add_into` and `check(node)`, which raises where a
@@ -111,11 +114,15 @@ def run(
                 entry[2] = True
         if saved and not keep:
             node.saved = None
-    d = g = gradients = None
+    d = g = gradients = entry = None
     while waiting:
         leaf, g, _ = waiting.popitem()[1]
-        if targets is None or leaf in targets:
-            found[leaf] = call_hooks(leaf, g) if special else g
+        if special:
+            g = call_hooks(leaf, g)
+        if sink is not None:
+            sink(leaf, g)
+        elif targets is None or leaf in targets:
+            found[leaf] = g
     return found
 
 
