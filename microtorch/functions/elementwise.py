@@ -298,13 +298,16 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
             # Which of x, y, z are saved, as bits.
             code = sum(bit for bit, on in zip((1, 2, 4), made.saves, strict=True) if on)
             table[x_on][y_on] = (made, made.kind, code)
-    by_number, number_kind, number_saves = table[True][False] or (None, Node, 0)
+    by_number, by_other, by_both = table[True][False], table[False][True], table[True][True]
+    number_op, number_kind, number_saves = by_number or (None, Node, 0)
 
     def apply(input: Any, other: Any) -> Tensor:
         kind = other.__class__
-        if kind is float or kind is int:
-            return with_number(input, other)
-        if kind not in TENSORS or not (operator or input.__class__ in TENSORS):
+        if kind not in TENSORS:
+            if kind is float or kind is int:
+                return with_number(input, other)
+            return slow(input, other)
+        if not operator and input.__class__ not in TENSORS:
             return slow(input, other)
         a, b = input._array, other._array
         dtype = a.dtype
@@ -321,11 +324,19 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
             raise broadcast_error(x_shape, y_shape) from None
         z = new(Tensor)
         z._array = array
-        x_parent, y_parent = input._node, other._node
-        if (x_parent is None and y_parent is None) or not differentiable or not mode.enabled:
+        x_parent = input._node
+        y_parent = other._node
+        if x_parent is None:
+            if y_parent is None:
+                z._node = None
+                return z  # type: ignore[no-any-return]
+            chosen = by_other
+        else:
+            chosen = by_number if y_parent is None else by_both
+        if chosen is None or not mode.enabled:
             z._node = None
             return z  # type: ignore[no-any-return]
-        op, op_kind, saves = table[x_parent is not None][y_parent is not None]
+        op, op_kind, saves = chosen
         z._node = node = new(op_kind)
         node.op = op
         node.seq = next_seq()
@@ -366,7 +377,7 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
             z._node = None
             return z  # type: ignore[no-any-return]
         z._node = node = new(number_kind)
-        node.op = by_number
+        node.op = number_op
         node.seq = next_seq()
         node.parents = (input if parent is LEAF else parent,)
         if number_saves == 2:
