@@ -6,7 +6,7 @@ TYPES = ("cpu", "cuda", "ipu", "xpu", "mkldnn", "opengl", "opencl", "ideep", "hi
          "maia", "xla", "lazy", "vulkan", "mps", "meta", "hpu", "mtia", "privateuseone")  # fmt: skip
 
 
-class device:  # noqa: N801 - PyTorch's name
+class device:
     """A device: `device("cpu")`, `device("cuda:0")`, `device("cuda", 1)`.
 
     Raises:

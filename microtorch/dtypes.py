@@ -13,7 +13,7 @@ _pybool, _pyint = bool, int
 Int: TypeAlias = int
 Bool: TypeAlias = bool
 
-class dtype:  # noqa: N801 - PyTorch's name
+class dtype:
     """The element type of a tensor; `repr` is `torch.float32`."""
 
     __slots__ = ("category", "is_floating_point", "itemsize", "name", "numpy", "short")

@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from . import dtypes
 from . import device as devices
+from . import dtypes
 from .errors import argument_error, unknown_name
 from .graph.node import LEAF, Node, mode, next_change, version_at
 
@@ -144,7 +144,7 @@ class Tensor:
         """Number of dimensions."""
         return self._array.ndim
 
-    dim = ndimension = lambda self: self._array.ndim  # noqa: E731 - three names of a one-liner
+    dim = ndimension = lambda self: self._array.ndim
 
     def numel(self) -> int:
         """Number of elements."""

@@ -6,7 +6,6 @@ from typing import Any, Self
 
 from ..graph.node import mode
 
-
 # inspect.CO_GENERATOR; importing inspect takes 4 ms.
 _CO_GENERATOR = 0x20
 
@@ -76,19 +75,19 @@ class _Switch:
         return made
 
 
-class no_grad(_Switch):  # noqa: N801 - PyTorch's name
+class no_grad(_Switch):
     """Results of operations do not require grad; in-place changes of leaves are allowed."""
 
     _enabled = False
 
 
-class enable_grad(_Switch):  # noqa: N801
+class enable_grad(_Switch):
     """Operations are recorded, also inside `no_grad`."""
 
     _enabled = True
 
 
-class inference_mode(_Switch):  # noqa: N801
+class inference_mode(_Switch):
     """As `no_grad`; `inference_mode(False)` switches recording on, as in PyTorch."""
 
     def __init__(self, mode_: bool = True) -> None:
@@ -111,7 +110,7 @@ class inference_mode(_Switch):  # noqa: N801
         return inference_mode(self._on)
 
 
-class set_grad_enabled(_Switch):  # noqa: N801
+class set_grad_enabled(_Switch):
     """Switch recording on or off, at once; as a context manager, until its end."""
 
     def __init__(self, mode_: bool) -> None:

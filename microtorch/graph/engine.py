@@ -7,7 +7,7 @@ a node is released as soon as it is done.
 
 import operator
 from collections.abc import Callable, Collection, Iterable
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -98,7 +98,7 @@ def run(
             raise RuntimeError(SECOND_BACKWARD)
         op = node.op
         gradients = op.differentiate(node, g) if create_graph else op.backward(node, g)
-        for parent, d in zip(node.parents, gradients):  # noqa: B905 - 40 ns a node
+        for parent, d in zip(node.parents, gradients):
             if d is None or parent is None:
                 continue
             key = parent.seq if isinstance(parent, Node) else parent

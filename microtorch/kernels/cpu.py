@@ -212,7 +212,7 @@ def permute(x: Array, dims: tuple[int, ...]) -> Array:
     return x.transpose(dims)
 
 
-def mT(x: Array) -> Array:  # noqa: N802 - the attribute's name
+def mT(x: Array) -> Array:
     """The last two dimensions exchanged."""
     return x.T if x.ndim == 2 else x.swapaxes(-1, -2)
 

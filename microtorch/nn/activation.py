@@ -4,7 +4,7 @@ from typing import Any
 
 from ..functions.elementwise import FUNCTIONS
 from ..tensor import Tensor
-from . import functional as F  # noqa: N812 - PyTorch's custom
+from . import functional as F
 from .module import Module
 
 

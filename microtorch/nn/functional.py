@@ -1,10 +1,8 @@
 """`torch.nn.functional`: activations, losses and layers as functions."""
 
 import builtins
-from typing import Any
 
 import numpy as np
-
 
 from ..functions.elementwise import FUNCTIONS
 from ..functions.loss import (
