@@ -96,7 +96,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         }  # fmt: skip
         print(line(workload.name, results[workload.name]), flush=True)
     processes = (
-        ("startup", STARTUP.format(module="microtorch"), STARTUP.format(module="torch"), "torch", 0.2),
+        (
+            "startup",
+            STARTUP.format(module="microtorch"),
+            STARTUP.format(module="torch"),
+            "torch",
+            0.2,
+        ),
         ("import", "import microtorch", "import numpy", "numpy", 1.6),
     )
     for name, ours, theirs, peer, bound in processes:
@@ -140,11 +146,19 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     for name, result in report["results"].items():
         found = ratio(result)
-        cells = [f"{1e6 * result['seconds'][n]:,.1f}" if n in result["seconds"] else "" for n in names]
+        cells = [
+            f"{1e6 * result['seconds'][n]:,.1f}" if n in result["seconds"] else "" for n in names
+        ]
         shown = "" if found is None else f"{found:.2f}"
-        rows.append(f"| {name} | {shown} | {result['bound']} to {result['peer']} | " + " | ".join(cells) + " |")
+        rows.append(
+            f"| {name} | {shown} | {result['bound']} to {result['peer']} | "
+            + " | ".join(cells)
+            + " |"
+        )
     versions = ", ".join(f"{n} {v}" for n, v in report["versions"].items())
-    rows.append(f"\n{report['cores']} cores, {report['threads']} threads, Python {report['python']}; {versions}.")
+    rows.append(
+        f"\n{report['cores']} cores, {report['threads']} threads, Python {report['python']}; {versions}."
+    )
     return "\n".join(rows) + "\n"
 
 

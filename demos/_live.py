@@ -98,4 +98,6 @@ class Live:
         else:
             held = [self.frames[-1]] * (LAST_FRAME // FRAME)
             data = b"".join(frame.tobytes() for frame in self.frames + held)
-            subprocess.run([*FFMPEG.format(1000 / FRAME).split(), str(path)], input=data, check=True)
+            subprocess.run(
+                [*FFMPEG.format(1000 / FRAME).split(), str(path)], input=data, check=True
+            )

@@ -3,7 +3,8 @@
 from typing import Any
 
 TYPES = ("cpu", "cuda", "ipu", "xpu", "mkldnn", "opengl", "opencl", "ideep", "hip", "ve", "fpga",
-         "maia", "xla", "lazy", "vulkan", "mps", "meta", "hpu", "mtia", "privateuseone")  # fmt: skip
+         "maia", "xla", "lazy", "vulkan", "mps", "meta", "hpu", "mtia",
+         "privateuseone")  # fmt: skip
 
 
 class device:

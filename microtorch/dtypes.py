@@ -13,6 +13,7 @@ _pybool, _pyint = bool, int
 Int: TypeAlias = int
 Bool: TypeAlias = bool
 
+
 class dtype:
     """The element type of a tensor; `repr` is `torch.float32`."""
 

@@ -117,9 +117,7 @@ def _nested(array: Array, indent: int, write: _Formatter, summarize: bool) -> st
         shown = [*range(edge), None, *range(count - edge, count)]
     else:
         shown = list(range(count))
-    parts = [
-        "..." if k is None else _nested(array[k], indent + 1, write, summarize) for k in shown
-    ]
+    parts = ["..." if k is None else _nested(array[k], indent + 1, write, summarize) for k in shown]
     gap = "," + "\n" * (array.ndim - 1) + " " * (indent + 1)
     return "[" + gap.join(parts) + "]"
 

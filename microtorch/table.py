@@ -174,8 +174,8 @@ ROWS: dict[str, Row] = {
             "0.5 * (1 + erf(x * 0.7071067811865476)) + 0.3989422804014327 * x * exp(-0.5 * x * x)",
             doc="Gaussian error linear unit, input * Phi(input) (arXiv:1606.08415)."),
         # Piecewise linear.
-        Row("relu", "x", "where(x > 0, x, where(x == x, 0.0, x))", "where(z <= 0, 0, 1)", types="any", kinks="x",
-            doc="max(input, 0); derivative 0 at 0."),
+        Row("relu", "x", "where(x > 0, x, where(x == x, 0.0, x))", "where(z <= 0, 0, 1)",
+            types="any", kinks="x", doc="max(input, 0); derivative 0 at 0."),
         Row("leaky_relu", "x", "where(x > 0, x, x * slope)", "where(x > 0, 1, slope)",
             params="slope", kinks="x", doc="input where positive, else input * slope."),
         Row("elu", "x", "where(x > 0, x, alpha * expm1(x))", "where(x > 0, 1, alpha * exp(x))",
@@ -225,7 +225,8 @@ ROWS: dict[str, Row] = {
         Row("gt", "x y", "x > y", types="bool", doc="input > other."),
         Row("ge", "x y", "x >= y", types="bool", doc="input >= other."),
         Row("isnan", "x", "x != x", types="bool", doc="Whether an element is nan."),
-        Row("isinf", "x", "(x == x) * (x - x != 0) != 0", types="bool", doc="Whether an element is infinite."),
+        Row("isinf", "x", "(x == x) * (x - x != 0) != 0", types="bool",
+            doc="Whether an element is infinite."),
     )
 }  # fmt: skip
 
@@ -335,7 +336,8 @@ STEPS: dict[str, Step] = {
              "v = v * beta2 + d * d * keep2; "
              "p = p * shrink - rate * m / (sqrt(v) / root + eps)",
              doc="Adam (arXiv:1412.6980); AdamW (arXiv:1711.05101) where shrink < 1."),
-        Step("adam_amsgrad", "p g m v top", "rate sign weight_decay keep1 beta2 keep2 root eps shrink",
+        Step("adam_amsgrad", "p g m v top",
+             "rate sign weight_decay keep1 beta2 keep2 root eps shrink",
              "d = sign * g + weight_decay * p; m = m + (d - m) * keep1; "
              "v = v * beta2 + d * d * keep2; top = maximum(top, v); "
              "p = p * shrink - rate * m / (sqrt(top) / root + eps)",

@@ -269,8 +269,8 @@ class Tensor:
                 )
             if value._array.dtype != self._array.dtype:
                 raise RuntimeError(
-                    f"attempting to assign a gradient with dtype '{value.dtype.short.lower()}' to a "
-                    f"tensor with grad_dtype '{self.dtype.short}'. The gradient must match the "
+                    f"attempting to assign a gradient with dtype '{value.dtype.short.lower()}' to "
+                    f"a tensor with grad_dtype '{self.dtype.short}'. The gradient must match the "
                     "tensor's dtype"
                 )
             if value._array.shape != self._array.shape:

@@ -40,8 +40,8 @@ def _kernel(name: str) -> Callable[..., float]:
 
 _SCOPE = {
     **{n: _kernel(n) for n in ("sigmoid", "softplus", "maximum", "minimum")},
-    **{n: getattr(math, n) for n in "exp expm1 log log1p log2 log10 sin cos tan asin acos atan atan2"
-       " sinh cosh tanh erf erfc pow sqrt fabs copysign inf".split()},
+    **{n: getattr(math, n) for n in "exp expm1 log log1p log2 log10 sin cos tan asin acos atan"
+       " atan2 sinh cosh tanh erf erfc pow sqrt fabs copysign inf".split()},
     "floor": lambda x: float(math.floor(x)), "where": _where, "__builtins__": {},
 }  # fmt: skip
 
@@ -362,8 +362,9 @@ def _attach() -> None:
     Value.__neg__ = Value.neg  # type: ignore[attr-defined,operator]
 
 
-
 _attach()
+
+
 # The edge from a Tensor to the Value it was made from; its gradient is a number.
 class _ToTensor(Rule):
     """Gradients reach a Value in double precision, whatever tensors they come through."""

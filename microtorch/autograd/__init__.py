@@ -1,6 +1,5 @@
 """`microtorch.autograd`: backward, grad, and the grad modes."""
 
-
 from ..tensor import Tensor
 from .backward import backward, grad
 from .modes import (
@@ -27,4 +26,3 @@ __all__ = [
     "set_detect_anomaly",
     "set_grad_enabled",
 ]
-

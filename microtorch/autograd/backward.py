@@ -216,9 +216,7 @@ def tensor_backward(
         if isinstance(gradient, (int, float)):
             raise TypeError(f"'{type(gradient).__name__}' object is not iterable")
         bad = gradient[0] if isinstance(gradient, (list, tuple)) and gradient else gradient
-        raise TypeError(
-            f"gradients can be either Tensors or None, but got {type(bad).__name__}"
-        )
+        raise TypeError(f"gradients can be either Tensors or None, but got {type(bad).__name__}")
     backward([self], [gradient], retain_graph, create_graph, inputs)
 
 

@@ -129,6 +129,7 @@ class set_grad_enabled(_Switch):
         return set_grad_enabled(self._enabled)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with recording switched while it runs only."""
         mode.enabled = self._outside
         return super().__call__(function)
 

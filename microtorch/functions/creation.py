@@ -115,9 +115,7 @@ def _ragged(data: Any, shape: tuple[int, ...], dim: int = 0) -> None:
     if dim >= len(shape):
         raise TypeError(f"'{type(data).__name__}' object cannot be interpreted as an integer")
     if len(data) != shape[dim]:
-        raise ValueError(
-            f"expected sequence of length {shape[dim]} at dim {dim} (got {len(data)})"
-        )
+        raise ValueError(f"expected sequence of length {shape[dim]} at dim {dim} (got {len(data)})")
     for item in data:
         _ragged(item, shape, dim + 1)
 
@@ -192,8 +190,8 @@ def tensor(
         _check_dtype(dtype)
     if isinstance(data, Tensor):
         warnings.warn(
-            "To copy construct from a tensor, it is recommended to use sourceTensor.detach().clone()"
-            " or sourceTensor.detach().clone().requires_grad_(True), rather than "
+            "To copy construct from a tensor, it is recommended to use "
+            "sourceTensor.detach().clone() or sourceTensor.detach().clone().requires_grad_(True), rather than "
             "torch.tensor(sourceTensor).",
             stacklevel=2,
         )
@@ -372,9 +370,7 @@ def linspace(
     dtype: dtypes.dtype | None = None, **options: Any,
 ) -> Tensor:  # fmt: skip
     """`steps` points from start to end, both exact."""
-    array = _line(
-        _number(start), _number(end), _steps("linspace", steps), _numpy_dtype(dtype, out)
-    )
+    array = _line(_number(start), _number(end), _steps("linspace", steps), _numpy_dtype(dtype, out))
     return finish("linspace", array, out, **options)
 
 

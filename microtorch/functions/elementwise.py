@@ -66,7 +66,11 @@ class RowOp:
             None if not on else g if d == "1" else -g if d == "-1" else g * evaluate(d, values, g)
             for d, on in zip(self.row.derivatives or (), self.needed, strict=True)
         ]
-        return tuple(found) if node.const.__class__ is not tuple else unbroadcast(tensors, found, node.const)
+        return (
+            tuple(found)
+            if node.const.__class__ is not tuple
+            else unbroadcast(tensors, found, node.const)
+        )
 
 
 def _arrays(saved: Any) -> list[Array]:
@@ -137,7 +141,9 @@ def _both(
         )
 
     by_one = None
-    if all(kernels is not None and len(of) == 1 for kernels, of in zip(single, places, strict=True)):
+    if all(
+        kernels is not None and len(of) == 1 for kernels, of in zip(single, places, strict=True)
+    ):
         (dx, dy), ((x_at,), (y_at,)) = single, places
 
         def backward_by_one(node: Node, g: Array) -> tuple[Any, ...]:
@@ -184,7 +190,9 @@ def evaluate(formula: str, values: dict[str, Any], like: Tensor) -> Any:
     dtype = like.dtype
 
     def where(condition: Tensor, a: Any, b: Any) -> Tensor:
-        numbers = [v if isinstance(v, Tensor) else wrap(cpu.constant(v, dtype.numpy)) for v in (a, b)]
+        numbers = [
+            v if isinstance(v, Tensor) else wrap(cpu.constant(v, dtype.numpy)) for v in (a, b)
+        ]
         return tensors.where(condition, *numbers)  # type: ignore[no-any-return]
 
     names = {**FUNCTIONS, "fabs": FUNCTIONS["abs"], "where": where, "inf": float("inf"), **values}
@@ -206,14 +214,12 @@ def _prepare(row: Row, operands: tuple[Any, ...]) -> list[Tensor]:
     if row.types == "float" and not result.is_floating_point:
         result = dtypes.get_default_dtype()
     if result.numpy == np.float16:
-        raise NotImplementedError(f'"{row.name}_cpu" not implemented for \'Half\'')
+        raise NotImplementedError(f"\"{row.name}_cpu\" not implemented for 'Half'")
     bools = sum(isinstance(x, Tensor) and x.dtype is dtypes.bool for x in operands)
     if bools and row.name in ("sub", "rsub", "neg"):
         _refuse_bools(row.name, bools)
     return [
-        tensors.cast(x, result)
-        if isinstance(x, Tensor)
-        else wrap(cpu.constant(x, result.numpy))
+        tensors.cast(x, result) if isinstance(x, Tensor) else wrap(cpu.constant(x, result.numpy))
         for x in operands
     ]
 
@@ -256,8 +262,13 @@ def _unary(row: Row) -> Callable[..., Tensor]:
             node.seq = next_seq()
             node.parents = (input if parent is LEAF else parent,)
             node.saved = (
-                (array,) if save_z and not save_x else (input,) if not save_z and save_x
-                else (input, array) if save_x else ()
+                (array,)
+                if save_z and not save_x
+                else (input,)
+                if not save_z and save_x
+                else (input, array)
+                if save_x
+                else ()
             )
             node.const = None
         else:

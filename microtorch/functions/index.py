@@ -59,7 +59,9 @@ def _index_array(item: Any) -> Any:
             raise ValueError(
                 "step must be greater than zero" if item.step else "slice step cannot be zero"
             )
-        return slice(*(int(v) if isinstance(v, Tensor) else v for v in (item.start, item.stop, item.step)))
+        return slice(
+            *(int(v) if isinstance(v, Tensor) else v for v in (item.start, item.stop, item.step))
+        )
     return item
 
 
@@ -171,7 +173,8 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     dim = normal_dim(dim, a.ndim)
     lead: tuple[Any, ...] = (slice(None),) * dim
     return tuple(
-        linked(input, a[(*lead, k, ...)], UNBIND, (a.shape, (*lead, k))) for k in range(a.shape[dim])
+        linked(input, a[(*lead, k, ...)], UNBIND, (a.shape, (*lead, k)))
+        for k in range(a.shape[dim])
     )
 
 
@@ -255,4 +258,3 @@ CLEAR = Rule("MaskedFillBackward0", lambda F, g, key: (F.clear_index(g, key),))
 def take_index(x: Tensor, key: Any) -> Tensor:
     """`x[key]` for a key in NumPy's terms."""
     return record(INDEX, np.asarray(x._array[key]), (x,), const=(x._array.shape, key))
-

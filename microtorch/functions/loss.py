@@ -256,7 +256,9 @@ LOG_SOFTMAX = Rule("LogSoftmaxBackward0", _log_softmax_rule, True)
 
 
 def _normalized(name: str, op: Rule) -> Callable[..., Tensor]:
-    def apply(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+    def apply(
+        input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+    ) -> Tensor:
         if dtype is not None:
             input = tensors.cast(input, dtype)
         a = input._array
@@ -294,9 +296,7 @@ def _nll_rule(F: Any, g: Any, const: Any, factor: Any) -> tuple[Any, ...]:
 NLL = Rule("NllLossBackward0", _nll_rule)
 
 
-def _check_classes(
-    input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
-) -> None:
+def _check_classes(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> None:
     a, t = input._array, target._array
     if t.dtype != np.int64 and t.dtype != np.uint8:
         raise RuntimeError(
@@ -311,9 +311,7 @@ def _check_classes(
     if t.ndim > 1 and a.ndim < 3:
         raise RuntimeError("0D or 1D target tensor expected, multi-target not supported")
     if t.shape != batch + a.shape[2:]:
-        raise RuntimeError(
-            f"Expected target size {list(batch + a.shape[2:])}, got {list(t.shape)}"
-        )
+        raise RuntimeError(f"Expected target size {list(batch + a.shape[2:])}, got {list(t.shape)}")
     classes = a.shape[1] if a.ndim > 1 else a.shape[0]
     if weight is not None and weight._array.shape != (classes,):
         raise RuntimeError(
@@ -384,9 +382,7 @@ def cross_entropy(
     dim = 0 if input._array.ndim == 1 else 1
     logs = log_softmax(input, dim)
     if label_smoothing < 0 or label_smoothing > 1:
-        raise RuntimeError(
-            f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing:g}"
-        )
+        raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing:g}")
     if target.is_floating_point() and target._array.shape == input._array.shape:
         return _soft_cross_entropy(logs, target, weight, reduction, label_smoothing, dim)
     loss = nll_loss(logs, target, weight, None, ignore_index, None, reduction)

@@ -223,7 +223,7 @@ def _bitwise(name: str) -> Callable[..., Tensor]:
     def apply(input: Any, other: Any) -> Tensor:
         a, b = same_dtype(input, other)
         if a.is_floating_point():
-            raise NotImplementedError(f'"{name}_cpu" not implemented for \'{a.dtype.short}\'')
+            raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{a.dtype.short}'")
         return wrap(np.asarray(function(a._array, b._array)))
 
     apply.__name__ = apply.__qualname__ = name
@@ -289,7 +289,8 @@ _METHODS: dict[str, Callable[..., Any]] = {
     "reshape": view.reshape, "view": view.view_, "view_as": view.view_as, "expand": view.expand,
     "expand_as": view.expand_as, "contiguous": view.contiguous, "to": convert.to,
     "cpu": convert.cpu_, "cuda": convert.cuda, "copy_": convert.copy_, "fill_": convert.fill_,
-    "zero_": convert.zero_, "unbind": index.unbind, "reshape_as": lambda x, o: view.reshape(x, o.shape),
+    "zero_": convert.zero_, "unbind": index.unbind,
+    "reshape_as": lambda x, o: view.reshape(x, o.shape),
     "uniform_": random.uniform_, "normal_": random.normal_, "bernoulli_": random.bernoulli_,
     "random_": random.random_, "exponential_": random.exponential_,
     "bernoulli": random.bernoulli, "multinomial": random.multinomial,
@@ -330,7 +331,8 @@ def attach() -> None:
         setattr(Tensor, f"__r{name}__", _reflected(OPERATORS[name]))
     setattr(Tensor, "__rsub__", _reflected(OPERATORS["rsub"]))  # noqa: B010
     special = {
-        "__itruediv__": Tensor.__dict__["div_"], "__neg__": FUNCTIONS["neg"], "__abs__": FUNCTIONS["abs"],
+        "__itruediv__": Tensor.__dict__["div_"], "__neg__": FUNCTIONS["neg"],
+        "__abs__": FUNCTIONS["abs"],
         "__pos__": lambda x: x, "__invert__": bitwise_not, "__getitem__": index.getitem,
         "__setitem__": index.setitem, "__iter__": index.iterate, "T": property(view.reversed_dims),
         "mT": property(view.matrix_transpose), "__rtruediv__": _reflected(_reciprocal_times),

@@ -113,8 +113,7 @@ def mv(input: Tensor, vec: Tensor) -> Tensor:
     """Product of a matrix and a vector."""
     if input._array.ndim != 2 or vec._array.ndim != 1:
         raise RuntimeError(
-            "vector + matrix @ vector expected, got 1, "
-            f"{input._array.ndim}, {vec._array.ndim}"
+            f"vector + matrix @ vector expected, got 1, {input._array.ndim}, {vec._array.ndim}"
         )
     return matmul(input, vec)
 
@@ -195,8 +194,9 @@ def _shapes_error(a: tuple[int, ...], b: tuple[int, ...]) -> RuntimeError:
         )
     rows = int(np.prod(a[:-1], dtype=np.int64))
     columns = b[-1] if len(b) > 1 else 1
+    inner = b[-min(2, len(b))]
     return RuntimeError(
-        f"mat1 and mat2 shapes cannot be multiplied ({rows}x{a[-1]} and {b[-min(2, len(b))]}x{columns})"
+        f"mat1 and mat2 shapes cannot be multiplied ({rows}x{a[-1]} and {inner}x{columns})"
     )
 
 
@@ -221,7 +221,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     array = cpu.matmul(a, w.T)
     if bias is None:
         op = LINEAR_MM if a.ndim == 2 else LINEAR_UNSAFE_VIEW if a.ndim > 2 else LINEAR_SQUEEZE
-        return record(op, array, (input, weight), _needs(input, weight), (a.shape, w.shape[0], False))
+        return record(
+            op, array, (input, weight), _needs(input, weight), (a.shape, w.shape[0], False)
+        )
     b = bias._array
     array = cpu.add_into(array, b.reshape(()) if b.size == 1 and array.ndim else b)
     op = ADDMM if a.ndim == 2 else LINEAR_VIEW

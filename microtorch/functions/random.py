@@ -191,7 +191,9 @@ def _fill(x: Tensor, draw: Any) -> Tensor:
     return x
 
 
-def uniform_(input: Tensor, from_: float = 0.0, to: float = 1.0, *, generator: Any = None, **named: Any) -> Tensor:
+def uniform_(
+    input: Tensor, from_: float = 0.0, to: float = 1.0, *, generator: Any = None, **named: Any
+) -> Tensor:
     """Uniform numbers in [from, to), in place."""
     low = named.pop("from", from_)
     if low > to:
@@ -208,9 +210,7 @@ def normal_(input: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: An
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std:g}")
     _float_dtype(input.dtype, None, "normal_kernel_cpu")
     contiguous = input._array.flags.c_contiguous
-    return _fill(
-        input, lambda a: _source(generator).normal(a, float(mean), float(std), contiguous)
-    )
+    return _fill(input, lambda a: _source(generator).normal(a, float(mean), float(std), contiguous))
 
 
 def bernoulli_(input: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:

@@ -145,7 +145,9 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
     return _fold("mean", input, dim, keepdim, MEAN)
 
 
-def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+def prod(
+    input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None
+) -> Tensor:
     """Product over all elements or over one dimension."""
     if dtype is not None:
         input = cast(input, dtype)
@@ -160,9 +162,7 @@ def _need_elements(
         return
     if dim is None:
         end = "" if kind is IndexError else " Specify the reduction dim with the 'dim' argument."
-        raise kind(
-            f"{name}(): Expected reduction dim to be specified for input.numel() == 0.{end}"
-        )
+        raise kind(f"{name}(): Expected reduction dim to be specified for input.numel() == 0.{end}")
     for d in normal_dims(dim, a.ndim):
         if a.shape[d] == 0:
             raise IndexError(f"{name}(): Expected reduction dim {d} to have non-zero size.")
@@ -171,13 +171,17 @@ def _need_elements(
 def amax(input: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
     """Largest element over dimensions; equal ones share the gradient."""
     _need_elements("amax", input, dim or None)
-    return _fold("max", input, dim if dim != () else tuple(range(input.ndim)), keepdim, MAX, ("x", "z"))
+    return _fold(
+        "max", input, dim if dim != () else tuple(range(input.ndim)), keepdim, MAX, ("x", "z")
+    )
 
 
 def amin(input: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
     """Smallest element over dimensions; equal ones share the gradient."""
     _need_elements("amin", input, dim or None)
-    return _fold("min", input, dim if dim != () else tuple(range(input.ndim)), keepdim, MIN, ("x", "z"))
+    return _fold(
+        "min", input, dim if dim != () else tuple(range(input.ndim)), keepdim, MIN, ("x", "z")
+    )
 
 
 class _Extreme(tuple[Tensor, Tensor]):
@@ -202,7 +206,9 @@ TAKE_MAX = Rule("MaxBackward0", _take_rule)
 def _along(name: str, x: Tensor, dim: int, keepdim: bool) -> _Extreme:
     dim = normal_dim(dim, x._array.ndim)
     _need_elements(name, x, dim)
-    index = np.asarray(getattr(np, "arg" + name)(x._array, axis=dim if x.ndim else None, keepdims=True))
+    index = np.asarray(
+        getattr(np, "arg" + name)(x._array, axis=dim if x.ndim else None, keepdims=True)
+    )
     values = np.take_along_axis(x._array, index, dim) if x.ndim else x._array.copy()
     z = record(TAKE_MAX, values, (x,), (wrap(index),), (x._array.shape, dim))
     places = wrap(index)
@@ -256,4 +262,3 @@ def _logical(name: str) -> Callable[..., Tensor]:
 
 argmax, argmin = _index("argmax"), _index("argmin")
 all, any = _logical("all"), _logical("any")
-

@@ -231,8 +231,8 @@ def expand(input: Tensor, *sizes: Any) -> Tensor:
     lead = len(wanted) - a.ndim
     if lead < 0:
         raise RuntimeError(
-            f"expand({input.type()}{{{list(a.shape)}}}, size={wanted}): the number of sizes provided "
-            f"({len(wanted)}) must be greater or equal to the number of dimensions in the tensor "
+            f"expand({input.type()}{{{list(a.shape)}}}, size={wanted}): the number of sizes "
+            f"provided ({len(wanted)}) must be greater or equal to the number of dimensions in the tensor "
             f"({a.ndim})"
         )
     for k, n in enumerate(a.shape):
@@ -244,7 +244,9 @@ def expand(input: Tensor, *sizes: Any) -> Tensor:
                 f"size ({n}) at non-singleton dimension {lead + k}.  Target sizes: {wanted}.  "
                 f"Tensor sizes: {list(a.shape)}"
             )
-    strides = (0,) * lead + tuple(s if n != 1 else 0 for s, n in zip(a.strides, a.shape, strict=True))
+    strides = (0,) * lead + tuple(
+        s if n != 1 else 0 for s, n in zip(a.strides, a.shape, strict=True)
+    )
     seen = np.lib.stride_tricks.as_strided(a, wanted, strides)
     return linked(input, seen, EXPAND, a.shape)
 
@@ -325,7 +327,9 @@ def _check_tensors(name: str, tensors_: Any) -> list[Tensor]:
     return list(tensors_)
 
 
-def cat(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None, axis: int | None = None) -> Tensor:
+def cat(
+    tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None, axis: int | None = None
+) -> Tensor:
     """Tensors joined along an existing dimension; dtypes promote, 1-d empty ones are skipped."""
     parts = _check_tensors("cat", tensors)
     if not parts:
@@ -371,7 +375,8 @@ def deliver(z: Tensor, out: Tensor | None) -> Tensor:
         )
     if z.dtype.category > out.dtype.category:
         raise RuntimeError(
-            f"result type {z.dtype.short} can't be cast to the desired output type {out.dtype.short}"
+            f"result type {z.dtype.short} can't be cast to the desired output type "
+            + out.dtype.short
         )
     if out._array.shape == z._array.shape:
         np.copyto(out._array, z._array, casting="unsafe")
@@ -417,7 +422,9 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
     size = split_size_or_sections
     if isinstance(size, int):
         if size < 0:
-            raise RuntimeError(f"split expects split_size be non-negative, but got split_size={size}")
+            raise RuntimeError(
+                f"split expects split_size be non-negative, but got split_size={size}"
+            )
         if size == 0 and n:
             raise RuntimeError(
                 f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}"
@@ -469,4 +476,3 @@ def contiguous(input: Tensor) -> Tensor:
     if input._array.flags.c_contiguous:
         return input
     return record(CLONE, np.ascontiguousarray(input._array), (input,))
-

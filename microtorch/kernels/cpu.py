@@ -354,7 +354,7 @@ def put_along(g: Array, index: Array, shape: tuple[int, ...], dim: int) -> Array
 
 
 def products_of_others(x: Array, dims: tuple[int, ...]) -> Array:
-    """For each element, the product of all others that are reduced with it; zeros are no trouble."""
+    """For each element, the product of all others reduced with it; zeros are no trouble."""
     kept = tuple(d for d in range(x.ndim) if d not in dims)
     moved = x.transpose(kept + dims)
     rows = moved.reshape(*(x.shape[d] for d in kept), -1)

@@ -20,4 +20,3 @@ def cache_info() -> dict[str, Any]:
 def clear_cache() -> None:
     """Delete all cached machine code; what is loaded goes on working."""
     store.clear()
-

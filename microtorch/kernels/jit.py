@@ -9,8 +9,8 @@ the results are the same bits on every CPU; division by zero gives inf or nan, n
 
 The text may use: the types `f32 f64 i8 i16 i32 i64 u8 u16 u32 u64` (also as casts);
 `f32_at(address)` and so on, which give a pointer to index; `bits(x)` and `from_bits(i)`
-(bit-casts of equal width); `sqrt floor fabs rint trunc copysign fma` (one instruction each); `where(c, a, b)`
-(a select); `words(n)`, the address of n 64-bit words on the stack; `call(f, (a, ...))`, a call of
+(bit-casts of equal width); `sqrt floor fabs rint trunc copysign fma` (one instruction each);
+`where(c, a, b)` (a select); `words(n)`, the address of n 64-bit words on the stack; `call(f, (a, ...))`, a call of
 the C function at address f with integer arguments and result; `feclearexcept(63)`, which
 clears the floating-point flags that NumPy would warn about.
 """
@@ -31,7 +31,12 @@ C_TYPES = {"i64": ctypes.c_int64, "f64": ctypes.c_double, "void": None}
 # Every option of the compiler. numpy: x / 0 is inf, without the branch that blocks SIMD.
 OPTIONS: dict[str, Any] = {"error_model": "numpy"}
 # Helpers stand in the entry's code and need no wrappers of their own.
-INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+INLINED: dict[str, Any] = {
+    **OPTIONS,
+    "forceinline": True,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
 # What finished code may call. Anything else (Numba's run-time, the Python API) would not be there
 # in a process that loads the object code without Numba.
 EXTERNAL = {"feclearexcept", "memset", "memcpy", "fma", "fmaf", "log1p"}

@@ -112,9 +112,7 @@ def _loop(
 
     word = "if"
     for repeated in repeats:
-        test = " and ".join(
-            f"s_{name} == {0 if name in repeated else 1}" for name, _ in operands
-        )
+        test = " and ".join(f"s_{name} == {0 if name in repeated else 1}" for name, _ in operands)
         # NumPy hands over a copy of the result where operands overlap in part.
         test += f" and a[0] == a[{len(inputs)}]" if in_place else ""
         lines.append(f"    {word} {test}:")
@@ -164,9 +162,7 @@ def backward(row: Row, needed: tuple[bool, ...], dtype: str) -> str:
     return (
         prologue(dtype, formulas.values())
         + functions
-        + _loop(
-            [(n, dtype) for n in operands], [(f"d{n}", dtype) for n in outputs], repeats, False
-        )
+        + _loop([(n, dtype) for n in operands], [(f"d{n}", dtype) for n in outputs], repeats, False)
     )
 
 
@@ -209,9 +205,7 @@ def fold(fold: Fold, row: Row | None, dtype: str, out: str) -> str:
         rows="\n".join(
             f"            {n} = {pointer}_at(a[{i}] + o * s[{i}])" for i, n in enumerate(operands)
         ),
-        columns=columns.format(
-            pointer=pointer, size=1 << shift, out_size=1 << C_TYPE[out][1]
-        ),
+        columns=columns.format(pointer=pointer, size=1 << shift, out_size=1 << C_TYPE[out][1]),
         k=k,
         unit=" and ".join(f"s_{n} == 1" for n in operands),
         plain=", ".join(f"{n}[i + j]" for n in operands),
@@ -334,7 +328,10 @@ def rowwise(row: Rowwise, dtype: str) -> str:
         "    places = i64_at(args)",
         "    strides = i64_at(steps)",
         f"    lanes = {pointer}_at(words(32))",
-        *(f"    by_{n} = strides[{k + 1 + i}] >> {shift}" for i, n in enumerate((*row.inputs, "r"))),
+        *(
+            f"    by_{n} = strides[{k + 1 + i}] >> {shift}"
+            for i, n in enumerate((*row.inputs, "r"))
+        ),
         "    for o in range(i64_at(dims)[0]):",
         *(
             f"        {n} = {pointer}_at(places[{i}] + o * strides[{i}])"
@@ -388,8 +385,12 @@ def step(row: Step, dtype: str) -> str:
     written = [n for n in row.arrays if any(line.startswith(n + " = ") for line in row.statements)]
     lines = ["def loop(table, count, numbers, unused):", "    h = f64_at(numbers)"]
     lines += [f"    {name} = F(h[{k}])" for k, name in enumerate(row.numbers)]
-    lines += [f"    t = i64_at(table)\n    for line in range(count):\n        at = line * {len(row.arrays) + 1}"]
-    lines += [f"        p_{n} = {pointer}_at(i64_at(t[at + {k}])[0])" for k, n in enumerate(row.arrays)]
+    lines += [
+        f"    t = i64_at(table)\n    for line in range(count):\n        at = line * {len(row.arrays) + 1}"
+    ]
+    lines += [
+        f"        p_{n} = {pointer}_at(i64_at(t[at + {k}])[0])" for k, n in enumerate(row.arrays)
+    ]
     lines += [f"        for i in range(t[at + {len(row.arrays)}]):"]
     lines += [f"            {n} = p_{n}[i]" for n in row.arrays]
     lines += [f"            {typed(line)}" for line in row.statements]

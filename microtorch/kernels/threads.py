@@ -135,7 +135,10 @@ def set_num_threads(count: int) -> None:
 def _blas() -> Any:
     """The function that sets the number of threads of NumPy's own OpenBLAS, or None."""
     root = os.path.dirname(os.path.dirname(np.__file__))
-    places = (os.path.join(root, "numpy.libs", "*openblas*"), os.path.join(np.__path__[0], ".dylibs", "*openblas*"))
+    places = (
+        os.path.join(root, "numpy.libs", "*openblas*"),
+        os.path.join(np.__path__[0], ".dylibs", "*openblas*"),
+    )
     for path in [found for place in places for found in glob.glob(place)]:
         with contextlib.suppress(OSError):
             library = ctypes.CDLL(path)
@@ -143,4 +146,3 @@ def _blas() -> Any:
                 if hasattr(library, name):
                     return getattr(library, name)
     return None
-

@@ -94,6 +94,3 @@ def dropout(
     default_generator.bernoulli_scalar(keep, 1.0 - p)
     mask = keep / a.dtype.type(1.0 - p) if p < 1.0 else keep
     return record(DROPOUT, a * mask, (input,), (wrap(mask),))
-
-
-

@@ -97,9 +97,7 @@ class NLLLoss(_WeightedLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss."""
-        return F.nll_loss(
-            input, target, self.weight, None, self.ignore_index, None, self.reduction
-        )
+        return F.nll_loss(input, target, self.weight, None, self.ignore_index, None, self.reduction)
 
 
 class CrossEntropyLoss(_WeightedLoss):

@@ -55,6 +55,7 @@ class Module:
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What `forward` gives."""
         return self.forward(*args, **kwargs)
 
     # ---------------------------------------------------------------------- attributes

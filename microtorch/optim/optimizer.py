@@ -73,7 +73,8 @@ class Optimizer:
         for p in params:
             if not isinstance(p, Tensor):
                 raise TypeError(
-                    f"optimizer can only optimize Tensors, but one of the params is {type(p).__name__}"
+                    "optimizer can only optimize Tensors, but one of the params is "
+                    + type(p).__name__
                 )
             if not p.is_leaf:
                 raise ValueError("can't optimize a non-leaf Tensor")
