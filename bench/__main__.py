@@ -157,7 +157,8 @@ def markdown(report: dict[str, Any]) -> str:
         )
     versions = ", ".join(f"{n} {v}" for n, v in report["versions"].items())
     rows.append(
-        f"\n{report['cores']} cores, {report['threads']} threads, Python {report['python']}; {versions}."
+        f"\n{report['cores']} cores, {report['threads']} threads, Python {report['python']}; "
+        f"{versions}."
     )
     return "\n".join(rows) + "\n"
 

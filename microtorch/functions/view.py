@@ -231,8 +231,8 @@ def expand(input: Tensor, *sizes: Any) -> Tensor:
     lead = len(wanted) - a.ndim
     if lead < 0:
         raise RuntimeError(
-            f"expand({input.type()}{{{list(a.shape)}}}, size={wanted}): the number of sizes "
-            f"provided ({len(wanted)}) must be greater or equal to the number of dimensions in the tensor "
+            f"expand({input.type()}{{{list(a.shape)}}}, size={wanted}): "
+            f"the number of sizes provided ({len(wanted)}) must be greater or equal to the number of dimensions in the tensor "
             f"({a.ndim})"
         )
     for k, n in enumerate(a.shape):

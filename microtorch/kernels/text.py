@@ -386,7 +386,9 @@ def step(row: Step, dtype: str) -> str:
     lines = ["def loop(table, count, numbers, unused):", "    h = f64_at(numbers)"]
     lines += [f"    {name} = F(h[{k}])" for k, name in enumerate(row.numbers)]
     lines += [
-        f"    t = i64_at(table)\n    for line in range(count):\n        at = line * {len(row.arrays) + 1}"
+        "    t = i64_at(table)",
+        "    for line in range(count):",
+        f"        at = line * {len(row.arrays) + 1}",
     ]
     lines += [
         f"        p_{n} = {pointer}_at(i64_at(t[at + {k}])[0])" for k, n in enumerate(row.arrays)
