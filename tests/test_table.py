@@ -220,8 +220,12 @@ def test_value_beside_torch(name, dtype):
     assert near_torch(z.numpy(), function(*map(theirs.tensor, arrays), *params).numpy())
 
 
-# PyTorch refuses binary_cross_entropy outside [0, 1]; its gelu overflows at the largest numbers.
-@pytest.mark.parametrize("name", [n for n in ROWS if n not in ("binary_cross_entropy", "gelu")])
+# PyTorch refuses binary_cross_entropy outside [0, 1], its gelu overflows at the largest numbers,
+# and it orders binary_cross_entropy_with_logits so that infinite logits give nan elsewhere.
+OTHERWISE = {"binary_cross_entropy", "binary_cross_entropy_with_logits", "gelu"}
+
+
+@pytest.mark.parametrize("name", [n for n in ROWS if n not in OTHERWISE])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_special_points_beside_torch(name, dtype):
     theirs, function = torch_function(name)
@@ -450,3 +454,335 @@ def test_derivatives_at_kinks():
         x, y = leaves([np.array([1.0]), np.array([1.0])])
         FUNCTIONS[name](x, y).backward(torch.ones(1, dtype=torch.float64))
         assert (x.grad.item(), y.grad.item()) == (want, want), name
+
+
+# -------------------------------------------------------------------------------------- Values
+def on_values(name, numbers, params=()):
+    """The result of a row's method on Values, and the Values."""
+    values = [Value(x) for x in numbers]
+    return getattr(values[0], name)(*values[1:], *params), values
+
+
+def on_tensors(name, numbers, params=()):
+    tensors = leaves([np.array(x) for x in numbers])
+    return FUNCTIONS[name](*tensors, *params), tensors
+
+
+def same_number(a, b):
+    """Equal to 1e-12, nan with nan and infinities with their sign."""
+    return math.isclose(a, b, rel_tol=1e-12, abs_tol=1e-12) or (a != a and b != b)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_value_node(name):
+    row = ROWS[name]
+    arrays, params = draw(row, np.random.default_rng(6), DOUBLE, 12)
+    for numbers in zip(*(a.tolist() for a in arrays)):
+        z, values = on_values(name, numbers, params)
+        z.backward()
+        at = dict(zip(row.operands, [*numbers, *params]))
+        oracle.check_value(row.formula, DOUBLE, at, np.array(z.data))
+        d, _ = differences(row, [np.array(x) for x in numbers], params)
+        for value, want in zip(values, d):
+            close(value.grad, want, abs(want) + FLOOR, 1e-9)
+        t, tensors = on_tensors(name, numbers, params)
+        t.backward()
+        for value, x in zip(values, tensors):
+            assert same_number(value.grad, x.grad.item())
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_value_node_at_special_points(name):
+    """No exception of Python's: inf and nan where the kernels give them."""
+    row = ROWS[name]
+    params = [-0.75, 1.5][: len(row.params)]
+    points = [0.0, -0.0, 1.0, -2.5, 40.0, 800.0, -800.0, 1e200, -1e308, math.inf, -math.inf, math.nan]
+    pairs = [(x,) for x in points] if len(row.inputs) == 1 else [(x, y) for x in points for y in points]
+    limit = min((oracle.LIMITED[w] for w in oracle.LIMITED if w in row.formula), default=math.inf)
+    for numbers in pairs:
+        if limit < abs(numbers[0]) < math.inf:
+            continue
+        z, values = on_values(name, numbers, params)
+        z.backward()
+        t, tensors = on_tensors(name, numbers, params)
+        t.backward()
+        assert same_number(z.data, t.item()), (numbers, z.data, t.item())
+        for value, x in zip(values, tensors):
+            assert same_number(value.grad, x.grad.item()), (numbers, value.grad, x.grad.item())
+
+
+SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize("value_first", [True, False])
+def test_value_with_tensor(sign, value_first):
+    function = SIGNS[sign]
+    v, x = Value(1.5), torch.tensor([0.5, -2.0, 4.0], requires_grad=True)
+    a = torch.tensor(1.5, requires_grad=True)
+    b = torch.tensor([0.5, -2.0, 4.0], requires_grad=True)
+    z, t = (function(v, x), function(a, b)) if value_first else (function(x, v), function(b, a))
+    z.sum().backward()
+    t.sum().backward()
+    assert z.tolist() == t.tolist()
+    assert x.grad.tolist() == b.grad.tolist()
+    assert v.grad == pytest.approx(a.grad.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_value_as_tensor(name):
+    """A Value's tensor takes part in every row, and the gradient reaches the Value."""
+    row = ROWS[name]
+    arrays, params = draw(row, np.random.default_rng(7), SINGLE, 1)
+    value = Value(float(arrays[0][0]))
+    others = leaves(arrays[1:])
+    FUNCTIONS[name](value.as_tensor(), *others, *params).sum().backward()
+    d, _ = differences(row, [a[0] for a in arrays], params)
+    for found, want in zip([value.grad, *(x.grad.item() for x in others)], d):
+        close(found, want, abs(want) + FLOOR, TOLERANCE[SINGLE])
+
+
+# ------------------------------------------------------------------------------ folds and rows
+# Name of a fold -> the function that takes dims, and NumPy's.
+FOLDED = {"sum": ("sum", np.sum), "mean": ("mean", np.mean), "prod": ("prod", np.prod),
+          "max": ("amax", np.max), "min": ("amin", np.min)}  # fmt: skip
+# What rounding may add up to, in eps of the sum of sizes: the kernels add in blocks.
+FOLD_EPS = 64
+
+
+def test_every_fold_is_tested():
+    assert set(FOLDED) == set(FOLDS)
+
+
+def folded(name, x, dims):
+    """A fold over dims, by the public functions; prod takes one dim at a time."""
+    function = getattr(torch, FOLDED[name][0])
+    if name != "prod" or dims is None:
+        return function(x) if dims is None else function(x, dims)
+    for dim in sorted(dims, reverse=True):
+        x = function(x, dim)
+    return x
+
+
+def fold_dims(rank, choice):
+    """None, or some of the dimensions by the bits of a number."""
+    dims = tuple(d for d in range(rank) if choice >> d & 1)
+    return dims or None
+
+
+def laid_out(array, layout):
+    """The same elements as a tensor with other strides."""
+    if layout == "transposed":
+        return torch.from_numpy(array.T.copy()).permute(*range(array.ndim)[::-1])
+    if layout == "strided" and array.ndim:
+        wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
+        wide[..., ::2] = array
+        return torch.from_numpy(wide)[..., ::2]
+    return torch.from_numpy(array)
+
+
+shapes = st.lists(st.sampled_from([1, 2, 3, 5, 8, 65]), max_size=3).map(tuple)
+layouts = st.sampled_from(["plain", "transposed", "strided"])
+often = settings(steady, max_examples=25)
+
+
+@pytest.mark.parametrize("name", FOLDED)
+@pytest.mark.parametrize("dtype", [*FLOATS, *map(np.dtype, ("int64", "int32", "uint8", "bool"))], ids=str)
+@often
+@given(shape=shapes, choice=st.integers(0, 7), layout=layouts, seed=SEEDS)
+def test_fold(name, dtype, shape, choice, layout, seed):
+    if name == "mean" and dtype.kind != "f":
+        with pytest.raises(RuntimeError, match="could not infer output dtype"):
+            torch.mean(torch.ones(2, dtype=torch.int64))
+        return
+    random = np.random.default_rng(seed)
+    array = (random.normal(size=shape) * 3).astype(dtype)
+    dims = fold_dims(len(shape), choice)
+    z = folded(name, laid_out(np.asarray(array), layout), dims).numpy()
+    numpy_fold = FOLDED[name][1]
+    if dtype.kind == "f":
+        want = numpy_fold(array.astype(np.longdouble), axis=dims)
+        size = np.abs(want) if name == "prod" else numpy_fold(np.abs(array).astype(np.longdouble), axis=dims)
+        steps = 0 if name in ("max", "min") else max(FOLD_EPS, array.size if name == "prod" else 0)
+        assert z.dtype == dtype and z.shape == want.shape
+        tiny = np.finfo(dtype).smallest_normal
+        assert (np.abs(z - want) <= steps * np.finfo(dtype).eps * size + (steps > 0) * tiny).all()
+    else:
+        wide = np.int64 if name in ("sum", "prod") else dtype
+        want = numpy_fold(array, axis=dims, **({"dtype": wide} if name in ("sum", "prod") else {}))
+        assert z.dtype == wide and np.array_equal(z, want)
+
+
+@pytest.mark.parametrize("name", FOLDED)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_fold_of_many(name, dtype):
+    """Long rows and columns, which take several blocks."""
+    array = np.random.default_rng(8).uniform(0.999, 1.001, (40_001, 3)).astype(dtype)
+    numpy_fold = FOLDED[name][1]
+    for dims in (None, (0,)):
+        z = folded(name, torch.from_numpy(array), dims).numpy()
+        want = numpy_fold(array.astype(np.longdouble), axis=dims)
+        bound = 40_001 if name == "prod" else FOLD_EPS
+        assert np.allclose(z, want.astype(np.float64), rtol=bound * np.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_fold_of_special_values(name):
+    for values in ([1.0, math.nan, 2.0], [math.inf, 1.0], [-math.inf, 1.0], [math.inf, -math.inf]):
+        z = folded(name, torch.tensor(values), None).item()
+        with np.errstate(invalid="ignore"):
+            want = FOLDED[name][1](np.array(values)).item()
+        assert same_number(z, want) or z == want, values
+
+
+def check_gradient(function, x, random):
+    """First and second derivatives along a direction, by differences of longdouble NumPy.
+
+    function: (tensor function, the same on longdouble arrays).
+    """
+    on_tensor, on_array = function
+    v, h = random.normal(size=x.shape), np.longdouble(2.0**-13)
+    wide = [on_array(x.astype(np.longdouble) + k * h * v) for k in (-2, -1, 0, 1, 2)]
+    g = random.normal(size=wide[2].shape)
+    far, left, middle, right, beyond = ((g * w).sum() for w in wide)
+    first = (far - 8 * left + 8 * right - beyond) / (12 * h)
+    second = (-far + 16 * left - 30 * middle + 16 * right - beyond) / (12 * h * h)
+    t = torch.tensor(x, requires_grad=True)
+    weights = torch.tensor(g, requires_grad=True)
+    size = np.abs(g * wide[2]).sum() + 1
+    (dx,) = torch.autograd.grad(on_tensor(t), t, weights, create_graph=True)
+    slope = (dx * torch.tensor(v)).sum()
+    close(slope.item(), first, size, 1e-6)
+    on_tensor(t).backward(torch.tensor(g))
+    close((t.grad.numpy() * v).sum(), first, size, 1e-6)
+    (ddx, _) = torch.autograd.grad(slope, [t, weights], allow_unused=True)
+    close(0.0 if ddx is None else (ddx.numpy() * v).sum(), second, size, 1e-4)
+
+
+def stretched(function):
+    """The same value with a gradient that is 1% off."""
+    return lambda x: 1.01 * function(x) - 0.01 * function(x).detach()
+
+
+def distinct(shape, random):
+    """Elements apart from each other and from 0, in any order: no kink of a fold is near."""
+    count = math.prod(shape)
+    return (random.permutation(count).reshape(shape) + 1.0) * 4 / count * random.choice([-1, 1], shape)
+
+
+def fold_pair(name, dims):
+    return lambda x: folded(name, x, dims), lambda a: FOLDED[name][1](a, axis=dims)
+
+
+@pytest.mark.parametrize("name", FOLDED)
+@pytest.mark.parametrize("dims", [None, (0,), (1,), (0, 2), (2,)])
+def test_gradient_of_a_fold(name, dims):
+    random = np.random.default_rng(9)
+    x = distinct((2, 3, 4), random)
+    on_tensor, on_array = fold_pair(name, dims)
+    check_gradient((on_tensor, on_array), x, random)
+    with pytest.raises(AssertionError):
+        check_gradient((stretched(on_tensor), on_array), x, np.random.default_rng(9))
+
+
+def test_equal_extremes_share_the_gradient():
+    x = torch.tensor([[2.0, 5.0, 5.0], [1.0, 1.0, 1.0]], requires_grad=True)
+    torch.amax(x, 1).sum().backward()
+    assert np.allclose(x.grad.numpy(), [[0, 0.5, 0.5], [1 / 3] * 3])
+
+
+def test_gradient_of_a_product_with_zeros():
+    for zeros, want in (((1,), [0, 3, 0]), ((0, 1), [0, 0, 0])):
+        array = np.array([1.0, 2.0, 3.0])
+        array[list(zeros)] = 0
+        x = torch.tensor(array, requires_grad=True)
+        torch.prod(x).backward()
+        assert x.grad.tolist() == want
+
+
+def softmax_of(a, dim):
+    e = np.exp(a - a.max(dim, keepdims=True))
+    return e / e.sum(dim, keepdims=True)
+
+
+# Function of the public API -> NumPy's; each belongs to a Rowwise and to its backward.
+NORMALIZED = {"softmax": softmax_of, "log_softmax": lambda a, dim: np.log(softmax_of(a, dim))}
+
+
+def test_every_rowwise_op_is_tested():
+    assert set(ROWWISE) == {n + end for n in NORMALIZED for end in ("", "_backward")}
+
+
+@pytest.mark.parametrize("name", NORMALIZED)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@often
+@given(shape=shapes.filter(bool), layout=layouts, pick=st.integers(0, 2), seed=SEEDS)
+def test_rowwise(name, dtype, shape, layout, pick, seed):
+    array = (np.random.default_rng(seed).normal(size=shape) * 3).astype(dtype)
+    dim = pick % len(shape)
+    z = getattr(torch, name)(laid_out(array, layout), dim)
+    want = NORMALIZED[name](array.astype(np.longdouble), dim)
+    eps = np.finfo(dtype).eps
+    assert z.numpy().dtype == dtype and z.shape == shape
+    assert np.allclose(z.numpy(), want.astype(np.float64), rtol=32 * eps, atol=32 * eps)
+
+
+@pytest.mark.parametrize("name", NORMALIZED)
+def test_rowwise_does_not_overflow(name):
+    z = getattr(torch, name)(torch.tensor([1000.0, 0.0, -1000.0]), 0).tolist()
+    assert z == ([1.0, 0.0, 0.0] if name == "softmax" else [0.0, -1000.0, -2000.0])
+
+
+@pytest.mark.parametrize("name", NORMALIZED)
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_gradient_of_a_rowwise_op(name, dim):
+    random = np.random.default_rng(10)
+    x = random.normal(size=(2, 3, 4))
+    on_tensor = lambda t: getattr(torch, name)(t, dim)
+    on_array = lambda a: NORMALIZED[name](a, dim)
+    check_gradient((on_tensor, on_array), x, random)
+    with pytest.raises(AssertionError):
+        check_gradient((stretched(on_tensor), on_array), x, np.random.default_rng(10))
+
+
+# -------------------------------------------------------------------------------- rows as data
+@pytest.mark.parametrize(
+    "arguments, options, text",
+    [
+        (("bad", "x", "frob(x)"), {}, r"row bad: the formula names unknown \['frob'\]"),
+        (("bad", "x", "x + y"), {}, r"row bad: the formula names unknown \['y'\]"),
+        (("bad", "x", "z"), {}, r"row bad: the formula names unknown \['z'\]"),
+        (("bad", "x", "x", "w"), {}, r"row bad: a derivative names unknown \['w'\]"),
+        (("bad", "x", "x", "frob(z)"), {}, r"row bad: a derivative names unknown \['frob'\]"),
+        (("bad", "x y", "x + y", "1"), {}, r"row bad: 1 derivatives for inputs \('x', 'y'\)"),
+        (("bad", "x", "x", "1; 1"), {}, r"row bad: 2 derivatives for inputs \('x',\)"),
+        (("bad", "x", "x"), {"domain": "0 1; 0 1"}, r"row bad: 2 domains, \('x',\) inputs"),
+        (("bad", "x", "x * a"), {"params": "b"}, r"row bad: the formula names unknown \['a'\]"),
+    ],
+)
+def test_a_wrong_row_is_refused(arguments, options, text):
+    with pytest.raises(ValueError, match=text):
+        Row(*arguments, doc="", **options)
+
+
+CUSTOM = [
+    Row("cube", "x", "x * x * x", "3 * x * x", doc="Third power of input."),
+    Row("hypotenuse", "x y", "sqrt(x * x + y * y)", "x / z; y / z", domain="0.2 4", doc="Length."),
+    Row("soft_abs", "x", "sqrt(x * x + width)", "x / z", params="width", doc="Smooth abs.",
+        domain="3 4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", CUSTOM, ids=lambda row: row.name)
+def test_a_row_of_ones_own(row):
+    function = make(row)
+    assert (function.__name__, function.__doc__) == (row.name, row.doc)
+    for dtype in FLOATS:
+        arrays, params, g, v = operands(row, 11, SHAPES["outer"], dtype)
+        z = function(*map(torch.tensor, arrays), *params).numpy()
+        oracle.check_value(row.formula, dtype, values_of(row, arrays, params, dtype), z)
+        check_first(row, function, arrays, params, g)
+    check_second(row, function, arrays, params, g, v)
+    x = torch.tensor(arrays[0], requires_grad=True)
+    z = function(x, *[torch.tensor(a) for a in arrays[1:]], *params)
+    assert type(z.grad_fn).__name__ == row.node

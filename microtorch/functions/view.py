@@ -232,8 +232,8 @@ def expand(input: Tensor, *sizes: Any) -> Tensor:
     if lead < 0:
         raise RuntimeError(
             f"expand({input.type()}{{{list(a.shape)}}}, size={wanted}): "
-            f"the number of sizes provided ({len(wanted)}) must be greater or equal to the number of dimensions in the tensor "
-            f"({a.ndim})"
+            f"the number of sizes provided ({len(wanted)}) must be greater or equal to the number "
+            f"of dimensions in the tensor ({a.ndim})"
         )
     for k, n in enumerate(a.shape):
         if wanted[lead + k] == -1:

@@ -11,8 +11,8 @@ The text may use: the types `f32 f64 i8 i16 i32 i64 u8 u16 u32 u64` (also as cas
 `f32_at(address)` and so on, which give a pointer to index; `bits(x)` and `from_bits(i)`
 (bit-casts of equal width); `sqrt floor fabs rint trunc copysign fma` (one instruction each);
 `where(c, a, b)` (a select); `words(n)`, the address of n 64-bit words on the stack;
-`call(f, (a, ...))`, a call of the C function at address f with integer arguments and result; `feclearexcept(63)`, which
-clears the floating-point flags that NumPy would warn about.
+`call(f, (a, ...))`, a call of the C function at address f with integer arguments and result;
+`feclearexcept(63)`, which clears the floating-point flags that NumPy would warn about.
 """
 
 import ctypes
