@@ -6,6 +6,7 @@ from its kinks. The checks are tested too: a derivative that is 1% off must be r
 """
 
 import math
+import operator
 
 import numpy as np
 import oracle
@@ -14,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import microtorch as torch
+from microtorch import Value
 from microtorch.functions.elementwise import FUNCTIONS, make
-from microtorch.table import ROWS, VOCABULARY, Row
+from microtorch.table import FOLDS, ROWS, ROWWISE, VOCABULARY, Row
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 FLOATS = (SINGLE, DOUBLE)
