@@ -313,6 +313,7 @@ def binary(self, other):
     z.op = op
     z.seq = next_seq()
     z.parents = (self, other)
+    z.numbers = ()
     return z
 """
 

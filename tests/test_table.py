@@ -598,17 +598,20 @@ def test_fold(name, dtype, shape, choice, layout, seed):
             torch.mean(torch.ones(2, dtype=torch.int64))
         return
     random = np.random.default_rng(seed)
-    array = (random.normal(size=shape) * 3).astype(dtype)
+    array = random.normal(size=shape) * 3
+    if name == "prod" and dtype.kind == "f":
+        # No product of any number of these overflows or underflows.
+        array = np.exp(array / 300) * np.sign(array)
+    array = np.asarray(array).astype(dtype)
     dims = fold_dims(len(shape), choice)
-    z = folded(name, laid_out(np.asarray(array), layout), dims).numpy()
+    z = folded(name, laid_out(array, layout), dims).numpy()
     numpy_fold = FOLDED[name][1]
     if dtype.kind == "f":
         want = numpy_fold(array.astype(np.longdouble), axis=dims)
         size = np.abs(want) if name == "prod" else numpy_fold(np.abs(array).astype(np.longdouble), axis=dims)
         steps = 0 if name in ("max", "min") else max(FOLD_EPS, array.size if name == "prod" else 0)
         assert z.dtype == dtype and z.shape == want.shape
-        tiny = np.finfo(dtype).smallest_normal
-        assert (np.abs(z - want) <= steps * np.finfo(dtype).eps * size + (steps > 0) * tiny).all()
+        assert (np.abs(z - want) <= steps * np.finfo(dtype).eps * size).all()
     else:
         wide = np.int64 if name in ("sum", "prod") else dtype
         want = numpy_fold(array, axis=dims, **({"dtype": wide} if name in ("sum", "prod") else {}))

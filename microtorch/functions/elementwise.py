@@ -236,7 +236,7 @@ def _refuse_bools(name: str, count: int) -> None:
 
 
 def _unary(row: Row) -> Callable[..., Tensor]:
-    kernels = cpu.ROW_KERNELS[row.name]
+    kernels = cpu.kernels_of(row)
     ready: dict[Any, Any] = {}
     differentiable = row.derivatives is not None
     op: Any = RowOp(row, (True,)) if differentiable else None
@@ -296,7 +296,7 @@ def operand(x: Any, other: Any) -> Any:
 
 def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
     """A row of two inputs; as an operator it leaves what it does not know to the other side."""
-    kernels = cpu.ROW_KERNELS[row.name]
+    kernels = cpu.kernels_of(row)
     # Kernels that a call may use at once, and the 0-d arrays of numbers for float dtypes.
     ready: dict[Any, Any] = {}
     numbers: dict[Any, dict[Any, Array]] = {}
@@ -420,7 +420,7 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
 
 def _with_params(row: Row) -> Callable[..., Tensor]:
     """Rows of one input that take numbers."""
-    kernels = cpu.ROW_KERNELS[row.name]
+    kernels = cpu.kernels_of(row)
     op = RowOp(row, (True,))
 
     def apply(input: Any, *params: Any) -> Tensor:
