@@ -121,7 +121,7 @@ ROWS: dict[str, Row] = {
         Row("neg", "x", "-x", "-1", types="any", doc="Negative."),
         Row("abs", "x", "fabs(x)", "where(x > 0, 1, where(x < 0, -1, 0))", types="any", kinks="x",
             doc="Absolute value; derivative 0 at 0."),
-        Row("sign", "x", "where(x > 0, 1, where(x < 0, -1, 0))", "0", types="any", kinks="x",
+        Row("sign", "x", "where(x > 0, 1.0, where(x < 0, -1.0, 0.0))", "0", types="any", kinks="x",
             doc="Sign: -1, 0 or 1; 0 for nan."),
         Row("reciprocal", "x", "1 / x", "-(z * z)", domain="0.2 4", doc="1 / input."),
         Row("square", "x", "x * x", "2 * x", types="any", node="PowBackward0",

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import microtorch as torch
 from microtorch import Value
 from microtorch.functions.elementwise import FUNCTIONS, make
-from microtorch.table import FOLDS, ROWS, ROWWISE, VOCABULARY, Row
+from microtorch.table import FOLDS, ROWS, ROWWISE, VOCABULARY, Row, names_in
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 FLOATS = (SINGLE, DOUBLE)
@@ -791,3 +791,20 @@ def test_a_row_of_ones_own(row):
     x = torch.tensor(arrays[0], requires_grad=True)
     z = function(x, *[torch.tensor(a) for a in arrays[1:]], *params)
     assert type(z.grad_fn).__name__ == row.node
+
+
+# Words that no row of the table needs; a row of one's own may use them.
+SPARE = sorted(VOCABULARY.difference(*(names_in(r.formula) for r in ROWS.values())) - {"inf"})
+
+
+@pytest.mark.parametrize("word", SPARE)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_a_word_that_no_row_uses(word, dtype):
+    two = word == "copysign"
+    inputs = "x y" if two else "x"
+    formula = f"{word}({', '.join(inputs.split())})"
+    row = Row("spare_" + word, inputs, formula, doc="One word.")
+    x = np.array([-2.5, -1.5, -0.75, -0.0, 0.0, 0.5, 0.75, 1.0, 1.5, 2.5, 40.0], dtype)
+    arrays = [x, x[::-1].copy()] if two else [x]
+    z = make(row)(*map(torch.tensor, arrays)).numpy()
+    oracle.check_value(formula, dtype, values_of(row, arrays, (), dtype), z)
