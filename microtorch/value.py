@@ -16,7 +16,6 @@ import numpy as np
 from .dtypes import get_default_dtype
 from .functions.elementwise import FLOATS, evaluate
 from .functions.op import Rule
-from .graph import engine
 from .graph.node import Node, mode, next_seq
 from .kernels import cpu, text
 from .table import ROWS, Row
@@ -170,10 +169,7 @@ class Value(Node):
 
     def backward(self) -> None:
         """Add d self / d node to the gradient of every node that self depends on."""
-        try:
-            _run(self)
-        except _NotScalar:
-            engine.run({self: 1.0}, _Sums, True)
+        _run(self)
 
     def as_tensor(self, like: Any = None) -> Tensor:
         """A 0-d tensor through which gradients flow back, of the floating dtype of `like`."""
@@ -193,21 +189,6 @@ class Value(Node):
         return f"Value(data={self.data}, grad={self.grad})"
 
 
-class _Sums:
-    """Arithmetic of the engine on numbers."""
-
-    @staticmethod
-    def add(a: Any, b: Any) -> Any:
-        """Sum of two gradients."""
-        return a + b
-
-    add_into = add
-
-    @staticmethod
-    def check(node: Node) -> None:
-        """Numbers are never changed in place."""
-
-
 def _linked(z: Tensor, value: Value) -> Tensor:
     """z, with its gradient going to the Value."""
     if mode.enabled:
@@ -220,10 +201,6 @@ def _linked(z: Tensor, value: Value) -> Tensor:
     return z
 
 
-class _NotScalar(Exception):
-    """A graph of Values has a Tensor in it."""
-
-
 def _scalar_graph(root: Value) -> list[Any]:
     """All nodes with parents that root depends on, oldest first."""
     order: list[Any] = [root]
@@ -233,8 +210,6 @@ def _scalar_graph(root: Value) -> list[Any]:
     for node in order:
         for parent in node.parents:
             if parent not in seen:
-                if parent.__class__ is not Value:
-                    raise _NotScalar
                 see(parent)
                 if parent.parents:
                     push(parent)
