@@ -160,6 +160,11 @@ ROWS: dict[str, Row] = {
         Row("sinh", "x", "sinh(x)", "cosh(x)", doc="Hyperbolic sine."),
         Row("cosh", "x", "cosh(x)", "sinh(x)", doc="Hyperbolic cosine."),
         Row("tanh", "x", "tanh(x)", "1 - z * z", doc="Hyperbolic tangent."),
+        Row("asinh", "x", "asinh(x)", "1 / sqrt(x * x + 1)", doc="Inverse hyperbolic sine."),
+        Row("acosh", "x", "acosh(x)", "1 / sqrt((x - 1) * (x + 1))", domain="1.2 4",
+            doc="Inverse hyperbolic cosine."),
+        Row("atanh", "x", "atanh(x)", "1 / ((1 - x) * (1 + x))", domain="-0.9 0.9",
+            doc="Inverse hyperbolic tangent."),
         # Sigmoids and their kin. The derivative of a saturated sigmoid is exactly 0, as PyTorch's:
         # it is what keeps BCELoss finite there.
         Row("sigmoid", "x", "1 / (1 + exp(-x))", "(1 - z) * z", doc="1 / (1 + exp(-input))."),
@@ -232,30 +237,25 @@ ROWS: dict[str, Row] = {
 
 
 class Fold:
-    """One reduction: `a` the running value, `b` the next element, `n` the number of elements.
+    """One reduction: `a` the running value, `b` the next element, `n` the number of elements."""
 
-    derivative: local derivative with respect to an element, or None where it is not elementwise.
-    """
-
-    __slots__ = ("combine", "derivative", "doc", "finish", "initial", "name")
+    __slots__ = ("combine", "doc", "finish", "initial", "name")
 
     def __init__(
-        self, name: str, combine: str, initial: str, finish: str = "a", *, derivative: str = "",
-        doc: str,
-    ) -> None:  # fmt: skip
+        self, name: str, combine: str, initial: str, finish: str = "a", *, doc: str
+    ) -> None:
         self.name = name
         self.combine = combine
         self.initial = initial
         self.finish = finish
-        self.derivative = derivative
         self.doc = doc
 
 
 FOLDS: dict[str, Fold] = {
     fold.name: fold
     for fold in (
-        Fold("sum", "a + b", "0", derivative="1", doc="Sum of the elements."),
-        Fold("mean", "a + b", "0", "a / n", derivative="1 / n", doc="Mean of the elements."),
+        Fold("sum", "a + b", "0", doc="Sum of the elements."),
+        Fold("mean", "a + b", "0", "a / n", doc="Mean of the elements."),
         Fold("prod", "a * b", "1", doc="Product of the elements."),
         Fold("max", "maximum(a, b)", "-inf", doc="Largest element; nan if one is nan."),
         Fold("min", "minimum(a, b)", "inf", doc="Smallest element; nan if one is nan."),

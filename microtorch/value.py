@@ -40,8 +40,9 @@ def _kernel(name: str) -> Callable[..., float]:
 _SCOPE = {
     **{n: _kernel(n) for n in ("sigmoid", "softplus", "maximum", "minimum")},
     **{n: getattr(math, n) for n in "exp expm1 log log1p log2 log10 sin cos tan asin acos atan"
-       " atan2 sinh cosh tanh erf erfc pow sqrt fabs copysign inf".split()},
-    "floor": lambda x: float(math.floor(x)), "where": _where, "__builtins__": {},
+       " acosh asinh atanh atan2 sinh cosh tanh erf erfc pow sqrt fabs copysign inf".split()},
+    "floor": lambda x: float(math.floor(x)), "rint": lambda x: float(round(x)),
+    "trunc": lambda x: float(math.trunc(x)), "where": _where, "__builtins__": {},
 }  # fmt: skip
 
 

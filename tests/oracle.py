@@ -238,7 +238,7 @@ def numpy_value(text, dtype, values):
         return lambda *x: function(*(np.asarray(v, np.longdouble) for v in x)).astype(dtype)
 
     scope = {n: rounded(f) for n, f in _WIDE.items()} if dtype.kind == "f" else dict(_WHOLE)
-    scope["where"] = lambda c, a, b: np.where(c, np.asarray(a).astype(dtype), np.asarray(b).astype(dtype))
+    scope["where"] = lambda c, *two: np.where(c, *(np.asarray(v).astype(dtype) for v in two))
     scope["inf"] = math.inf
     with np.errstate(all="ignore"):
         return np.asarray(_run(text, scope, values))
