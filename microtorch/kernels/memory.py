@@ -9,14 +9,13 @@ keep up to KEPT_BYTES; other C libraries are left as they are.
 import contextlib
 import ctypes
 
-KEPT_BYTES = 256 * 2**20
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # <malloc.h>
-_LARGEST_HEAP_BLOCK = 32 * 2**20
+KEPT_BYTES = 512 * 2**20
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # <malloc.h>
 
 
 def keep_freed() -> None:
     """Tell the C library's allocator; called once, when the first kernel is made."""
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, _LARGEST_HEAP_BLOCK)
+        mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
