@@ -21,7 +21,7 @@ from . import jit
 # Below this many elements a loop is not worth waking a thread for: one that calls functions of
 # vecmath (0.5 ns an element and more), and one of arithmetic alone (0.05 ns).
 LEAST = 40_000
-LEAST_CHEAP = 65_000
+LEAST_CHEAP = 150_000
 SPIN = "2000"
 
 # threads, unused, address of GOMP_parallel, of `part`, of omp_get_thread_num and _num_threads.
