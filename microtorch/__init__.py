@@ -37,38 +37,8 @@ from .dtypes import (
     uint8,
 )
 from .errors import unknown_name
-from .functions import creation as _creation
 from .functions import methods as _methods
-from .functions import random as _random
-from .functions.creation import (
-    arange,
-    as_tensor,
-    empty,
-    empty_like,
-    eye,
-    from_numpy,
-    full,
-    full_like,
-    linspace,
-    logspace,
-    ones,
-    ones_like,
-    tensor,
-    zeros,
-    zeros_like,
-)
-from .functions.random import (
-    bernoulli,
-    multinomial,
-    normal,
-    rand,
-    rand_like,
-    randint,
-    randint_like,
-    randn,
-    randn_like,
-    randperm,
-)
+from .functions.names import PUBLIC as _PUBLIC
 from .kernels.info import cache_info, clear_cache
 from .kernels.threads import get_num_threads, set_num_threads
 from .random import (
@@ -86,7 +56,7 @@ from .value import Value
 __version__ = "0.1.0"
 
 _methods.attach()
-globals().update(_methods.PUBLIC)
+globals().update(_PUBLIC)
 
 # Loaded at first use: name -> module of this package.
 _LAZY = {

@@ -32,7 +32,8 @@ class Row:
     inputs' dtype; "bool" - the result is bool. params: trailing inputs that are numbers, never
     differentiated. domain: an interval per input that values are drawn from in tests. kinks:
     places where the derivative jumps, as expressions that are 0 there. node: PyTorch's name of
-    the backward node.
+    the backward node. public: whether it is a function of the package and a method of Tensor; the
+    others serve `nn.functional` or other functions.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class Row:
         "name",
         "node",
         "params",
+        "public",
         "types",
     )
 
@@ -61,6 +63,7 @@ class Row:
         domain: str = "-4 4",
         kinks: str = "",
         node: str = "",
+        public: bool = True,
     ) -> None:
         self.name = name
         self.inputs = tuple(inputs.split())
@@ -74,6 +77,7 @@ class Row:
         )
         self.kinks = tuple(k.strip() for k in kinks.split(";")) if kinks else ()
         self.node = node or name.title().replace("_", "") + "Backward0"
+        self.public = public
         self.doc = doc
         self._check()
 
@@ -135,7 +139,8 @@ ROWS: dict[str, Row] = {
             domain="0.1 4; -3 3", node="PowBackward1", doc="input to the power of exponent."),
         Row("pow_number", "x", "pow(x, exponent)",
             "where(exponent == 0, 0, exponent * pow(x, exponent - 1))", params="exponent",
-            domain="0.1 4", node="PowBackward0", doc="input to the power of a number."),
+            domain="0.1 4", node="PowBackward0", public=False,
+            doc="input to the power of a number."),
         # Exponentials and logarithms.
         Row("exp", "x", "exp(x)", "z", doc="Exponential."),
         Row("expm1", "x", "expm1(x)", "z + 1", doc="exp(input) - 1, accurate near 0."),
@@ -168,23 +173,26 @@ ROWS: dict[str, Row] = {
         # Sigmoids and their kin. The derivative of a saturated sigmoid is exactly 0, as PyTorch's:
         # it is what keeps BCELoss finite there.
         Row("sigmoid", "x", "1 / (1 + exp(-x))", "(1 - z) * z", doc="1 / (1 + exp(-input))."),
-        Row("softplus", "x", "softplus(x)", "sigmoid(x)", doc="log(1 + exp(input))."),
+        Row("softplus", "x", "softplus(x)", "sigmoid(x)", public=False, doc="log(1 + exp(input))."),
         Row("erf", "x", "erf(x)", "1.1283791670955126 * exp(-(x * x))",
             doc="Error function (DLMF 7.2.1)."),
         Row("erfc", "x", "erfc(x)", "-1.1283791670955126 * exp(-(x * x))",
             doc="Complementary error function (DLMF 7.2.2)."),
-        Row("silu", "x", "x * sigmoid(x)", "sigmoid(x) * (1 + x * sigmoid(-x))",
+        Row("silu", "x", "x * sigmoid(x)", "sigmoid(x) * (1 + x * sigmoid(-x))", public=False,
             doc="input * sigmoid(input)."),
         Row("gelu", "x", "0.5 * x * (1 + erf(x * 0.7071067811865476))",
             "0.5 * (1 + erf(x * 0.7071067811865476)) + 0.3989422804014327 * x * exp(-0.5 * x * x)",
+            public=False,
             doc="Gaussian error linear unit, input * Phi(input) (arXiv:1606.08415)."),
         # Piecewise linear.
         Row("relu", "x", "where(x > 0, x, where(x == x, 0.0, x))", "where(z <= 0, 0, 1)",
             types="any", kinks="x", doc="max(input, 0); derivative 0 at 0."),
         Row("leaky_relu", "x", "where(x > 0, x, x * slope)", "where(x > 0, 1, slope)",
-            params="slope", kinks="x", doc="input where positive, else input * slope."),
+            params="slope", kinks="x", public=False,
+            doc="input where positive, else input * slope."),
         Row("elu", "x", "where(x > 0, x, alpha * expm1(x))", "where(x > 0, 1, alpha * exp(x))",
-            params="alpha", kinks="x", doc="input where positive, else alpha * (exp(input) - 1)."),
+            params="alpha", kinks="x", public=False,
+            doc="input where positive, else alpha * (exp(input) - 1)."),
         Row("clamp", "x", "where(x < low, low, where(x > high, high, x)) + where(low > high, "
             "high - where(x < low, low, where(x > high, high, x)), 0)",
             "where((x >= low) * (x <= high) != 0, 1, 0)", params="low high", types="any",
@@ -206,21 +214,21 @@ ROWS: dict[str, Row] = {
         Row("floor", "x", "floor(x)", "0", domain="0.1 0.9", doc="Largest integer not above."),
         Row("ceil", "x", "-floor(-x)", "0", domain="0.1 0.9", doc="Smallest integer not below."),
         # Losses, an element; nn.functional reduces them in the same pass.
-        Row("mse_loss", "x y", "(x - y) * (x - y)", "2 * (x - y); -2 * (x - y)",
+        Row("mse_loss", "x y", "(x - y) * (x - y)", "2 * (x - y); -2 * (x - y)", public=False,
             doc="Squared error."),
         Row("l1_loss", "x y", "fabs(x - y)",
             "where(x > y, 1, where(x < y, -1, 0)); where(x < y, 1, where(x > y, -1, 0))",
-            kinks="x - y", doc="Absolute error."),
+            kinks="x - y", public=False, doc="Absolute error."),
         Row("binary_cross_entropy", "x y",
             "-(y * where(log(x) < -100, -100, log(x))"
             " + (1 - y) * where(log1p(-x) < -100, -100, log1p(-x)))",
             "(x - y) / where((1 - x) * x < 1e-12, 1e-12, (1 - x) * x);"
             "where(log1p(-x) < -100, -100, log1p(-x)) - where(log(x) < -100, -100, log(x))",
-            domain="0.05 0.95; 0.05 0.95",
+            domain="0.05 0.95; 0.05 0.95", public=False,
             doc="-(y log x + (1 - y) log(1 - x)), each logarithm not below -100."),
         Row("binary_cross_entropy_with_logits", "x y",
             "where(x > 0, x, 0) - x * y + log1p(exp(-fabs(x)))", "sigmoid(x) - y; -x",
-            domain="-4 4; 0.05 0.95",
+            domain="-4 4; 0.05 0.95", public=False,
             doc="Binary cross entropy of sigmoid(x), without overflow."),
         # Comparisons: bool results, no gradient.
         Row("eq", "x y", "x == y", types="bool", doc="input == other."),

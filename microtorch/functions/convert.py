@@ -11,6 +11,7 @@ from ..graph.node import mode
 from ..kernels import cpu
 from ..tensor import Tensor, changed, check_in_place, wrap
 from .history import take_over
+from .names import function, method, public
 from .op import Rule, record, tensors
 
 
@@ -55,6 +56,7 @@ def cast(input: Tensor, dtype: dtypes.dtype) -> Tensor:
     return record(TO_COPY, array, (input,), const=input.dtype)
 
 
+@method()
 def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The tensor on a device or with a dtype: `to(device)`, `to(dtype)`, `to(other)`."""
     dtype, copy = kwargs.get("dtype"), kwargs.get("copy", False)
@@ -72,11 +74,13 @@ def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return clone(z) if copy and z is input else z
 
 
+@public()
 def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
     """A copy, through which gradients flow."""
     return record(CLONE, input._array.copy(order="K"), (input,))
 
 
+@function()
 def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     """input where condition holds, else other; with condition alone, its nonzero indices."""
     if input is None and other is None:
@@ -97,11 +101,19 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     return record(WHERE, np.asarray(array), (x, y), (condition,), (x._array.shape, y._array.shape))
 
 
+@method("where")
+def _where_method(input: Tensor, condition: Tensor, other: Any) -> Tensor:
+    """input where the condition holds, else other."""
+    return where(condition, input, other)
+
+
+@method("cpu")
 def cpu_(input: Tensor, *_: Any, **__: Any) -> Tensor:
     """The tensor on the CPU, where it is already."""
     return input
 
 
+@method()
 def cuda(input: Tensor, device: Any = None, *_: Any, **__: Any) -> Tensor:
     """The tensor on a GPU.
 
@@ -112,6 +124,7 @@ def cuda(input: Tensor, device: Any = None, *_: Any, **__: Any) -> Tensor:
     return input
 
 
+@method()
 def copy_(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     """Write src, broadcast and cast, into this tensor, in place."""
     check_in_place(input)
@@ -133,6 +146,7 @@ def copy_(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     return input
 
 
+@method()
 def fill_(input: Tensor, value: Any) -> Tensor:
     """Write a number everywhere, in place; gradients end here."""
     check_in_place(input)
@@ -150,6 +164,7 @@ def cut(x: Tensor, op: Rule) -> None:
         take_over(x, record(op, x._array, (x,))._node)
 
 
+@method()
 def zero_(input: Tensor) -> Tensor:
     """Write zeros, in place."""
     check_in_place(input)

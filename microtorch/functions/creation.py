@@ -13,6 +13,7 @@ from ..errors import argument_error, combination_error
 from ..graph.node import LEAF
 from ..tensor import Array, Tensor, strided, wrap
 from .convert import to
+from .names import function, method
 
 REQUIRES_FLOAT = "Only Tensors of floating point and complex dtype can require gradients"
 
@@ -172,6 +173,7 @@ def _plain(data: Any) -> Any:
     return data
 
 
+@function()
 def tensor(
     data: Any = ...,
     *,
@@ -202,6 +204,7 @@ def tensor(
     return finish("tensor", array, None, None, device, requires_grad, pin_memory)
 
 
+@function()
 def as_tensor(data: Any, dtype: dtypes.dtype | None = None, device: Any = None) -> Tensor:
     """`data` as a tensor, without copying where that is possible."""
     if isinstance(data, Tensor):
@@ -211,6 +214,7 @@ def as_tensor(data: Any, dtype: dtypes.dtype | None = None, device: Any = None) 
     return tensor(data, dtype=dtype, device=device)
 
 
+@function()
 def from_numpy(ndarray: Array) -> Tensor:
     """A tensor that shares memory with an ndarray.
 
@@ -278,11 +282,12 @@ def _filled(name: str, value: Any) -> Any:
     return create, like
 
 
-zeros, zeros_like = _filled("zeros", 0)
-ones, ones_like = _filled("ones", 1)
-empty, empty_like = _filled("empty", None)
+zeros, zeros_like = map(function(), _filled("zeros", 0))
+ones, ones_like = map(function(), _filled("ones", 1))
+empty, empty_like = map(function(), _filled("empty", None))
 
 
+@function()
 def full(
     size: Sequence[int], fill_value: Any, *, out: Tensor | None = None,
     dtype: dtypes.dtype | None = None, **options: Any,
@@ -301,6 +306,7 @@ def full(
     return finish("full", array, out, **options)
 
 
+@function()
 def full_like(input: Tensor, fill_value: Any, *, dtype: Any = None, **options: Any) -> Tensor:
     """`full` with the shape and dtype of input."""
     if not isinstance(input, Tensor):
@@ -314,6 +320,7 @@ def _number(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) else value
 
 
+@function()
 def arange(
     start: Any = None, end: Any = None, step: Any = 1, *, out: Tensor | None = None,
     dtype: dtypes.dtype | None = None, **options: Any,
@@ -366,6 +373,7 @@ def _steps(name: str, steps: Any) -> builtins.int:
     return builtins.int(steps)
 
 
+@function()
 def linspace(
     start: Any, end: Any, steps: Any = None, *, out: Tensor | None = None,
     dtype: dtypes.dtype | None = None, **options: Any,
@@ -375,6 +383,7 @@ def linspace(
     return finish("linspace", array, out, **options)
 
 
+@function()
 def logspace(
     start: Any, end: Any, steps: Any = None, base: float = 10.0, *, out: Tensor | None = None,
     dtype: dtypes.dtype | None = None, **options: Any,
@@ -387,6 +396,7 @@ def logspace(
     return finish("logspace", array, out, **options)
 
 
+@function()
 def eye(
     n: Any, m: Any = None, *, out: Tensor | None = None, dtype: dtypes.dtype | None = None,
     **options: Any,
@@ -399,3 +409,34 @@ def eye(
         if value < 0:
             raise RuntimeError(f"{name} must be greater or equal to 0, got {value}")
     return finish("eye", np.eye(n, m, dtype=_numpy_dtype(dtype, out)), out, **options)
+
+
+# ----------------------------------------------------------- tensors of another one's dtype
+@method()
+def new_zeros(input: Tensor, *size: Any, **options: Any) -> Tensor:
+    """Zeros of input's dtype."""
+    return zeros(*size, **{"dtype": input.dtype, **options})
+
+
+@method()
+def new_ones(input: Tensor, *size: Any, **options: Any) -> Tensor:
+    """Ones of input's dtype."""
+    return ones(*size, **{"dtype": input.dtype, **options})
+
+
+@method()
+def new_empty(input: Tensor, *size: Any, **options: Any) -> Tensor:
+    """Uninitialized memory of input's dtype."""
+    return empty(*size, **{"dtype": input.dtype, **options})
+
+
+@method()
+def new_full(input: Tensor, size: Any, fill_value: Any, **options: Any) -> Tensor:
+    """fill_value everywhere, in input's dtype."""
+    return full(size, fill_value, **{"dtype": input.dtype, **options})
+
+
+@method()
+def new_tensor(input: Tensor, data: Any, **options: Any) -> Tensor:
+    """A copy of data in input's dtype."""
+    return tensor(data, **{"dtype": input.dtype, **options})

@@ -10,8 +10,9 @@ from ..graph.node import mode
 from ..kernels import cpu
 from ..tensor import Tensor, changed, check_in_place, normal_dim, wrap
 from .history import take_over
-from .op import Array, Rule, record
-from .view import deliver, expand, linked
+from .names import public
+from .op import Array, Rule, deliver, record
+from .view import expand, linked
 
 
 def _place_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
@@ -167,6 +168,7 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         changed(input)
 
 
+@public()
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """The slices along a dimension, as views without it."""
     a = input._array
@@ -185,6 +187,7 @@ def iterate(input: Tensor) -> Iterator[Tensor]:
     return iter(unbind(input, 0))
 
 
+@public()
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices of a dimension that a vector of indices names, as a copy."""
     if not isinstance(input, Tensor):
@@ -207,6 +210,7 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     return record(INDEX_SELECT, array, (input,), const=(a.shape, key))
 
 
+@public()
 def masked_select(input: Tensor, mask: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The elements where a mask holds, in row-major order; both are broadcast."""
     if not isinstance(mask, Tensor):
@@ -222,6 +226,7 @@ def masked_select(input: Tensor, mask: Tensor, *, out: Tensor | None = None) -> 
     return deliver(record(MASKED_SELECT, x._array[key], (x,), const=(shape, key)), out)
 
 
+@public()
 def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """`out[i, j] = input[index[i, j], j]`: elements along one dimension by index."""
     if index._array.dtype not in (np.int32, np.int64):

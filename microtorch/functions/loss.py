@@ -12,6 +12,7 @@ from ..kernels import cpu
 from ..table import FOLDS, ROWS, ROWWISE, Row
 from ..tensor import Tensor, edge, new, normal_dim, wrap
 from .elementwise import FLOATS, FUNCTIONS, RowOp
+from .names import public
 from .op import Rule, record, tensors
 
 
@@ -276,8 +277,8 @@ def _normalized(name: str, op: Rule) -> Callable[..., Tensor]:
     return apply
 
 
-softmax = _normalized("softmax", SOFTMAX)
-log_softmax = _normalized("log_softmax", LOG_SOFTMAX)
+softmax = public()(_normalized("softmax", SOFTMAX))
+log_softmax = public()(_normalized("log_softmax", LOG_SOFTMAX))
 
 
 def along(name: str, dim: int, g: Tensor, z: Tensor) -> Tensor:

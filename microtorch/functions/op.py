@@ -6,6 +6,7 @@ exist under the same names for arrays (`kernels.cpu`) and Tensors (`functions`).
 result into the graph.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,12 @@ class TensorPrimitives:
 
 
 tensors: Any = TensorPrimitives()
+
+
+def primitive(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Enter a function among the primitives on Tensors, under its name."""
+    setattr(tensors, f.__name__, f)
+    return f
 
 
 class Rule:
@@ -87,3 +94,38 @@ def record(
             node.saved = tuple([array if s is ... else s for s in saved]) if saved else ()
             node.const = const
     return z  # type: ignore[no-any-return]
+
+
+def deliver(z: Tensor, out: Tensor | None) -> Tensor:
+    """A result, written into `out` if that is given; `out` is resized where it must be.
+
+    Raises:
+        RuntimeError: if `out` requires grad or has a dtype of a lower category.
+    """
+    if out is None:
+        return z
+    if out._node is not None and mode.enabled:
+        raise RuntimeError(
+            "functions with out=... arguments don't support automatic differentiation, but one of "
+            "the arguments requires grad."
+        )
+    if z.dtype.category > out.dtype.category:
+        raise RuntimeError(
+            f"result type {z.dtype.short} can't be cast to the desired output type "
+            + out.dtype.short
+        )
+    if out._array.shape == z._array.shape:
+        np.copyto(out._array, z._array, casting="unsafe")
+    else:
+        if out._array.size:
+            warnings.warn(
+                "An output with one or more elements was resized since it had shape "
+                f"{list(out._array.shape)}, which does not match the required output shape "
+                f"{list(z._array.shape)}. This behavior is deprecated, and in a future PyTorch "
+                "release outputs will not be resized unless they have zero elements. You can "
+                "explicitly reuse an out tensor t by resizing it, inplace, to zero elements with "
+                "t.resize_(0).",
+                stacklevel=3,
+            )
+        out._array = z._array.astype(out._array.dtype)
+    return out

@@ -8,6 +8,7 @@ from ..errors import argument_error, broadcast_error
 from ..kernels import cpu
 from ..tensor import Tensor
 from .elementwise import FUNCTIONS
+from .names import public
 from .op import Rule, record
 from .view import unsqueeze
 
@@ -99,6 +100,7 @@ def _check(name: str, x: Any, y: Any) -> None:
         raise argument_error(name, "mat2" if name == "mm" else "other", 2, "Tensor", y)
 
 
+@public()
 def mm(input: Tensor, mat2: Tensor) -> Tensor:
     """Product of two matrices."""
     _check("mm", input, mat2)
@@ -109,6 +111,7 @@ def mm(input: Tensor, mat2: Tensor) -> Tensor:
     return matmul(input, mat2)
 
 
+@public()
 def mv(input: Tensor, vec: Tensor) -> Tensor:
     """Product of a matrix and a vector."""
     if input._array.ndim != 2 or vec._array.ndim != 1:
@@ -118,6 +121,7 @@ def mv(input: Tensor, vec: Tensor) -> Tensor:
     return matmul(input, vec)
 
 
+@public()
 def dot(input: Tensor, tensor: Tensor) -> Tensor:
     """Inner product of two vectors."""
     a, b = input._array, tensor._array
@@ -131,6 +135,7 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
     return matmul(input, tensor)
 
 
+@public()
 def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     """Products of two stacks of matrices."""
     if input._array.ndim != 3 or mat2._array.ndim != 3:
@@ -144,6 +149,7 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     return matmul(input, mat2)
 
 
+@public()
 def matmul(input: Tensor, other: Tensor) -> Tensor:
     """Product of vectors, matrices or stacks of matrices, which broadcast.
 
@@ -232,6 +238,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     )
 
 
+@public()
 def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """Every product of an element of input and one of vec2."""
     return FUNCTIONS["mul"](unsqueeze(input, 1), vec2)

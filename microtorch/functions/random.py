@@ -10,6 +10,7 @@ from ..random import Generator, default_generator
 from ..tensor import Tensor, check_in_place, wrap
 from .convert import cut
 from .creation import finish, sizes_of
+from .names import function, method, public
 from .op import Rule, record
 
 NORMAL = Rule("NormalBackward1", lambda F, g, const: (F.mul(g, 0.0),))
@@ -32,6 +33,7 @@ def _shape(name: str, size: tuple[Any, ...]) -> tuple[int, ...]:
     return sizes_of(name, size)
 
 
+@function()
 def rand(
     *size: Any, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = None,
     **options: Any,
@@ -43,6 +45,7 @@ def rand(
     return finish("rand", array, out, **options)
 
 
+@function()
 def randn(
     *size: Any, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = None,
     **options: Any,
@@ -54,6 +57,7 @@ def randn(
     return finish("randn", array, out, **options)
 
 
+@function()
 def rand_like(input: Tensor, *, dtype: Any = None, **options: Any) -> Tensor:
     """`rand` with the shape and dtype of input."""
     if not isinstance(input, Tensor):
@@ -61,6 +65,7 @@ def rand_like(input: Tensor, *, dtype: Any = None, **options: Any) -> Tensor:
     return rand(input._array.shape, dtype=dtype or input.dtype, **options)
 
 
+@function()
 def randn_like(input: Tensor, *, dtype: Any = None, **options: Any) -> Tensor:
     """`randn` with the shape and dtype of input."""
     if not isinstance(input, Tensor):
@@ -68,6 +73,7 @@ def randn_like(input: Tensor, *, dtype: Any = None, **options: Any) -> Tensor:
     return randn(input._array.shape, dtype=dtype or input.dtype, **options)
 
 
+@function()
 def normal(
     mean: Any, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None,
     out: Tensor | None = None, dtype: Any = None, **options: Any,
@@ -110,6 +116,7 @@ def normal(
     return record(NORMAL, array, (mean,)) if isinstance(mean, Tensor) else wrap(array)
 
 
+@function()
 def randint(
     low: Any, high: Any = None, size: Any = None, *, generator: Generator | None = None,
     out: Tensor | None = None, dtype: Any = None, **options: Any,
@@ -128,6 +135,7 @@ def randint(
     return finish("randint", array, out, **options)
 
 
+@function()
 def randint_like(input: Tensor, low: int, high: int | None = None, **options: Any) -> Tensor:
     """`randint` with the shape and dtype of input."""
     if high is None:
@@ -135,6 +143,7 @@ def randint_like(input: Tensor, low: int, high: int | None = None, **options: An
     return randint(low, high, tuple(input._array.shape), **{"dtype": input.dtype, **options})
 
 
+@function()
 def randperm(
     n: int, *, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = None,
     **options: Any,
@@ -148,6 +157,7 @@ def randperm(
     return finish("randperm", _source(generator).randperm(n, kind), out, **options)
 
 
+@public()
 def bernoulli(
     input: Tensor, p: float | None = None, *, generator: Generator | None = None,
     out: Tensor | None = None,
@@ -169,6 +179,7 @@ def bernoulli(
     return record(BERNOULLI, array, (input,))
 
 
+@public()
 def multinomial(
     input: Tensor, num_samples: int, replacement: bool = False, *,
     generator: Generator | None = None,
@@ -191,6 +202,7 @@ def _fill(x: Tensor, draw: Any) -> Tensor:
     return x
 
 
+@method()
 def uniform_(
     input: Tensor, from_: float = 0.0, to: float = 1.0, *, generator: Any = None, **named: Any
 ) -> Tensor:
@@ -204,6 +216,7 @@ def uniform_(
     return _fill(input, lambda a: _source(generator).uniform(a, float(low), float(to)))
 
 
+@method()
 def normal_(input: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
     """Normal numbers, in place."""
     if std < 0:
@@ -213,6 +226,7 @@ def normal_(input: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: An
     return _fill(input, lambda a: _source(generator).normal(a, float(mean), float(std), contiguous))
 
 
+@method()
 def bernoulli_(input: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
     """0 or 1 with probability p, in place."""
     if isinstance(p, Tensor):
@@ -221,6 +235,7 @@ def bernoulli_(input: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
     return _fill(input, lambda a: _source(generator).bernoulli_scalar(a, p))
 
 
+@method()
 def random_(input: Tensor, from_: Any = None, to: Any = None, *, generator: Any = None) -> Tensor:
     """Integers in [from, to), in [0, from), or in all of the dtype's range, in place."""
     source = _source(generator)
@@ -230,6 +245,7 @@ def random_(input: Tensor, from_: Any = None, to: Any = None, *, generator: Any 
     return _fill(input, lambda a: source.randint(a, low, high))
 
 
+@method()
 def exponential_(input: Tensor, lambd: float = 1.0, *, generator: Any = None) -> Tensor:
     """Exponentially distributed numbers, in place."""
     return _fill(input, lambda a: _source(generator).exponential(a, lambd))

@@ -11,6 +11,7 @@ from ..kernels import cpu
 from ..tensor import Tensor, edge, new, normal_dim, normal_dims, wrap
 from .convert import cast
 from .elementwise import FUNCTIONS
+from .names import public
 from .op import Array, Rule, record
 from .view import squeeze
 
@@ -97,6 +98,7 @@ def _fold(
     return z
 
 
+@public()
 def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Sum over all elements or over dimensions; integers and bools give int64."""
     if dtype is not None:
@@ -127,6 +129,7 @@ def _of_all(input: Tensor, kernels: Any, op: Rule) -> Tensor:
     return z  # type: ignore[no-any-return]
 
 
+@public()
 def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Mean over all elements or over dimensions.
 
@@ -145,6 +148,7 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
     return _fold("mean", input, dim, keepdim, MEAN)
 
 
+@public()
 def prod(
     input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Tensor:
@@ -168,6 +172,7 @@ def _need_elements(
             raise IndexError(f"{name}(): Expected reduction dim {d} to have non-zero size.")
 
 
+@public()
 def amax(input: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
     """Largest element over dimensions; equal ones share the gradient."""
     _need_elements("amax", input, dim or None)
@@ -176,6 +181,7 @@ def amax(input: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
     )
 
 
+@public()
 def amin(input: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
     """Smallest element over dimensions; equal ones share the gradient."""
     _need_elements("amin", input, dim or None)
@@ -217,11 +223,13 @@ def _along(name: str, x: Tensor, dim: int, keepdim: bool) -> _Extreme:
     return _Extreme((z, places))
 
 
+@public()
 def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """Largest element; with dim (values, indices); with another tensor the elementwise maximum."""
     return _min_max("max", input, dim, keepdim)
 
 
+@public()
 def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """Smallest element; with dim (values, indices); with another tensor the elementwise one."""
     return _min_max("min", input, dim, keepdim)
@@ -260,5 +268,5 @@ def _logical(name: str) -> Callable[..., Tensor]:
     return apply
 
 
-argmax, argmin = _index("argmax"), _index("argmin")
-all, any = _logical("all"), _logical("any")
+argmax, argmin = public()(_index("argmax")), public()(_index("argmin"))
+all, any = public()(_logical("all")), public()(_logical("any"))

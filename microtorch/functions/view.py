@@ -3,7 +3,6 @@
 Each view names its adjoint: what turns a gradient of the result into one of the input.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,8 @@ from ..graph.node import mode, next_seq
 from ..tensor import Tensor, edge, normal_dim, normal_dims, view, wrap
 from .convert import CLONE
 from .history import remember
-from .op import Array, Rule, record
+from .names import PUBLIC, function, method, public
+from .op import Array, Rule, deliver, record
 from .op import tensors as primitives
 
 
@@ -104,6 +104,7 @@ def _as_view(a: Array, shape: tuple[int, ...]) -> Array | None:
         return None
 
 
+@method()
 def reshape(input: Tensor, *shape: Any) -> Tensor:
     """The elements in another shape: a view where strides allow, else a copy."""
     a = input._array
@@ -114,13 +115,17 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
     return record(COPYING_VIEW, a.reshape(wanted), (input,), const=a.shape)
 
 
-def reshape_function(input: Tensor, shape: Sequence[int]) -> Tensor:
+def _reshape_function(input: Tensor, shape: Sequence[int]) -> Tensor:
     """`torch.reshape`: unlike the method it takes the shape as one sequence."""
     if not isinstance(shape, (tuple, list)):
         raise argument_error("reshape", "shape", 2, "tuple of ints", shape)
     return reshape(input, shape)
 
 
+PUBLIC["reshape"] = _reshape_function
+
+
+@method("view")
 def view_(input: Tensor, *shape: Any) -> Tensor:
     """The elements in another shape, never copied.
 
@@ -139,11 +144,13 @@ def view_(input: Tensor, *shape: Any) -> Tensor:
     return linked(input, seen, VIEW, a.shape)
 
 
+@method()
 def view_as(input: Tensor, other: Tensor) -> Tensor:
     """`view` in the shape of other."""
     return view_(input, other._array.shape)
 
 
+@public()
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Dimensions start_dim to end_dim as one."""
     shape = input._array.shape
@@ -158,6 +165,7 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     return reshape(input, (*shape[:first], count, *shape[last + 1 :]))
 
 
+@public()
 def squeeze(input: Tensor, *dim: Any, **named: Any) -> Tensor:
     """Without its dimensions of length 1, or without those named."""
     a = input._array
@@ -173,6 +181,7 @@ def squeeze(input: Tensor, *dim: Any, **named: Any) -> Tensor:
     return linked(input, a.reshape(shape), op, a.shape)
 
 
+@public()
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """With a dimension of length 1 more, at dim."""
     a = input._array
@@ -180,6 +189,7 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
     return linked(input, np.expand_dims(a, place), UNSQUEEZE, a.shape)
 
 
+@public()
 def permute(input: Tensor, *dims: Any) -> Tensor:
     """The dimensions in the order `dims`."""
     order = _sizes("permute", dims)
@@ -196,6 +206,7 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
     return linked(input, a.transpose(places), PERMUTE, places)
 
 
+@public()
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """With two dimensions exchanged."""
     a = input._array
@@ -206,6 +217,7 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     return linked(input, a.transpose(order), TRANSPOSE, tuple(order))
 
 
+@public()
 def t(input: Tensor) -> Tensor:
     """The transpose of a matrix; vectors and numbers stay."""
     a = input._array
@@ -224,6 +236,7 @@ def reversed_dims(input: Tensor) -> Tensor:
     return permute(input, tuple(range(input._array.ndim))[::-1])
 
 
+@method()
 def expand(input: Tensor, *sizes: Any) -> Tensor:
     """Repeated along dimensions of length 1 and new leading ones, as a view; -1 keeps a length."""
     wanted = list(_sizes("expand", sizes))
@@ -251,6 +264,13 @@ def expand(input: Tensor, *sizes: Any) -> Tensor:
     return linked(input, seen, EXPAND, a.shape)
 
 
+@method()
+def reshape_as(input: Tensor, other: Tensor) -> Tensor:
+    """`reshape` to the shape of other."""
+    return reshape(input, other._array.shape)
+
+
+@method()
 def expand_as(input: Tensor, other: Tensor) -> Tensor:
     """`expand` to the shape of other."""
     return expand(input, other._array.shape)
@@ -280,6 +300,7 @@ SPLIT = Rule("SplitBackward0", _narrow_rule)
 SPLIT_SIZES = Rule("SplitWithSizesBackward0", _narrow_rule)
 
 
+@public()
 def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
     """`length` elements of one dimension from `start`, as a view."""
     a = input._array
@@ -327,6 +348,7 @@ def _check_tensors(name: str, tensors_: Any) -> list[Tensor]:
     return list(tensors_)
 
 
+@function("concat", "concatenate")
 def cat(
     tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None, axis: int | None = None
 ) -> Tensor:
@@ -360,41 +382,7 @@ def cat(
     return deliver(record(CAT, array, tuple(kept), const=const), out)
 
 
-def deliver(z: Tensor, out: Tensor | None) -> Tensor:
-    """A result, written into `out` if that is given; `out` is resized where it must be.
-
-    Raises:
-        RuntimeError: if `out` requires grad or has a dtype of a lower category.
-    """
-    if out is None:
-        return z
-    if out._node is not None and mode.enabled:
-        raise RuntimeError(
-            "functions with out=... arguments don't support automatic differentiation, but one of "
-            "the arguments requires grad."
-        )
-    if z.dtype.category > out.dtype.category:
-        raise RuntimeError(
-            f"result type {z.dtype.short} can't be cast to the desired output type "
-            + out.dtype.short
-        )
-    if out._array.shape == z._array.shape:
-        np.copyto(out._array, z._array, casting="unsafe")
-    else:
-        if out._array.size:
-            warnings.warn(
-                "An output with one or more elements was resized since it had shape "
-                f"{list(out._array.shape)}, which does not match the required output shape "
-                f"{list(z._array.shape)}. This behavior is deprecated, and in a future PyTorch "
-                "release outputs will not be resized unless they have zero elements. You can "
-                "explicitly reuse an out tensor t by resizing it, inplace, to zero elements with "
-                "t.resize_(0).",
-                stacklevel=3,
-            )
-        out._array = z._array.astype(out._array.dtype)
-    return out
-
-
+@function()
 def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None) -> Tensor:
     """Tensors of one shape joined along a new dimension."""
     parts = _check_tensors("stack", tensors)
@@ -412,6 +400,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None)
     return deliver(record(STACK, array, tuple(parts), const=(dim, len(parts), shape)), out)
 
 
+@public()
 def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
     """Views of pieces along a dimension: of one length, the last smaller, or of given lengths."""
     a = tensor._array
@@ -455,6 +444,7 @@ def _pieces(x: Tensor, sizes: list[int], dim: int, op: Rule) -> tuple[Tensor, ..
     )
 
 
+@public()
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """Views of at most `chunks` pieces of equal length, the last one smaller."""
     if not isinstance(chunks, int):
@@ -471,6 +461,7 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     return _pieces(input, [min(size, n - s) for s in range(0, n, size)], dim, SPLIT)
 
 
+@method()
 def contiguous(input: Tensor) -> Tensor:
     """The tensor itself if its elements lie in row-major order, else a copy."""
     if input._array.flags.c_contiguous:

@@ -144,7 +144,6 @@ FOLD_KERNELS = {name: fold(kind) for name, kind in FOLDS.items()}
 ROWWISE_KERNELS = {name: rowwise(row) for name, row in ROWWISE.items()}
 
 
-
 def kernels_of(row: Row) -> ByDtype:
     """The forward kernels of a row of the table, or of one's own."""
     return ROW_KERNELS[row.name] if ROWS.get(row.name) is row else forward(row)
