@@ -132,15 +132,15 @@ DAMAGES = {
     "one bit": lambda stem, symbol, code: (
         _signed(stem, symbol, code)[:-100] + bytes([code[-100] ^ 1]) + code[-99:]
     ),
-    "older format": lambda stem, symbol, code: (
-        _signed(stem, symbol, code).replace(b"microtorch kernel", b"microtorch kernel 0", 1)
+    "older format": lambda stem, symbol, code: _signed(stem, symbol, code).replace(
+        b"microtorch kernel", b"microtorch kernel 0", 1
     ),
     "no format": lambda stem, symbol, code: _signed(stem, symbol, code)[len(store.MAGIC) :],
-    "another symbol": lambda stem, symbol, code: (
-        _signed(stem, symbol, code).replace(symbol.encode(), b"f" * len(symbol), 1)
+    "another symbol": lambda stem, symbol, code: _signed(stem, symbol, code).replace(
+        symbol.encode(), b"f" * len(symbol), 1
     ),
-    "symbol that is no text": lambda stem, symbol, code: (
-        _signed(stem, symbol, code).replace(symbol.encode(), b"\xff" * len(symbol), 1)
+    "symbol that is no text": lambda stem, symbol, code: _signed(stem, symbol, code).replace(
+        symbol.encode(), b"\xff" * len(symbol), 1
     ),
     "entry of another key": lambda stem, symbol, code: _signed("double-" + "0" * 24, symbol, code),
 }

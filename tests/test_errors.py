@@ -99,9 +99,10 @@ def state(names: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, microtorch.Tensor):
             found[name] = tensor_state(value)
         elif isinstance(value, microtorch.nn.Module):
-            found[name] = repr(value), {
-                key: tensor_state(t) for key, t in value.state_dict(keep_vars=True).items()
-            }
+            found[name] = (
+                repr(value),
+                {key: tensor_state(t) for key, t in value.state_dict(keep_vars=True).items()},
+            )
         elif isinstance(value, microtorch.optim.Optimizer):
             found[name] = repr(value), repr(value.state_dict())
     return found

@@ -94,7 +94,8 @@ def describe(value: Any, torch: Any) -> Any:
             "shape": repr(value.shape),
             # Steps that are never taken say nothing.
             "stride": [s for s, n in zip(value.stride(), value.shape, strict=True) if n > 1]
-            if value.numel() else None,
+            if value.numel()
+            else None,
             "requires_grad": value.requires_grad,
             "is_leaf": value.is_leaf,
             "grad_fn": value.grad_fn and type(value.grad_fn).__name__,

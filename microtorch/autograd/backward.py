@@ -146,12 +146,10 @@ def accumulate(leaf: Tensor, g: Any) -> None:
     elif held._node is not None:
         leaf._grad = held + wrap(g)
     else:
-        a = held._array
-        _add_into[a.dtype](a, g, a)
+        cpu.add_into(held._array, g)
         held._changes = next_change(held._changes)
 
 
-_add_into = cpu.IN_PLACE["add"]
 _ONES = {dtype: cpu.constant(1, dtype) for dtype in map(np.dtype, ("f4", "f8"))}
 
 

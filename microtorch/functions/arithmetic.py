@@ -76,10 +76,11 @@ def pow(input: Any, exponent: Any, *, out: Tensor | None = None) -> Tensor:
     Raises:
         RuntimeError: for an integer to a negative integer power.
     """
-    return deliver(_pow(input, exponent), out)
+    return deliver(power(input, exponent), out)
 
 
-def _pow(x: Any, y: Any) -> Tensor:
+def power(x: Any, y: Any) -> Tensor:
+    """x ** y."""
     if isinstance(x, Tensor) and isinstance(y, (int, float)) and not isinstance(y, bool):
         if x.is_floating_point():
             return _number_power(x, float(y))

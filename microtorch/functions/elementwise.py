@@ -5,6 +5,7 @@ arguments and no isinstance; whatever is not two tensors of one dtype, or a tens
 that needs no promotion, leaves it through `_prepare`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from .. import dtypes
 from ..errors import argument_error, broadcast_error
 from ..graph.node import LEAF, Node, mode, next_seq, node_class
 from ..kernels import cpu, text
-from ..table import ROWS, Row
+from ..table import FOLDS, ROWS, Row
 from ..tensor import TENSORS, Tensor, edge, new, wrap
 from .op import Array, saved_tensors, tensors
 
@@ -48,7 +49,8 @@ class RowOp:
         if len(self.needed) == 1:
             return _one_of_one(fused, len(self.names))
         if sum(self.needed) == 1:
-            return _one_of_two(fused, self.needed.index(True))
+            place = self.needed.index(True)
+            return _one_of_two(fused, self._summed(place), len(self.names), place)
         alone = [tuple(j == k for j in range(len(self.needed))) for k in range(len(self.needed))]
         places = [
             [self.names.index(n) for n in text.backward_operands(self.row, one)] for one in alone
@@ -58,6 +60,15 @@ class RowOp:
             for d, one in zip(derivatives, alone, strict=True)
         ]
         return _both(fused, single, places)
+
+    def _summed(self, place: int) -> Any:
+        """Kernels of the sum of a gradient over all elements, if one value is saved for it."""
+        if len(self.names) != 1 or self.row.derivatives is None:
+            return None
+        gradient = f"g * ({self.row.derivatives[place]})"
+        operands = f"g {self.names[0]}".replace("z", "y")
+        row = Row(self.row.name + "_sum", operands, gradient.replace("z", "y"), doc="")
+        return cpu.fold(FOLDS["sum"], row)
 
     def differentiate(self, node: Node, g: Tensor) -> tuple[Any, ...]:
         """The derivatives' text, evaluated on Tensors."""
@@ -90,8 +101,13 @@ def _pass_through(needed: tuple[bool, ...]) -> Callable[[Node, Array], tuple[Any
     x_on, y_on = (*needed, False)[:2]
 
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
-        found = (g if x_on else None, g if y_on else None)
-        return found if node.const is None else unbroadcast(cpu, found, node.const)
+        shapes = node.const
+        if shapes is None:
+            return (g if x_on else None, g if y_on else None)
+        return (
+            cpu.sum_to(g, shapes[0]) if x_on else None,
+            cpu.sum_to(g, shapes[1]) if y_on else None,
+        )
 
     return backward
 
@@ -107,22 +123,39 @@ def _one_of_one(kernels: Any, saved: int) -> Callable[[Node, Array], tuple[Any, 
     return backward_of_one if saved == 1 else backward
 
 
-def _one_of_two(kernels: Any, place: int) -> Callable[[Node, Array], tuple[Any, ...]]:
+def _one_of_two(
+    kernels: Any, summed: Any, saved: int, place: int
+) -> Callable[[Node, Array], tuple[Any, ...]]:
+    """The gradient of one of two inputs; `summed` are kernels of its sum over all elements."""
+
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
-        saved = node.saved
-        if len(saved) == 1:  # type: ignore[arg-type]
-            (s,) = saved  # type: ignore[misc]
-            a = s._array if s.__class__ in TENSORS else s
-            if a.size == 1 and g.ndim:
-                a = a.reshape(())
-            d = kernels[g.dtype](g, a, out=...)
-        else:
-            d = kernels[g.dtype](g, *_arrays(saved), out=...)
+        d = kernels[g.dtype](g, *_arrays(node.saved), out=...)
         if node.const.__class__ is tuple:
             d = cpu.sum_to(d, node.const[place])
         return (None, d) if place else (d, None)
 
-    return backward
+    def backward_of_one(node: Node, g: Array) -> tuple[Any, ...]:
+        (s,) = node.saved  # type: ignore[misc]
+        if s.__class__ in TENSORS:
+            s = s._array
+        shapes = node.const
+        if shapes.__class__ is not tuple:
+            d = kernels[g.dtype](g, s, out=...)
+        elif s.size == 1:
+            d = cpu.sum_to(kernels[g.dtype](g, s.reshape(()), out=...), shapes[place])
+        elif s.shape == g.shape and math.prod(shapes[place]) == 1:
+            d = summed[g.dtype](g.ravel(), s.ravel(), out=...).reshape(shapes[place])
+        else:
+            d = cpu.sum_to(kernels[g.dtype](g, s, out=...), shapes[place])
+        return (None, d) if place else (d, None)
+
+    def backward_of_none(node: Node, g: Array) -> tuple[Any, ...]:
+        d = kernels[g.dtype](g, out=...)
+        if node.const.__class__ is tuple:
+            d = cpu.sum_to(d, node.const[place])
+        return (None, d) if place else (d, None)
+
+    return (backward_of_none, backward_of_one, backward)[min(saved, 2)]
 
 
 def _both(
@@ -314,7 +347,7 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
 
     def apply(input: Any, other: Any) -> Tensor:
         kind = other.__class__
-        if kind not in TENSORS:
+        if kind is not Tensor and kind not in TENSORS:
             if kind is float or kind is int:
                 return with_number(input, other)
             return slow(input, other)
@@ -324,17 +357,17 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
         dtype = a.dtype
         if dtype is not b.dtype:
             return slow(input, other)
-        x_shape, y_shape = a.shape, b.shape
-        if x_shape != y_shape:
+        shapes = None
+        if a.shape != b.shape:
+            shapes = (a.shape, b.shape)
             a, b = without_ones(a, b)
+        z = new(Tensor)
         try:
-            array = ready[dtype](a, b, out=...)
+            z._array = array = ready[dtype](a, b, out=...)
         except KeyError:
             return slow(input, other)
         except ValueError:
-            raise broadcast_error(x_shape, y_shape) from None
-        z = new(Tensor)
-        z._array = array
+            raise broadcast_error(*shapes) from None  # type: ignore[misc]
         x_parent = input._node
         y_parent = other._node
         if x_parent is None:
@@ -355,23 +388,23 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
             input if x_parent is LEAF else x_parent,
             other if y_parent is LEAF else y_parent,
         )
-        if saves == 2:
+        node.const = shapes
+        if not saves:
+            node.saved = ()
+        elif saves == 3:
+            node.saved = (input, other)
+        elif saves == 2:
             node.saved = (other,)
         elif saves == 1:
             node.saved = (input,)
-        elif saves == 3:
-            node.saved = (input, other)
-        elif saves:
+        else:
             node.saved = tuple(
                 [v for bit, v in ((1, input), (2, other), (4, array)) if saves & bit]
             )
-        else:
-            node.saved = ()
-        node.const = None if x_shape == y_shape else (x_shape, y_shape)
         return z  # type: ignore[no-any-return]
 
     def with_number(input: Any, other: Any) -> Tensor:
-        if not (operator or input.__class__ in TENSORS):
+        if not operator and input.__class__ not in TENSORS:
             return slow(input, other)
         a = input._array
         dtype = a.dtype
@@ -415,6 +448,7 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
                 numbers[dtype] = cpu.constants.setdefault(dtype, {})
         return apply(x, y)
 
+    apply.with_number = with_number  # type: ignore[attr-defined]
     return apply
 
 

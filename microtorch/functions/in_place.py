@@ -15,11 +15,14 @@ from .history import take_over
 def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`x.name_(...)`: the result is written into x, which takes over its history."""
     kernels = cpu.IN_PLACE.get(name)
+    # NumPy takes a slow way where a result of one element is an operand too.
+    of_one = cpu.ROW_KERNELS.get(name)
 
     def apply(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if mode.enabled:
+        recorded = input._node is not None and mode.enabled
+        if recorded:
             check_in_place(input)
-        if kernels is None or len(args) != 1 or kwargs or not silently(input, args[0]):
+        if recorded or kernels is None or len(args) != 1 or kwargs or not silently(input, args[0]):
             write(input, function(input, *args, **kwargs))
         else:
             changed(input)
@@ -29,7 +32,7 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
         """Write at once where there is no graph, no promotion and no larger result."""
         a = x._array
         dtype = a.dtype
-        if dtype not in FLOATS or (x._node is not None and mode.enabled):
+        if dtype not in FLOATS:
             return False
         if y.__class__ in TENSORS:
             b = y._array
@@ -41,7 +44,10 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
             b = cpu.constant(y, dtype)
         else:
             return False
-        kernels[dtype](a, b, a)  # type: ignore[index]
+        if a.size == 1:
+            a[...] = of_one[dtype](a, b)  # type: ignore[index]
+        else:
+            kernels[dtype](a, b, a)  # type: ignore[index]
         return True
 
     apply.__name__ = apply.__qualname__ = name + "_"

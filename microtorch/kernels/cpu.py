@@ -188,6 +188,10 @@ def add(a: Array, b: Array) -> Array:
 def add_into(a: Array, b: Array) -> Array:
     """Sum of two gradients, in the first."""
     try:
+        if a.size == 1:
+            # NumPy takes a slow way where a result of one element is an operand too.
+            a[...] = _add[a.dtype](a, b)
+            return a
         return _add_into[a.dtype](a, b, a)  # type: ignore[no-any-return]
     except AttributeError:
         return a + b
@@ -236,6 +240,7 @@ def expand(x: Array, shape: tuple[int, ...]) -> Array:
     return np.ndarray(shape, x.dtype, x, 0, lead + own)
 
 
+_sum = FOLD_KERNELS["sum"]
 _STILL = [(0,) * rank for rank in range(65)]
 
 
@@ -249,7 +254,8 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     if x.shape == shape:
         return x
     if math.prod(shape) == 1:
-        return reduce_all("sum", x).reshape(shape)
+        flat = x if x.ndim == 1 else x.ravel("K")
+        return _sum[x.dtype](flat, out=...).reshape(shape)  # type: ignore[no-any-return]
     lead = x.ndim - len(shape)
     dims = (*range(lead), *(lead + k for k, n in enumerate(shape) if n == 1 != x.shape[lead + k]))
     return reduce("sum", x, dims).reshape(shape)
@@ -377,12 +383,13 @@ constants: dict[Any, dict[Any, Array]] = {}
 
 def constant(value: Any, dtype: np.dtype[Any]) -> Array:
     """A number as a 0-d array."""
-    known = constants.setdefault(dtype, {})
-    found = known.get(value)
-    if found is None:
-        with np.errstate(all="ignore"):
-            found = np.array(value).astype(dtype)
-        # 0.0 == -0.0, so zeros have no place in a dict.
-        if value != 0 and len(known) < 4096:
-            known[value] = found
+    try:
+        return constants[dtype][value]
+    except KeyError:
+        known = constants.setdefault(dtype, {})
+    with np.errstate(all="ignore"):
+        found = np.array(value).astype(dtype)
+    # 0.0 == -0.0, so zeros have no place in a dict.
+    if value != 0 and len(known) < 4096:
+        known[value] = found
     return found
