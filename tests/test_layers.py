@@ -21,7 +21,7 @@ LEVELS = (
     ("dtypes", "device", "errors", "table", "cuda"),
     ("graph", "kernels", "kernels.text", "kernels.vecmath", "kernels.store", "printing"),
     ("kernels.jit",),
-    ("kernels.cpu", "kernels.cuda", "kernels.threads", "kernels.stream", "kernels.info"),
+    ("kernels.cpu", "kernels.cuda", "kernels.native", "kernels.threads", "kernels.stream", "kernels.info"),
     ("tensor", "random", "functions", "value"),
     ("autograd", "capture"),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "draw",

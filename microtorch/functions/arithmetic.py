@@ -61,8 +61,7 @@ def _with_out(name: str) -> Callable[..., Tensor]:
     function = FUNCTIONS[name]
 
     def apply(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
-        z = function(input, other)
-        return z if out is None else deliver(z, out)
+        return function(input, other) if out is None else deliver(function(input, other), out)
 
     apply.__name__ = apply.__qualname__ = name
     apply.__doc__ = function.__doc__

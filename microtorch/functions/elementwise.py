@@ -88,15 +88,6 @@ def _arrays(saved: Any) -> list[Array]:
     return [s._array if s.__class__ in TENSORS else s for s in saved]
 
 
-def without_ones(a: Array, b: Array) -> tuple[Array, Array]:
-    """An operand of one element as a 0-d array, which NumPy repeats three times faster."""
-    if b.size == 1 and b.ndim <= a.ndim:
-        return a, b.reshape(())
-    if a.size == 1 and a.ndim <= b.ndim:
-        return a.reshape(()), b
-    return a, b
-
-
 def _pass_through(needed: tuple[bool, ...]) -> Callable[[Node, Array], tuple[Any, ...]]:
     x_on, y_on = (*needed, False)[:2]
 
@@ -114,11 +105,11 @@ def _pass_through(needed: tuple[bool, ...]) -> Callable[[Node, Array], tuple[Any
 
 def _one_of_one(kernels: Any, saved: int) -> Callable[[Node, Array], tuple[Any, ...]]:
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
-        return (kernels[g.dtype](g, *_arrays(node.saved), out=...),)
+        return (kernels[g.dtype](g, *_arrays(node.saved)),)
 
     def backward_of_one(node: Node, g: Array) -> tuple[Any, ...]:
         (s,) = node.saved  # type: ignore[misc]
-        return (kernels[g.dtype](g, s._array if s.__class__ in TENSORS else s, out=...),)
+        return (kernels[g.dtype](g, s._array if s.__class__ in TENSORS else s),)
 
     return backward_of_one if saved == 1 else backward
 
@@ -129,7 +120,7 @@ def _one_of_two(
     """The gradient of one of two inputs; `summed` are kernels of its sum over all elements."""
 
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
-        d = kernels[g.dtype](g, *_arrays(node.saved), out=...)
+        d = kernels[g.dtype](g, *_arrays(node.saved))
         if node.const.__class__ is tuple:
             d = cpu.sum_to(d, node.const[place])
         return (None, d) if place else (d, None)
@@ -140,17 +131,15 @@ def _one_of_two(
             s = s._array
         shapes = node.const
         if shapes.__class__ is not tuple:
-            d = kernels[g.dtype](g, s, out=...)
-        elif s.size == 1:
-            d = cpu.sum_to(kernels[g.dtype](g, s.reshape(()), out=...), shapes[place])
+            d = kernels[g.dtype](g, s)
         elif s.shape == g.shape and math.prod(shapes[place]) == 1:
-            d = summed[g.dtype](g.ravel(), s.ravel(), out=...).reshape(shapes[place])
+            d = summed[g.dtype](g.ravel(), s.ravel()).reshape(shapes[place])
         else:
-            d = cpu.sum_to(kernels[g.dtype](g, s, out=...), shapes[place])
+            d = cpu.sum_to(kernels[g.dtype](g, s), shapes[place])
         return (None, d) if place else (d, None)
 
     def backward_of_none(node: Node, g: Array) -> tuple[Any, ...]:
-        d = kernels[g.dtype](g, out=...)
+        d = kernels[g.dtype](g)
         if node.const.__class__ is tuple:
             d = cpu.sum_to(d, node.const[place])
         return (None, d) if place else (d, None)
@@ -168,7 +157,7 @@ def _both(
         dtype = g.dtype
         return tuple(
             [
-                g if kernels is None else kernels[dtype](g, *[saved[p] for p in of], out=...)
+                g if kernels is None else kernels[dtype](g, *[saved[p] for p in of])
                 for kernels, of in zip(single, places, strict=True)
             ]
         )
@@ -187,17 +176,15 @@ def _both(
             x = x._array if x.__class__ in TENSORS else x
             y = y._array if y.__class__ in TENSORS else y
             if node.const.__class__ is not tuple:
-                return dx[dtype](g, x, out=...), dy[dtype](g, y, out=...)
-            _, x = without_ones(g, x)
-            _, y = without_ones(g, y)
-            found = dx[dtype](g, x, out=...), dy[dtype](g, y, out=...)
+                return dx[dtype](g, x), dy[dtype](g, y)
+            found = dx[dtype](g, x), dy[dtype](g, y)
             return unbroadcast(cpu, found, node.const)
 
         by_one = backward_by_one
 
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
         saved = _arrays(node.saved)
-        found = fused[g.dtype](g, *saved, out=...) if g.size > 8192 else small(saved, g)
+        found = fused[g.dtype](g, *saved) if g.size > 8192 else small(saved, g)
         return found if node.const.__class__ is not tuple else unbroadcast(cpu, found, node.const)
 
     return backward if by_one is None else by_one
@@ -287,7 +274,7 @@ def _unary(row: Row) -> Callable[..., Tensor]:
             a = input._array
             kernel = ready_for(a.dtype)
         z = new(Tensor)
-        z._array = array = kernel(a, out=...)
+        z._array = array = kernel(a)
         parent = input._node
         if parent is not None and differentiable and mode.enabled:
             z._node = node = new(kind)
@@ -360,10 +347,9 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
         shapes = None
         if a.shape != b.shape:
             shapes = (a.shape, b.shape)
-            a, b = without_ones(a, b)
         z = new(Tensor)
         try:
-            z._array = array = ready[dtype](a, b, out=...)
+            z._array = array = ready[dtype](a, b)
         except KeyError:
             return slow(input, other)
         except ValueError:
@@ -415,7 +401,7 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
         if b is None:
             b = cpu.constant(other, dtype)
         z = new(Tensor)
-        z._array = array = ready[dtype](a, b, out=...)
+        z._array = array = ready[dtype](a, b)
         parent = input._node
         if parent is None or not differentiable or not mode.enabled:
             z._node = None
@@ -461,7 +447,7 @@ def _with_params(row: Row) -> Callable[..., Tensor]:
         x = _prepare(row, (input, *(p for p in params if row.types == "any")))[0]
         a = x._array
         numbers = [cpu.constant(p, a.dtype) for p in params]
-        z = wrap(kernels[a.dtype](a, *numbers, out=...))
+        z = wrap(kernels[a.dtype](a, *numbers))
         if x._node is not None and mode.enabled:
             node = new(op.kind)
             node.op = op

@@ -15,40 +15,32 @@ from .history import take_over
 def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`x.name_(...)`: the result is written into x, which takes over its history."""
     kernels = cpu.IN_PLACE.get(name)
-    # NumPy takes a slow way where a result of one element is an operand too.
-    of_one = cpu.ROW_KERNELS.get(name)
 
     def apply(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         recorded = input._node is not None and mode.enabled
         if recorded:
             check_in_place(input)
-        if recorded or kernels is None or len(args) != 1 or kwargs or not silently(input, args[0]):
-            write(input, function(input, *args, **kwargs))
-        else:
-            changed(input)
+        if kernels is not None and len(args) == 1 and not (recorded or kwargs):
+            b = plain(input, args[0])
+            if b is not None:
+                a = input._array
+                kernels[a.dtype](a, b, a)
+                changed(input)
+                return input
+        write(input, function(input, *args, **kwargs))
         return input
 
-    def silently(x: Tensor, y: Any) -> bool:
-        """Write at once where there is no graph, no promotion and no larger result."""
-        a = x._array
-        dtype = a.dtype
+    def plain(x: Tensor, y: Any) -> Any:
+        """The operand y as an array that can be written into x at once, or None."""
+        dtype = x._array.dtype
         if dtype not in FLOATS:
-            return False
+            return None
         if y.__class__ in TENSORS:
             b = y._array
             if b.dtype is not dtype or (y._node is not None and mode.enabled):
-                return False
-            if b.ndim and b.shape != a.shape:
-                return False
-        elif y.__class__ is float or y.__class__ is int:
-            b = cpu.constant(y, dtype)
-        else:
-            return False
-        if a.size == 1:
-            a[...] = of_one[dtype](a, b)  # type: ignore[index]
-        else:
-            kernels[dtype](a, b, a)  # type: ignore[index]
-        return True
+                return None
+            return b if not b.ndim or b.shape == x._array.shape else None
+        return cpu.constant(y, dtype) if y.__class__ is float or y.__class__ is int else None
 
     apply.__name__ = apply.__qualname__ = name + "_"
     apply.__doc__ = f"In-place form of `{name}`."

@@ -29,7 +29,7 @@ class ReducedOp(RowOp):
 
         def backward(node: Node, g: Any) -> tuple[Any, ...]:
             if node.const is not None:
-                g = _DIV[g.dtype](g, cpu.constant(node.const, g.dtype), out=...)
+                g = _DIV[g.dtype](g, cpu.constant(node.const, g.dtype))
             return of_row(node, g)
 
         self.backward = backward
@@ -71,11 +71,11 @@ class _Loss:
         """The loss of two tensors of one shape and floating dtype."""
         a, b = x._array, y._array
         if reduction == "none":
-            array = self.each[a.dtype](a, b, out=...)
+            array = self.each[a.dtype](a, b)
         else:
             if a.ndim != 1:
                 a, b = a.reshape(-1), b.reshape(-1)
-            array = self.kernels[reduction][a.dtype](a, b, out=...)
+            array = self.kernels[reduction][a.dtype](a, b)
         z = new(Tensor)
         z._array = array
         z._node = None

@@ -90,7 +90,7 @@ def _same_dtype(x: Tensor, y: Tensor, words: str) -> None:
 
 def _needs(x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """What a product saves: each operand if the other one requires grad."""
-    return (x if y._node is not None else None, y if x._node is not None else None)
+    return (None if y._node is None else x, None if x._node is None else y)
 
 
 def _check(name: str, x: Any, y: Any) -> None:

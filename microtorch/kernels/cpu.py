@@ -17,7 +17,7 @@ import numpy as np
 from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
 from ..table import FOLDS, ROWS, ROWWISE, STEPS, Fold, Row, Rowwise
-from . import jit, text, threads
+from . import jit, native, text, threads
 
 Array = np.ndarray[Any, Any]
 Ufunc = Callable[..., Any]
@@ -52,6 +52,14 @@ def make_ufunc(
     return made  # type: ignore[no-any-return]
 
 
+def made(
+    name: str, loop: int, data: int, types: list[np.dtype[Any]], outputs: int = 1, core: str = ""
+) -> Ufunc:
+    """A kernel of one result: a ufunc behind a built-in function, faster for small arrays."""
+    ufunc = make_ufunc(name, loop, data, types, outputs, core)
+    return native.function(ufunc, loop, data, types, bool(core))
+
+
 class ByDtype(dict[Any, Any]):
     """dtype -> kernel, made at the first use."""
 
@@ -78,7 +86,7 @@ def forward(row: Row, in_place: bool = False) -> ByDtype:
         loop = jit.address("loop", text.forward(row, dtype.name, in_place))
         cheap = text.is_cheap([row.formula])
         types = [dtype] * len(row.operands) + [BOOL if row.types == "bool" else dtype]
-        return make_ufunc(row.name, *threads.share(loop, len(types), cheap), types, 1)
+        return made(row.name, *threads.share(loop, len(types), cheap), types)
 
     return ByDtype(make)
 
@@ -93,7 +101,8 @@ def backward(row: Row, needed: tuple[bool, ...]) -> ByDtype:
         loop = jit.address("loop", text.backward(row, needed, dtype.name))
         cheap = text.is_cheap(row.derivatives or ())
         count = operands + outputs
-        return make_ufunc(name, *threads.share(loop, count, cheap), [dtype] * count, outputs)
+        make_one = made if outputs == 1 else make_ufunc
+        return make_one(name, *threads.share(loop, count, cheap), [dtype] * count, outputs)
 
     return ByDtype(make)
 
@@ -108,7 +117,7 @@ def fold(kind: Fold, row: Row | None = None) -> ByDtype:
         whole = dtype.kind in "iub" and kind.name in ("sum", "prod")
         out = np.dtype(np.int64) if whole else dtype
         loop = jit.address("loop", text.fold(kind, row, dtype.name, out.name))
-        return make_ufunc(name, loop, 0, [dtype] * count + [out], 1, signature)
+        return made(name, loop, 0, [dtype] * count + [out], 1, signature)
 
     return ByDtype(make)
 
@@ -171,7 +180,7 @@ def matmul(x: Array, y: Array) -> Array:
 
 def apply(name: str, *operands: Array) -> Array:
     """A row on arrays of one dtype."""
-    return ROW_KERNELS[name][operands[0].dtype](*operands, out=...)  # type: ignore[no-any-return]
+    return ROW_KERNELS[name][operands[0].dtype](*operands)  # type: ignore[no-any-return]
 
 
 _add, _add_into = ROW_KERNELS["add"], IN_PLACE["add"]
@@ -180,7 +189,7 @@ _add, _add_into = ROW_KERNELS["add"], IN_PLACE["add"]
 def add(a: Array, b: Array) -> Array:
     """Sum of two gradients, in a new array; those of Values are numbers."""
     try:
-        return _add[a.dtype](a, b, out=...)  # type: ignore[no-any-return]
+        return _add[a.dtype](a, b)  # type: ignore[no-any-return]
     except AttributeError:
         return a + b
 
@@ -188,10 +197,6 @@ def add(a: Array, b: Array) -> Array:
 def add_into(a: Array, b: Array) -> Array:
     """Sum of two gradients, in the first."""
     try:
-        if a.size == 1:
-            # NumPy takes a slow way where a result of one element is an operand too.
-            a[...] = _add[a.dtype](a, b)
-            return a
         return _add_into[a.dtype](a, b, a)  # type: ignore[no-any-return]
     except AttributeError:
         return a + b
@@ -199,7 +204,7 @@ def add_into(a: Array, b: Array) -> Array:
 
 def neg(x: Array) -> Array:
     """Negative of a gradient."""
-    return ROW_KERNELS["neg"][x.dtype](x, out=...)  # type: ignore[no-any-return]
+    return ROW_KERNELS["neg"][x.dtype](x)  # type: ignore[no-any-return]
 
 
 def mul(x: Array, y: Any) -> Array:
@@ -209,7 +214,7 @@ def mul(x: Array, y: Any) -> Array:
         y = constant(y, x.dtype)
     elif y.dtype != x.dtype:
         y = y.astype(x.dtype)
-    return kernel(x, y, out=...)  # type: ignore[no-any-return]
+    return kernel(x, y)  # type: ignore[no-any-return]
 
 
 def reshape(x: Array, shape: tuple[int, ...]) -> Array:
@@ -255,7 +260,7 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
         return x
     if math.prod(shape) == 1:
         flat = x if x.ndim == 1 else x.ravel("K")
-        return _sum[x.dtype](flat, out=...).reshape(shape)  # type: ignore[no-any-return]
+        return _sum[x.dtype](flat).reshape(shape)  # type: ignore[no-any-return]
     lead = x.ndim - len(shape)
     dims = (*range(lead), *(lead + k for k, n in enumerate(shape) if n == 1 != x.shape[lead + k]))
     return reduce("sum", x, dims).reshape(shape)
@@ -265,26 +270,26 @@ def reduce(name: str, x: Array, dims: tuple[int, ...]) -> Array:
     """A fold over some dimensions, which are dropped; () leaves x as it is."""
     kernel = FOLD_KERNELS[name][x.dtype]
     if dims == (0,) and x.ndim == 2 and x.shape[1] == 1:
-        return kernel(x.reshape(-1), out=...).reshape(1)  # type: ignore[no-any-return]
+        return kernel(x.reshape(-1)).reshape(1)  # type: ignore[no-any-return]
     if len(dims) == x.ndim:
-        return kernel(x if x.ndim == 1 else x.ravel("K"), out=...)  # type: ignore[no-any-return]
+        return kernel(x if x.ndim == 1 else x.ravel("K"))  # type: ignore[no-any-return]
     if len(dims) == 1:
-        return kernel(x, axis=dims[0], out=...)  # type: ignore[no-any-return]
+        return kernel(x, axis=dims[0])  # type: ignore[no-any-return]
     if not dims:
         return x
     kept = tuple(d for d in range(x.ndim) if d not in dims)
     if dims == tuple(range(len(dims))):
         # Leading dimensions: one reduction over rows, whose columns are contiguous.
         flat = x.reshape((-1, *(x.shape[d] for d in kept)))
-        return kernel(flat, axis=0, out=...)  # type: ignore[no-any-return]
+        return kernel(flat, axis=0)  # type: ignore[no-any-return]
     moved = x.transpose(kept + dims).reshape(*(x.shape[d] for d in kept), -1)
-    return kernel(moved, out=...)  # type: ignore[no-any-return]
+    return kernel(moved)  # type: ignore[no-any-return]
 
 
 def reduce_all(name: str, x: Array) -> Array:
     """A fold over all elements."""
     flat = x if x.ndim == 1 else x.ravel("K")
-    return FOLD_KERNELS[name][x.dtype](flat, out=...)  # type: ignore[no-any-return]
+    return FOLD_KERNELS[name][x.dtype](flat)  # type: ignore[no-any-return]
 
 
 def along(name: str, dim: int, *operands: Array) -> Array:
@@ -304,7 +309,7 @@ def cast(x: Array, dtype: Any) -> Array:
 def div(x: Array, y: Any) -> Array:
     """Quotient by an array or a number."""
     kernel = ROW_KERNELS["div"][x.dtype]
-    return kernel(x, y if isinstance(y, np.ndarray) else constant(y, x.dtype), out=...)  # type: ignore[no-any-return]
+    return kernel(x, y if isinstance(y, np.ndarray) else constant(y, x.dtype))  # type: ignore[no-any-return]
 
 
 def logical_not(c: Array) -> Array:
