@@ -139,9 +139,7 @@ def accumulate(leaf: Tensor, g: Any) -> None:
         g = g if isinstance(g, Tensor) else wrap(np.asarray(g))
         leaf._grad = g if held is None else held + g
     elif held is None:
-        # This function's argument and that of getrefcount are two references; a caller may hold
-        # one more in a variable.
-        own = g.base is None and sys.getrefcount(g) <= 3 and g.flags.c_contiguous
+        own = g.base is None and sys.getrefcount(g) <= cpu.ALONE and g.flags.c_contiguous
         leaf._grad = wrap(g if own else np.array(g, order="C"))
     elif held._node is not None:
         leaf._grad = held + wrap(g)

@@ -169,7 +169,7 @@ def _both(
         (dx, dy), ((x_at,), (y_at,)) = single, places
 
         def backward_by_one(node: Node, g: Array) -> tuple[Any, ...]:
-            if g.size > 8192:
+            if g.size > cpu.LARGE:
                 return backward(node, g)
             dtype = g.dtype
             x, y = node.saved[x_at], node.saved[y_at]  # type: ignore[index]
@@ -184,7 +184,7 @@ def _both(
 
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
         saved = _arrays(node.saved)
-        found = fused[g.dtype](g, *saved) if g.size > 8192 else small(saved, g)
+        found = fused[g.dtype](g, *saved) if g.size > cpu.LARGE else small(saved, g)
         return found if node.const.__class__ is not tuple else unbroadcast(cpu, found, node.const)
 
     return backward if by_one is None else by_one

@@ -124,7 +124,9 @@ def run(
                 node, g = parent, d
             else:
                 _wait(waiting, heap, parent, d, arithmetic)
-    d = g = gradients = entry = None
+        # An op may write into a gradient that nothing else refers to.
+        gradients = d = entry = None
+    g = None
     while waiting:
         leaf, g, _ = waiting.popitem()[1]
         if special:

@@ -9,6 +9,7 @@ by one generic wrapper; reductions split at fixed places, whatever the number of
 import contextvars
 import ctypes
 import math
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -186,9 +187,27 @@ def apply(name: str, *operands: Array) -> Array:
 _add, _add_into = ROW_KERNELS["add"], IN_PLACE["add"]
 
 
+def _references(a: Array) -> int:
+    return sys.getrefcount(a)
+
+
+def _references_of_one() -> int:
+    a = np.empty(0)
+    return _references(a)
+
+
+# What sys.getrefcount gives in a function for an argument that its caller alone refers to; it
+# depends on the version of Python.
+ALONE = _references_of_one()
+# From this many elements on it pays to write into a gradient that nothing else refers to.
+LARGE = 8192
+
+
 def add(a: Array, b: Array) -> Array:
-    """Sum of two gradients, in a new array; those of Values are numbers."""
+    """Sum of two gradients, in the first if nothing else refers to it; Values have numbers."""
     try:
+        if a.size > LARGE and a.base is None and sys.getrefcount(a) <= ALONE:
+            return _add_into[a.dtype](a, b, a)  # type: ignore[no-any-return]
         return _add[a.dtype](a, b)  # type: ignore[no-any-return]
     except AttributeError:
         return a + b
