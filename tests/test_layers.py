@@ -21,7 +21,7 @@ LEVELS = (
     ("dtypes", "device", "errors", "table", "cuda"),
     ("graph", "kernels", "kernels.text", "kernels.vecmath", "kernels.store", "printing"),
     ("kernels.jit",),
-    ("kernels.cpu", "kernels.cuda", "kernels.threads", "kernels.stream", "kernels.info"),
+    ("kernels.cpu", "kernels.cuda", "kernels.native", "kernels.threads", "kernels.stream", "kernels.info"),
     ("tensor", "random", "functions", "value"),
     ("autograd", "capture"),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "draw",
@@ -48,7 +48,7 @@ LONGEST = 450
 LONGER = {
     "tensor": (600, "one class with the attributes and conversions that PyTorch gives it"),
     "kernels.vecmath": (650, "a text for each function and each width, with its error bounds"),
-    "functions.elementwise": (480, "a way for each arity, without calls on the hot path"),
+    "functions.elementwise": (540, "a way for each arity, without calls on the hot path"),
     "functions.view": (500, "a function for each view, with PyTorch's errors"),
     "random": (500, "a method for each distribution, with PyTorch's errors"),
 }

@@ -61,8 +61,7 @@ def _with_out(name: str) -> Callable[..., Tensor]:
     function = FUNCTIONS[name]
 
     def apply(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
-        z = function(input, other)
-        return z if out is None else deliver(z, out)
+        return function(input, other) if out is None else deliver(function(input, other), out)
 
     apply.__name__ = apply.__qualname__ = name
     apply.__doc__ = function.__doc__
@@ -76,10 +75,11 @@ def pow(input: Any, exponent: Any, *, out: Tensor | None = None) -> Tensor:
     Raises:
         RuntimeError: for an integer to a negative integer power.
     """
-    return deliver(_pow(input, exponent), out)
+    return deliver(power(input, exponent), out)
 
 
-def _pow(x: Any, y: Any) -> Tensor:
+def power(x: Any, y: Any) -> Tensor:
+    """x ** y."""
     if isinstance(x, Tensor) and isinstance(y, (int, float)) and not isinstance(y, bool):
         if x.is_floating_point():
             return _number_power(x, float(y))

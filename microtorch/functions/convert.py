@@ -167,7 +167,11 @@ def cut(x: Tensor, op: Rule) -> None:
 @method()
 def zero_(input: Tensor) -> Tensor:
     """Write zeros, in place."""
-    check_in_place(input)
-    input._array.fill(0)
-    cut(input, ZERO)
+    if input._node is None:
+        input._array.fill(0)
+        changed(input)
+    else:
+        check_in_place(input)
+        input._array.fill(0)
+        cut(input, ZERO)
     return input

@@ -5,6 +5,7 @@ arguments and no isinstance; whatever is not two tensors of one dtype, or a tens
 that needs no promotion, leaves it through `_prepare`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from .. import dtypes
 from ..errors import argument_error, broadcast_error
 from ..graph.node import LEAF, Node, mode, next_seq, node_class
 from ..kernels import cpu, text
-from ..table import ROWS, Row
+from ..table import FOLDS, ROWS, Row
 from ..tensor import TENSORS, Tensor, edge, new, wrap
 from .op import Array, saved_tensors, tensors
 
@@ -48,7 +49,8 @@ class RowOp:
         if len(self.needed) == 1:
             return _one_of_one(fused, len(self.names))
         if sum(self.needed) == 1:
-            return _one_of_two(fused, self.needed.index(True))
+            place = self.needed.index(True)
+            return _one_of_two(fused, self._summed(place), len(self.names), place)
         alone = [tuple(j == k for j in range(len(self.needed))) for k in range(len(self.needed))]
         places = [
             [self.names.index(n) for n in text.backward_operands(self.row, one)] for one in alone
@@ -58,6 +60,15 @@ class RowOp:
             for d, one in zip(derivatives, alone, strict=True)
         ]
         return _both(fused, single, places)
+
+    def _summed(self, place: int) -> Any:
+        """Kernels of the sum of a gradient over all elements, if one value is saved for it."""
+        if len(self.names) != 1 or self.row.derivatives is None:
+            return None
+        gradient = f"g * ({self.row.derivatives[place]})"
+        operands = f"g {self.names[0]}".replace("z", "y")
+        row = Row(self.row.name + "_sum", operands, gradient.replace("z", "y"), doc="")
+        return cpu.fold(FOLDS["sum"], row)
 
     def differentiate(self, node: Node, g: Tensor) -> tuple[Any, ...]:
         """The derivatives' text, evaluated on Tensors."""
@@ -77,52 +88,63 @@ def _arrays(saved: Any) -> list[Array]:
     return [s._array if s.__class__ in TENSORS else s for s in saved]
 
 
-def without_ones(a: Array, b: Array) -> tuple[Array, Array]:
-    """An operand of one element as a 0-d array, which NumPy repeats three times faster."""
-    if b.size == 1 and b.ndim <= a.ndim:
-        return a, b.reshape(())
-    if a.size == 1 and a.ndim <= b.ndim:
-        return a.reshape(()), b
-    return a, b
-
-
 def _pass_through(needed: tuple[bool, ...]) -> Callable[[Node, Array], tuple[Any, ...]]:
     x_on, y_on = (*needed, False)[:2]
 
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
-        found = (g if x_on else None, g if y_on else None)
-        return found if node.const is None else unbroadcast(cpu, found, node.const)
+        shapes = node.const
+        if shapes is None:
+            return (g if x_on else None, g if y_on else None)
+        return (
+            cpu.sum_to(g, shapes[0]) if x_on else None,
+            cpu.sum_to(g, shapes[1]) if y_on else None,
+        )
 
     return backward
 
 
 def _one_of_one(kernels: Any, saved: int) -> Callable[[Node, Array], tuple[Any, ...]]:
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
-        return (kernels[g.dtype](g, *_arrays(node.saved), out=...),)
+        return (kernels[g.dtype](g, *_arrays(node.saved)),)
 
     def backward_of_one(node: Node, g: Array) -> tuple[Any, ...]:
         (s,) = node.saved  # type: ignore[misc]
-        return (kernels[g.dtype](g, s._array if s.__class__ in TENSORS else s, out=...),)
+        return (kernels[g.dtype](g, s._array if s.__class__ in TENSORS else s),)
 
     return backward_of_one if saved == 1 else backward
 
 
-def _one_of_two(kernels: Any, place: int) -> Callable[[Node, Array], tuple[Any, ...]]:
+def _one_of_two(
+    kernels: Any, summed: Any, saved: int, place: int
+) -> Callable[[Node, Array], tuple[Any, ...]]:
+    """The gradient of one of two inputs; `summed` are kernels of its sum over all elements."""
+
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
-        saved = node.saved
-        if len(saved) == 1:  # type: ignore[arg-type]
-            (s,) = saved  # type: ignore[misc]
-            a = s._array if s.__class__ in TENSORS else s
-            if a.size == 1 and g.ndim:
-                a = a.reshape(())
-            d = kernels[g.dtype](g, a, out=...)
-        else:
-            d = kernels[g.dtype](g, *_arrays(saved), out=...)
+        d = kernels[g.dtype](g, *_arrays(node.saved))
         if node.const.__class__ is tuple:
             d = cpu.sum_to(d, node.const[place])
         return (None, d) if place else (d, None)
 
-    return backward
+    def backward_of_one(node: Node, g: Array) -> tuple[Any, ...]:
+        (s,) = node.saved  # type: ignore[misc]
+        if s.__class__ in TENSORS:
+            s = s._array
+        shapes = node.const
+        if shapes.__class__ is not tuple:
+            d = kernels[g.dtype](g, s)
+        elif s.shape == g.shape and math.prod(shapes[place]) == 1:
+            d = summed[g.dtype](g.ravel(), s.ravel()).reshape(shapes[place])
+        else:
+            d = cpu.sum_to(kernels[g.dtype](g, s), shapes[place])
+        return (None, d) if place else (d, None)
+
+    def backward_of_none(node: Node, g: Array) -> tuple[Any, ...]:
+        d = kernels[g.dtype](g)
+        if node.const.__class__ is tuple:
+            d = cpu.sum_to(d, node.const[place])
+        return (None, d) if place else (d, None)
+
+    return (backward_of_none, backward_of_one, backward)[min(saved, 2)]
 
 
 def _both(
@@ -135,7 +157,7 @@ def _both(
         dtype = g.dtype
         return tuple(
             [
-                g if kernels is None else kernels[dtype](g, *[saved[p] for p in of], out=...)
+                g if kernels is None else kernels[dtype](g, *[saved[p] for p in of])
                 for kernels, of in zip(single, places, strict=True)
             ]
         )
@@ -147,24 +169,22 @@ def _both(
         (dx, dy), ((x_at,), (y_at,)) = single, places
 
         def backward_by_one(node: Node, g: Array) -> tuple[Any, ...]:
-            if g.size > 8192:
+            if g.size > cpu.LARGE:
                 return backward(node, g)
             dtype = g.dtype
             x, y = node.saved[x_at], node.saved[y_at]  # type: ignore[index]
             x = x._array if x.__class__ in TENSORS else x
             y = y._array if y.__class__ in TENSORS else y
             if node.const.__class__ is not tuple:
-                return dx[dtype](g, x, out=...), dy[dtype](g, y, out=...)
-            _, x = without_ones(g, x)
-            _, y = without_ones(g, y)
-            found = dx[dtype](g, x, out=...), dy[dtype](g, y, out=...)
+                return dx[dtype](g, x), dy[dtype](g, y)
+            found = dx[dtype](g, x), dy[dtype](g, y)
             return unbroadcast(cpu, found, node.const)
 
         by_one = backward_by_one
 
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
         saved = _arrays(node.saved)
-        found = fused[g.dtype](g, *saved, out=...) if g.size > 8192 else small(saved, g)
+        found = fused[g.dtype](g, *saved) if g.size > cpu.LARGE else small(saved, g)
         return found if node.const.__class__ is not tuple else unbroadcast(cpu, found, node.const)
 
     return backward if by_one is None else by_one
@@ -254,7 +274,7 @@ def _unary(row: Row) -> Callable[..., Tensor]:
             a = input._array
             kernel = ready_for(a.dtype)
         z = new(Tensor)
-        z._array = array = kernel(a, out=...)
+        z._array = array = kernel(a)
         parent = input._node
         if parent is not None and differentiable and mode.enabled:
             z._node = node = new(kind)
@@ -314,7 +334,7 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
 
     def apply(input: Any, other: Any) -> Tensor:
         kind = other.__class__
-        if kind not in TENSORS:
+        if kind is not Tensor and kind not in TENSORS:
             if kind is float or kind is int:
                 return with_number(input, other)
             return slow(input, other)
@@ -324,17 +344,16 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
         dtype = a.dtype
         if dtype is not b.dtype:
             return slow(input, other)
-        x_shape, y_shape = a.shape, b.shape
-        if x_shape != y_shape:
-            a, b = without_ones(a, b)
+        shapes = None
+        if a.shape != b.shape:
+            shapes = (a.shape, b.shape)
+        z = new(Tensor)
         try:
-            array = ready[dtype](a, b, out=...)
+            z._array = array = ready[dtype](a, b)
         except KeyError:
             return slow(input, other)
         except ValueError:
-            raise broadcast_error(x_shape, y_shape) from None
-        z = new(Tensor)
-        z._array = array
+            raise broadcast_error(*shapes) from None  # type: ignore[misc]
         x_parent = input._node
         y_parent = other._node
         if x_parent is None:
@@ -355,23 +374,23 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
             input if x_parent is LEAF else x_parent,
             other if y_parent is LEAF else y_parent,
         )
-        if saves == 2:
+        node.const = shapes
+        if not saves:
+            node.saved = ()
+        elif saves == 3:
+            node.saved = (input, other)
+        elif saves == 2:
             node.saved = (other,)
         elif saves == 1:
             node.saved = (input,)
-        elif saves == 3:
-            node.saved = (input, other)
-        elif saves:
+        else:
             node.saved = tuple(
                 [v for bit, v in ((1, input), (2, other), (4, array)) if saves & bit]
             )
-        else:
-            node.saved = ()
-        node.const = None if x_shape == y_shape else (x_shape, y_shape)
         return z  # type: ignore[no-any-return]
 
     def with_number(input: Any, other: Any) -> Tensor:
-        if not (operator or input.__class__ in TENSORS):
+        if not operator and input.__class__ not in TENSORS:
             return slow(input, other)
         a = input._array
         dtype = a.dtype
@@ -382,7 +401,7 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
         if b is None:
             b = cpu.constant(other, dtype)
         z = new(Tensor)
-        z._array = array = ready[dtype](a, b, out=...)
+        z._array = array = ready[dtype](a, b)
         parent = input._node
         if parent is None or not differentiable or not mode.enabled:
             z._node = None
@@ -415,6 +434,7 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
                 numbers[dtype] = cpu.constants.setdefault(dtype, {})
         return apply(x, y)
 
+    apply.with_number = with_number  # type: ignore[attr-defined]
     return apply
 
 
@@ -427,7 +447,7 @@ def _with_params(row: Row) -> Callable[..., Tensor]:
         x = _prepare(row, (input, *(p for p in params if row.types == "any")))[0]
         a = x._array
         numbers = [cpu.constant(p, a.dtype) for p in params]
-        z = wrap(kernels[a.dtype](a, *numbers, out=...))
+        z = wrap(kernels[a.dtype](a, *numbers))
         if x._node is not None and mode.enabled:
             node = new(op.kind)
             node.op = op

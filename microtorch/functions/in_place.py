@@ -17,32 +17,30 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
     kernels = cpu.IN_PLACE.get(name)
 
     def apply(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if mode.enabled:
+        recorded = input._node is not None and mode.enabled
+        if recorded:
             check_in_place(input)
-        if kernels is None or len(args) != 1 or kwargs or not silently(input, args[0]):
-            write(input, function(input, *args, **kwargs))
-        else:
-            changed(input)
+        if kernels is not None and len(args) == 1 and not (recorded or kwargs):
+            b = plain(input, args[0])
+            if b is not None:
+                a = input._array
+                kernels[a.dtype](a, b, a)
+                changed(input)
+                return input
+        write(input, function(input, *args, **kwargs))
         return input
 
-    def silently(x: Tensor, y: Any) -> bool:
-        """Write at once where there is no graph, no promotion and no larger result."""
-        a = x._array
-        dtype = a.dtype
-        if dtype not in FLOATS or (x._node is not None and mode.enabled):
-            return False
+    def plain(x: Tensor, y: Any) -> Any:
+        """The operand y as an array that can be written into x at once, or None."""
+        dtype = x._array.dtype
+        if dtype not in FLOATS:
+            return None
         if y.__class__ in TENSORS:
             b = y._array
             if b.dtype is not dtype or (y._node is not None and mode.enabled):
-                return False
-            if b.ndim and b.shape != a.shape:
-                return False
-        elif y.__class__ is float or y.__class__ is int:
-            b = cpu.constant(y, dtype)
-        else:
-            return False
-        kernels[dtype](a, b, a)  # type: ignore[index]
-        return True
+                return None
+            return b if not b.ndim or b.shape == x._array.shape else None
+        return cpu.constant(y, dtype) if y.__class__ is float or y.__class__ is int else None
 
     apply.__name__ = apply.__qualname__ = name + "_"
     apply.__doc__ = f"In-place form of `{name}`."

@@ -20,8 +20,11 @@ from .op import primitive, tensors
 def _reflected(function: Callable[..., Tensor]) -> Callable[..., Any]:
     """`number op tensor`, by a function of (tensor, number); an ndarray is refused, as PyTorch
     does."""
+    with_number = getattr(function, "with_number", function)
 
     def apply(self: Tensor, other: Any) -> Any:
+        if other.__class__ is float or other.__class__ is int:
+            return with_number(self, other)
         if isinstance(other, np.ndarray):
             return NotImplemented
         other = operand(other, self)
@@ -38,14 +41,17 @@ def _operator(function: Callable[..., Tensor]) -> Callable[..., Any]:
     """`tensor op other`, where other may be an ndarray; the rest is left to the other side."""
 
     def apply(self: Tensor, other: Any) -> Any:
-        other = operand(other, self)
-        return NotImplemented if other is None else function(self, other)
+        if other.__class__ is not int and other.__class__ is not float:
+            other = operand(other, self)
+            if other is None:
+                return NotImplemented
+        return function(self, other)
 
     return apply
 
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
-    "pow": arithmetic.pow, "mod": arithmetic.remainder,
+    "pow": arithmetic.power, "mod": arithmetic.remainder,
     "matmul": lambda x, y: product.matmul(x, y) if isinstance(y, Tensor) else NotImplemented,
     "floordiv": lambda x, y: arithmetic.div(x, y, rounding_mode="floor"),
     "and": PUBLIC["bitwise_and"], "or": PUBLIC["bitwise_or"], "xor": PUBLIC["bitwise_xor"],

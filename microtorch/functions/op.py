@@ -74,25 +74,23 @@ def record(
 ) -> Tensor:
     """The result of an op: in the graph if a Tensor of `inputs` requires grad and grad is on.
 
-    saved: what backward needs, in the order of the rule; `...` stands for the result.
+    saved: what backward needs, in the order of the rule; `...` stands for the result, last.
     """
     z = new(Tensor)
     z._array = array
     z._node = None
     if mode.enabled:
-        parents = []
-        wanted = False
         for x in inputs:
-            node = None if x is None else x._node
-            wanted = wanted or node is not None
-            parents.append(x if node is LEAF else node)
-        if wanted:
-            z._node = node = new(op.kind)
-            node.op = op
-            node.seq = next_seq()
-            node.parents = parents
-            node.saved = tuple([array if s is ... else s for s in saved]) if saved else ()
-            node.const = const
+            if x is not None and x._node is not None:
+                break
+        else:
+            return z  # type: ignore[no-any-return]
+        z._node = node = new(op.kind)
+        node.op = op
+        node.seq = next_seq()
+        node.parents = [None if x is None else x if x._node is LEAF else x._node for x in inputs]
+        node.saved = (*saved[:-1], array) if op.saves_result else saved
+        node.const = const
     return z  # type: ignore[no-any-return]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import argument_error, broadcast_error
 from ..kernels import cpu
-from ..tensor import Tensor
+from ..tensor import TENSORS, Tensor
 from .elementwise import FUNCTIONS
 from .names import public
 from .op import Rule, record
@@ -90,7 +90,7 @@ def _same_dtype(x: Tensor, y: Tensor, words: str) -> None:
 
 def _needs(x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """What a product saves: each operand if the other one requires grad."""
-    return (x if y._node is not None else None, y if x._node is not None else None)
+    return (None if y._node is None else x, None if x._node is None else y)
 
 
 def _check(name: str, x: Any, y: Any) -> None:
@@ -212,30 +212,27 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Raises:
         RuntimeError: for shapes that do not fit or different dtypes.
     """
-    if not isinstance(input, Tensor):
+    if input.__class__ not in TENSORS and not isinstance(input, Tensor):
         raise argument_error("linear", "input", 1, "Tensor", input)
     a, w = input._array, weight._array
     if a.dtype is not w.dtype:
         _same_dtype(input, weight, "mat1 and mat2 must have the same dtype, but got {A} and {B}")
-    if not a.ndim or a.shape[-1] != w.shape[1]:
+    shape = a.shape
+    if not shape or shape[-1] != w.shape[1]:
         rows = int(np.prod(a.shape[:-1], dtype=np.int64))
         last = a.shape[-1] if a.ndim else 1
         raise RuntimeError(
             f"mat1 and mat2 shapes cannot be multiplied ({rows}x{last} and "
             f"{w.shape[1]}x{w.shape[0]})"
         )
-    array = cpu.matmul(a, w.T)
+    array = np.dot(a, w.T) if len(shape) == 2 else cpu.matmul(a, w.T)
     if bias is None:
         op = LINEAR_MM if a.ndim == 2 else LINEAR_UNSAFE_VIEW if a.ndim > 2 else LINEAR_SQUEEZE
-        return record(
-            op, array, (input, weight), _needs(input, weight), (a.shape, w.shape[0], False)
-        )
+        return record(op, array, (input, weight), _needs(input, weight), (shape, len(w), False))
     b = bias._array
     array = cpu.add_into(array, b.reshape(()) if b.size == 1 and array.ndim else b)
-    op = ADDMM if a.ndim == 2 else LINEAR_VIEW
-    return record(
-        op, array, (input, weight, bias), _needs(input, weight), (a.shape, w.shape[0], True)
-    )
+    op = ADDMM if len(shape) == 2 else LINEAR_VIEW
+    return record(op, array, (input, weight, bias), _needs(input, weight), (shape, len(w), True))
 
 
 @public()

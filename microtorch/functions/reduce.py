@@ -60,7 +60,7 @@ class OfAll(Rule):
         """Gradient of the input, as a view."""
         shape, _, count = node.const
         if self is MEAN[0]:
-            g = _DIV[g.dtype](g, cpu.constant(count, g.dtype), out=...)
+            g = _DIV[g.dtype](g, cpu.constant(count, g.dtype))
         return (cpu.spread(g if g.ndim == 0 else g.reshape(()), shape),)
 
 
@@ -115,7 +115,7 @@ def _of_all(input: Tensor, kernels: Any, op: Rule) -> Tensor:
     """The usual way to a loss, without what only dimensions need."""
     a = input._array
     z = new(Tensor)
-    z._array = kernels[a.dtype](a if a.ndim == 1 else a.ravel("K"), out=...)
+    z._array = kernels[a.dtype](a if a.ndim == 1 else a.ravel("K"))
     parent = input._node
     if parent is not None and mode.enabled:
         z._node = node = new(op.kind)

@@ -9,6 +9,7 @@ by one generic wrapper; reductions split at fixed places, whatever the number of
 import contextvars
 import ctypes
 import math
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
 from ..table import FOLDS, ROWS, ROWWISE, STEPS, Fold, Row, Rowwise
-from . import jit, text, threads
+from . import jit, native, text, threads
 
 Array = np.ndarray[Any, Any]
 Ufunc = Callable[..., Any]
@@ -52,6 +53,14 @@ def make_ufunc(
     return made  # type: ignore[no-any-return]
 
 
+def made(
+    name: str, loop: int, data: int, types: list[np.dtype[Any]], outputs: int = 1, core: str = ""
+) -> Ufunc:
+    """A kernel of one result: a ufunc behind a built-in function, faster for small arrays."""
+    ufunc = make_ufunc(name, loop, data, types, outputs, core)
+    return native.function(ufunc, loop, data, types, bool(core))
+
+
 class ByDtype(dict[Any, Any]):
     """dtype -> kernel, made at the first use."""
 
@@ -78,7 +87,7 @@ def forward(row: Row, in_place: bool = False) -> ByDtype:
         loop = jit.address("loop", text.forward(row, dtype.name, in_place))
         cheap = text.is_cheap([row.formula])
         types = [dtype] * len(row.operands) + [BOOL if row.types == "bool" else dtype]
-        return make_ufunc(row.name, *threads.share(loop, len(types), cheap), types, 1)
+        return made(row.name, *threads.share(loop, len(types), cheap), types)
 
     return ByDtype(make)
 
@@ -93,7 +102,8 @@ def backward(row: Row, needed: tuple[bool, ...]) -> ByDtype:
         loop = jit.address("loop", text.backward(row, needed, dtype.name))
         cheap = text.is_cheap(row.derivatives or ())
         count = operands + outputs
-        return make_ufunc(name, *threads.share(loop, count, cheap), [dtype] * count, outputs)
+        make_one = made if outputs == 1 else make_ufunc
+        return make_one(name, *threads.share(loop, count, cheap), [dtype] * count, outputs)
 
     return ByDtype(make)
 
@@ -108,7 +118,7 @@ def fold(kind: Fold, row: Row | None = None) -> ByDtype:
         whole = dtype.kind in "iub" and kind.name in ("sum", "prod")
         out = np.dtype(np.int64) if whole else dtype
         loop = jit.address("loop", text.fold(kind, row, dtype.name, out.name))
-        return make_ufunc(name, loop, 0, [dtype] * count + [out], 1, signature)
+        return made(name, loop, 0, [dtype] * count + [out], 1, signature)
 
     return ByDtype(make)
 
@@ -171,16 +181,34 @@ def matmul(x: Array, y: Array) -> Array:
 
 def apply(name: str, *operands: Array) -> Array:
     """A row on arrays of one dtype."""
-    return ROW_KERNELS[name][operands[0].dtype](*operands, out=...)  # type: ignore[no-any-return]
+    return ROW_KERNELS[name][operands[0].dtype](*operands)  # type: ignore[no-any-return]
 
 
 _add, _add_into = ROW_KERNELS["add"], IN_PLACE["add"]
 
 
+def _references(a: Array) -> int:
+    return sys.getrefcount(a)
+
+
+def _references_of_one() -> int:
+    a = np.empty(0)
+    return _references(a)
+
+
+# What sys.getrefcount gives in a function for an argument that its caller alone refers to; it
+# depends on the version of Python.
+ALONE = _references_of_one()
+# From this many elements on it pays to write into a gradient that nothing else refers to.
+LARGE = 8192
+
+
 def add(a: Array, b: Array) -> Array:
-    """Sum of two gradients, in a new array; those of Values are numbers."""
+    """Sum of two gradients, in the first if nothing else refers to it; Values have numbers."""
     try:
-        return _add[a.dtype](a, b, out=...)  # type: ignore[no-any-return]
+        if a.size > LARGE and a.base is None and sys.getrefcount(a) <= ALONE:
+            return _add_into[a.dtype](a, b, a)  # type: ignore[no-any-return]
+        return _add[a.dtype](a, b)  # type: ignore[no-any-return]
     except AttributeError:
         return a + b
 
@@ -195,7 +223,7 @@ def add_into(a: Array, b: Array) -> Array:
 
 def neg(x: Array) -> Array:
     """Negative of a gradient."""
-    return ROW_KERNELS["neg"][x.dtype](x, out=...)  # type: ignore[no-any-return]
+    return ROW_KERNELS["neg"][x.dtype](x)  # type: ignore[no-any-return]
 
 
 def mul(x: Array, y: Any) -> Array:
@@ -205,7 +233,7 @@ def mul(x: Array, y: Any) -> Array:
         y = constant(y, x.dtype)
     elif y.dtype != x.dtype:
         y = y.astype(x.dtype)
-    return kernel(x, y, out=...)  # type: ignore[no-any-return]
+    return kernel(x, y)  # type: ignore[no-any-return]
 
 
 def reshape(x: Array, shape: tuple[int, ...]) -> Array:
@@ -236,6 +264,7 @@ def expand(x: Array, shape: tuple[int, ...]) -> Array:
     return np.ndarray(shape, x.dtype, x, 0, lead + own)
 
 
+_sum = FOLD_KERNELS["sum"]
 _STILL = [(0,) * rank for rank in range(65)]
 
 
@@ -249,7 +278,8 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     if x.shape == shape:
         return x
     if math.prod(shape) == 1:
-        return reduce_all("sum", x).reshape(shape)
+        flat = x if x.ndim == 1 else x.ravel("K")
+        return _sum[x.dtype](flat).reshape(shape)  # type: ignore[no-any-return]
     lead = x.ndim - len(shape)
     dims = (*range(lead), *(lead + k for k, n in enumerate(shape) if n == 1 != x.shape[lead + k]))
     return reduce("sum", x, dims).reshape(shape)
@@ -259,26 +289,26 @@ def reduce(name: str, x: Array, dims: tuple[int, ...]) -> Array:
     """A fold over some dimensions, which are dropped; () leaves x as it is."""
     kernel = FOLD_KERNELS[name][x.dtype]
     if dims == (0,) and x.ndim == 2 and x.shape[1] == 1:
-        return kernel(x.reshape(-1), out=...).reshape(1)  # type: ignore[no-any-return]
+        return kernel(x.reshape(-1)).reshape(1)  # type: ignore[no-any-return]
     if len(dims) == x.ndim:
-        return kernel(x if x.ndim == 1 else x.ravel("K"), out=...)  # type: ignore[no-any-return]
+        return kernel(x if x.ndim == 1 else x.ravel("K"))  # type: ignore[no-any-return]
     if len(dims) == 1:
-        return kernel(x, axis=dims[0], out=...)  # type: ignore[no-any-return]
+        return kernel(x, axis=dims[0])  # type: ignore[no-any-return]
     if not dims:
         return x
     kept = tuple(d for d in range(x.ndim) if d not in dims)
     if dims == tuple(range(len(dims))):
         # Leading dimensions: one reduction over rows, whose columns are contiguous.
         flat = x.reshape((-1, *(x.shape[d] for d in kept)))
-        return kernel(flat, axis=0, out=...)  # type: ignore[no-any-return]
+        return kernel(flat, axis=0)  # type: ignore[no-any-return]
     moved = x.transpose(kept + dims).reshape(*(x.shape[d] for d in kept), -1)
-    return kernel(moved, out=...)  # type: ignore[no-any-return]
+    return kernel(moved)  # type: ignore[no-any-return]
 
 
 def reduce_all(name: str, x: Array) -> Array:
     """A fold over all elements."""
     flat = x if x.ndim == 1 else x.ravel("K")
-    return FOLD_KERNELS[name][x.dtype](flat, out=...)  # type: ignore[no-any-return]
+    return FOLD_KERNELS[name][x.dtype](flat)  # type: ignore[no-any-return]
 
 
 def along(name: str, dim: int, *operands: Array) -> Array:
@@ -298,7 +328,7 @@ def cast(x: Array, dtype: Any) -> Array:
 def div(x: Array, y: Any) -> Array:
     """Quotient by an array or a number."""
     kernel = ROW_KERNELS["div"][x.dtype]
-    return kernel(x, y if isinstance(y, np.ndarray) else constant(y, x.dtype), out=...)  # type: ignore[no-any-return]
+    return kernel(x, y if isinstance(y, np.ndarray) else constant(y, x.dtype))  # type: ignore[no-any-return]
 
 
 def logical_not(c: Array) -> Array:
@@ -377,12 +407,13 @@ constants: dict[Any, dict[Any, Array]] = {}
 
 def constant(value: Any, dtype: np.dtype[Any]) -> Array:
     """A number as a 0-d array."""
-    known = constants.setdefault(dtype, {})
-    found = known.get(value)
-    if found is None:
-        with np.errstate(all="ignore"):
-            found = np.array(value).astype(dtype)
-        # 0.0 == -0.0, so zeros have no place in a dict.
-        if value != 0 and len(known) < 4096:
-            known[value] = found
+    try:
+        return constants[dtype][value]
+    except KeyError:
+        known = constants.setdefault(dtype, {})
+    with np.errstate(all="ignore"):
+        found = np.array(value).astype(dtype)
+    # 0.0 == -0.0, so zeros have no place in a dict.
+    if value != 0 and len(known) < 4096:
+        known[value] = found
     return found
