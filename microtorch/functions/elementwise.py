@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
-from ..errors import argument_error, broadcast_error
+from ..errors import argument_error, broadcast_error, combination_error
 from ..graph.node import LEAF, Node, mode, next_seq, node_class
 from ..kernels import cpu, text
 from ..table import ROWS, Row
 from ..tensor import TENSORS, Tensor, edge, new, wrap
-from .op import Array, saved_tensors, tensors
+from .op import Array, deliver, saved_tensors, tensors
+from .refusals import check_dtype
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -195,8 +196,7 @@ def evaluate(formula: str, values: dict[str, Any], like: Tensor) -> Any:
         ]
         return tensors.where(condition, *numbers)  # type: ignore[no-any-return]
 
-    names = {**FUNCTIONS, "fabs": FUNCTIONS["abs"], "where": where, "inf": float("inf"), **values}
-    return eval(code, {"__builtins__": {}}, names)
+    return eval(code, {"__builtins__": {}}, {**_WORDS, "where": where, **values})
 
 
 def _prepare(row: Row, operands: tuple[Any, ...]) -> list[Tensor]:
@@ -210,29 +210,17 @@ def _prepare(row: Row, operands: tuple[Any, ...]) -> list[Tensor]:
         else:
             name = ("input", "other", "other")[k]
             raise argument_error(row.name, name, k + 1, "Tensor", x)
+    if row.types == "bool" and not isinstance(operands[0], Tensor):
+        raise combination_error(row.name, *operands)
     result = dtypes.result_type(kinds)
     if row.types == "float" and not result.is_floating_point:
         result = dtypes.get_default_dtype()
-    if result.numpy == np.float16:
-        raise NotImplementedError(f"\"{row.name}_cpu\" not implemented for 'Half'")
     bools = sum(isinstance(x, Tensor) and x.dtype is dtypes.bool for x in operands)
-    if bools and row.name in ("sub", "rsub", "neg"):
-        _refuse_bools(row.name, bools)
+    result = check_dtype(row, result, bools)
     return [
         tensors.cast(x, result) if isinstance(x, Tensor) else wrap(cpu.constant(x, result.numpy))
         for x in operands
     ]
-
-
-def _refuse_bools(name: str, count: int) -> None:
-    sign = "Negation" if name == "neg" else "Subtraction"
-    many = "on" if name == "neg" else "with"
-    which = "two bool tensors" if count == 2 else "a bool tensor"
-    other = "`^` or `logical_xor()`" if count == 2 else "`~` or `logical_not()`"
-    raise RuntimeError(
-        f"{sign}, the `-` operator, {many} {which} is not supported. "
-        f"If you are trying to invert a mask, use the {other} operator instead."
-    )
 
 
 def _unary(row: Row) -> Callable[..., Tensor]:
@@ -243,7 +231,9 @@ def _unary(row: Row) -> Callable[..., Tensor]:
     save_x, save_z = (op.saves[0], op.saves[-1]) if differentiable else (False, False)
     kind = op.kind if op else Node
 
-    def apply(input: Tensor) -> Tensor:
+    def apply(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+        if out is not None:
+            return deliver(apply(input), out)
         try:
             a = input._array
         except AttributeError:
@@ -312,7 +302,9 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
     by_number, by_other, by_both = table[True][False], table[False][True], table[True][True]
     number_op, number_kind, number_saves = by_number or (None, Node, 0)
 
-    def apply(input: Any, other: Any) -> Tensor:
+    def apply(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+        if out is not None:
+            return deliver(apply(input, other), out)
         kind = other.__class__
         if kind not in TENSORS:
             if kind is float or kind is int:
@@ -423,7 +415,12 @@ def _with_params(row: Row) -> Callable[..., Tensor]:
     kernels = cpu.kernels_of(row)
     op = RowOp(row, (True,))
 
-    def apply(input: Any, *params: Any) -> Tensor:
+    def apply(input: Any, *params: Any, out: Tensor | None = None) -> Tensor:
+        if out is not None:
+            return deliver(apply(input, *params), out)
+        for position, (name, p) in enumerate(zip(row.params, params, strict=True), 2):
+            if not isinstance(p, (bool, int, float, np.generic)):
+                raise argument_error(row.name, name, position, "Number", p)
         x = _prepare(row, (input, *(p for p in params if row.types == "any")))[0]
         a = x._array
         numbers = [cpu.constant(p, a.dtype) for p in params]
@@ -453,6 +450,10 @@ def make(row: Row) -> Callable[..., Tensor]:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {name: make(row) for name, row in ROWS.items()}
+# The vocabulary of formulas, on Tensors.
+_WORDS: dict[str, Any] = {
+    **FUNCTIONS, "fabs": FUNCTIONS["abs"], "rint": FUNCTIONS["round"], "inf": float("inf"),
+}  # fmt: skip
 OPERATORS = {
     name: _binary(ROWS[name], True)
     for name in ("add", "sub", "rsub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge")

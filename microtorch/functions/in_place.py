@@ -1,5 +1,6 @@
 """In-place forms: `x.name_(...)` writes a result into x, which takes over its history."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from ..graph.node import mode
 from ..kernels import cpu
+from ..table import ROWS
 from ..tensor import TENSORS, Tensor, changed, check_in_place, wrap
 from .elementwise import FLOATS
 from .history import take_over
@@ -14,13 +16,18 @@ from .history import take_over
 
 def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`x.name_(...)`: the result is written into x, which takes over its history."""
-    kernels = cpu.IN_PLACE.get(name)
+    row = ROWS.get(name)
+    kernels = cpu.IN_PLACE.get(name) if row is not None and len(row.operands) == 2 else None
 
     def apply(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if mode.enabled:
             check_in_place(input)
         if kernels is None or len(args) != 1 or kwargs or not silently(input, args[0]):
-            write(input, function(input, *args, **kwargs))
+            try:
+                result = function(input, *args, **kwargs)
+            except TypeError as error:
+                raise TypeError(_renamed(str(error), name)) from None
+            write(input, result)
         else:
             changed(input)
         return input
@@ -47,6 +54,12 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
     apply.__name__ = apply.__qualname__ = name + "_"
     apply.__doc__ = f"In-place form of `{name}`."
     return apply
+
+
+def _renamed(message: str, name: str) -> str:
+    """A message about `name(input, ...)` as one about `input.name_(...)`."""
+    message = message.replace(f"{name}()", f"{name}_()", 1)
+    return re.sub(r"\(position (\d+)\)", lambda m: f"(position {int(m[1]) - 1})", message)
 
 
 def write(x: Tensor, z: Tensor) -> None:

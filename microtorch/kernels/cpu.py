@@ -301,6 +301,11 @@ def div(x: Array, y: Any) -> Array:
     return kernel(x, y if isinstance(y, np.ndarray) else constant(y, x.dtype), out=...)  # type: ignore[no-any-return]
 
 
+def where(condition: Array, x: Any, y: Any) -> Array:
+    """x where the condition holds, else y; one of them may be a number."""
+    return np.where(condition, x, y)
+
+
 def logical_not(c: Array) -> Array:
     """The complement of a mask."""
     return ~c
