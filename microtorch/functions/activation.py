@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from .. import dtypes
 from ..errors import combination_error
 from ..tensor import Tensor, check_in_place
 from .elementwise import FUNCTIONS
@@ -43,8 +44,10 @@ def hardtanh(
     if min_val > max_val:
         raise ValueError("min_val cannot be greater than max_val")
     if isinstance(input, Tensor) and not input.is_floating_point():
+        if input.dtype is dtypes.bool:
+            raise RuntimeError("Bool inputs not supported for hardtanh")
         min_val, max_val = int(min_val), int(max_val)
-        if not input.dtype.is_signed and min_val < 0 and input.dtype.category:
+        if not input.dtype.is_signed and min_val < 0:
             raise RuntimeError("cannot do hardtanh on an unsigned type with negative limits")
     return _placed(input, FUNCTIONS["hardtanh"](input, min_val, max_val), inplace)
 
@@ -77,7 +80,7 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     return _placed(input, FUNCTIONS["celu"](input, alpha), inplace)
 
 
-def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
     """input * Phi(input), or its tanh approximation (arXiv:1606.08415).
 
     Raises:

@@ -63,8 +63,11 @@ def _scaled(input: Any, other: Any, alpha: Any) -> Any:
     if not isinstance(alpha, (bool, int, float, np.generic)):
         raise TypeError(f"add(): argument 'alpha' must be Number, not {type(alpha).__name__}")
     kinds = [t.dtype for t in (input, other) if isinstance(t, Tensor)]
-    if isinstance(alpha, bool) and any(k is not dtypes.bool for k in kinds):
+    of_bools = all(k is dtypes.bool for k in kinds)
+    if isinstance(alpha, bool) and not of_bools:
         raise RuntimeError("Boolean alpha only supported for Boolean results.")
+    if of_bools and len(kinds) == 2:
+        alpha = bool(alpha)
     if isinstance(alpha, float) and not any(k.is_floating_point for k in kinds):
         if not isinstance(other, float):
             raise RuntimeError(
@@ -115,7 +118,9 @@ def _pow(x: Any, y: Any) -> Tensor:
         exponent = b._array.astype(np.int64)
         base = a._array.astype(np.int64)
         with np.errstate(all="ignore"):
-            result = np.where(exponent < 0, base == 1, np.power(base, np.maximum(exponent, 0)))
+            # 1 / base ** n is 0 but for 1 and -1, for which the sign of n does not matter.
+            size = np.where(np.abs(base) == 1, np.abs(exponent), np.maximum(exponent, 0))
+            result = np.where((exponent < 0) & (size == 0), 0, np.power(base, size))
         return wrap(np.asarray(result).astype(a._array.dtype))
     return FUNCTIONS["pow"](a, b)
 

@@ -7,11 +7,12 @@ import numpy as np
 
 from .. import dtypes
 from ..errors import broadcast_error, combination_error
-from ..tensor import Tensor, wrap
+from ..kernels import cpu
+from ..tensor import Tensor
 from .arithmetic import operands
 from .elementwise import FUNCTIONS
 from .names import public
-from .op import Array, Rule, deliver, record
+from .op import Array, Rule, deliver, primitive, record
 from .refusals import not_implemented
 
 
@@ -43,23 +44,17 @@ def _divided(name: str, input: Any, other: Any, kernel: str) -> list[Tensor]:
     return [x, y]
 
 
-def _trunc_divide(a: Array, b: Array) -> Array:
-    if a.dtype.kind == "f":
-        return np.trunc(np.divide(a, b))
-    quotient = np.floor_divide(a, b)
-    return quotient + ((quotient < 0) & (quotient * b != a)).astype(a.dtype)
-
-
-_ROUNDED: dict[str, Callable[..., Any]] = {"floor": np.floor_divide, "trunc": _trunc_divide}
-
-
 def _rounded_rule(F: Any, g: Any, shapes: Any) -> tuple[Any, ...]:
     zeros = F.mul(g, 0.0)
     return F.sum_to(zeros, shapes[0]), F.sum_to(zeros, shapes[1])
 
 
-def _remainder_rule(F: Any, g: Any, shapes: Any, quotient: Any) -> tuple[Any, ...]:
-    return F.sum_to(g, shapes[0]), F.neg(F.sum_to(F.mul(g, quotient), shapes[1]))
+def _remainder_rule(F: Any, g: Any, const: Any, *saved: Any) -> tuple[Any, ...]:
+    x_shape, y_shape, mode = const
+    if not saved:
+        return F.sum_to(g, x_shape), None
+    by_y = F.neg(F.mul(g, F.divide_rounded(*saved, mode)))
+    return F.sum_to(g, x_shape), F.sum_to(by_y, y_shape)
 
 
 ROUNDED = Rule("DivBackward3", _rounded_rule)
@@ -78,15 +73,21 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None, out: Any = 
         return FUNCTIONS["div"](input, other, out=out)
     if not isinstance(rounding_mode, str):
         raise combination_error("div", input, other, rounding_mode)
-    if rounding_mode not in _ROUNDED:
+    if rounding_mode not in ("floor", "trunc"):
         raise RuntimeError(
             "div expected rounding_mode to be one of None, 'trunc', or 'floor' but found "
             f"'{rounding_mode}'"
         )
     x, y = _divided("div", input, other, f"div_{rounding_mode}_cpu")
     a, b = x._array, y._array
-    array = on_arrays(_ROUNDED[rounding_mode], a, b)
+    array = on_arrays(lambda a, b: cpu.divide_rounded(a, b, rounding_mode), a, b)
     return deliver(record(ROUNDED, array, (x, y), const=(a.shape, b.shape)), out)
+
+
+@primitive
+def divide_rounded(x: Tensor, y: Tensor, mode: str) -> Tensor:
+    """`div` with a rounding mode, for the gradient of a remainder."""
+    return div(x, y, rounding_mode=mode)
 
 
 @public(in_place=True)
@@ -99,14 +100,13 @@ def floor_divide(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor
     return div(input, other, rounding_mode="floor", out=out)
 
 
-def _remainder(
-    name: str, op: Rule, remainder: Any, quotient: Any, input: Any, other: Any
-) -> Tensor:
+def _remainder(op: Rule, function: Any, mode: str, input: Any, other: Any) -> Tensor:
+    name = function.__name__
     x, y = _divided(name, input, other, f"{name}_cpu")
     a, b = x._array, y._array
-    array = on_arrays(remainder, a, b)
-    saved = (wrap(on_arrays(quotient, a, b)),) if y._node is not None else (wrap(b),)
-    return record(op, array, (x, y), saved, (a.shape, b.shape))
+    const = (a.shape, b.shape, mode)
+    saved = () if y._node is None else (x, y)
+    return record(op, on_arrays(function, a, b), (x, y), saved, const)
 
 
 @public(in_place=True)
@@ -116,8 +116,7 @@ def remainder(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
     Raises:
         RuntimeError: for integers divided by zero.
     """
-    z = _remainder("remainder", REMAINDER, np.remainder, np.floor_divide, input, other)
-    return deliver(z, out)
+    return deliver(_remainder(REMAINDER, np.remainder, "floor", input, other), out)
 
 
 @public(in_place=True)
@@ -129,4 +128,4 @@ def fmod(input: Tensor, other: Any, *, out: Tensor | None = None) -> Tensor:
     """
     if not isinstance(input, Tensor):
         raise combination_error("fmod", input, other)
-    return deliver(_remainder("fmod", FMOD, np.fmod, _trunc_divide, input, other), out)
+    return deliver(_remainder(FMOD, np.fmod, "trunc", input, other), out)

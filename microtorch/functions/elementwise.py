@@ -418,6 +418,8 @@ def _with_params(row: Row) -> Callable[..., Tensor]:
     def apply(input: Any, *params: Any, out: Tensor | None = None) -> Tensor:
         if out is not None:
             return deliver(apply(input, *params), out)
+        if not isinstance(input, Tensor):
+            raise argument_error(row.name, "input", 1, "Tensor", input)
         for position, (name, p) in enumerate(zip(row.params, params, strict=True), 2):
             if not isinstance(p, (bool, int, float, np.generic)):
                 raise argument_error(row.name, name, position, "Number", p)

@@ -179,7 +179,7 @@ class GELU(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """The activation."""
-        return F.gelu(input, self.approximate)
+        return F.gelu(input, approximate=self.approximate)
 
     def extra_repr(self) -> str:
         """The arguments that the printed form shows."""
