@@ -163,11 +163,22 @@ def copy_(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
 
 @method()
 def fill_(input: Tensor, value: Any) -> Tensor:
-    """Write a number everywhere, in place; gradients end here."""
+    """Write a number, or a tensor's only element, everywhere, in place.
+
+    Raises:
+        RuntimeError: for a tensor with dimensions.
+    """
     check_in_place(input)
     if not isinstance(value, (Tensor, bool, int, float, np.generic)):
         raise combination_error("fill_", value, expected="a number or a Tensor")
-    input._array.fill(value.item() if isinstance(value, Tensor) else value)
+    if isinstance(value, Tensor):
+        if value._array.ndim:
+            raise RuntimeError(
+                "fill_ only supports 0-dimension value tensor but got tensor with "
+                f"{value._array.ndim} dimensions."
+            )
+        return copy_(input, value)
+    input._array.fill(value)
     cut(input, FILL)
     return input
 

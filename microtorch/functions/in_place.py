@@ -16,8 +16,10 @@ from .history import take_over
 
 def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`x.name_(...)`: the result is written into x, which takes over its history."""
+    # Kernels that a call may use at once: of rows whose second operand is a tensor or a number.
     row = ROWS.get(name)
-    kernels = cpu.IN_PLACE.get(name) if row is not None and len(row.operands) == 2 else None
+    simple = row is not None and len(row.operands) == 2 and name not in ("atan2", "hypot")
+    kernels = cpu.IN_PLACE.get(name) if simple else None
 
     def apply(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if mode.enabled:
