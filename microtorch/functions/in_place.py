@@ -16,15 +16,17 @@ from .history import take_over
 
 def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`x.name_(...)`: the result is written into x, which takes over its history."""
-    # Kernels that a call may use at once: of rows whose second operand is a tensor or a number.
+    # Kernels that a call may use at once: of rows whose second operand, if there is one, is a
+    # tensor or a number.
     row = ROWS.get(name)
-    simple = row is not None and len(row.operands) == 2 and name not in ("atan2", "hypot")
+    count = 0 if row is None else len(row.operands) - 1
+    simple = count < 2 and name not in ("atan2", "hypot")
     kernels = cpu.IN_PLACE.get(name) if simple else None
 
     def apply(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if mode.enabled:
             check_in_place(input)
-        if kernels is None or len(args) != 1 or kwargs or not silently(input, args[0]):
+        if kernels is None or len(args) != count or kwargs or not silently(input, *args):
             try:
                 result = function(input, *args, **kwargs)
             except TypeError as error:
@@ -34,12 +36,15 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
             changed(input)
         return input
 
-    def silently(x: Tensor, y: Any) -> bool:
+    def silently(x: Tensor, y: Any = None) -> bool:
         """Write at once where there is no graph, no promotion and no larger result."""
         a = x._array
         dtype = a.dtype
         if dtype not in FLOATS or (x._node is not None and mode.enabled):
             return False
+        if not count:
+            kernels[dtype](a, a)  # type: ignore[index]
+            return True
         if y.__class__ in TENSORS:
             b = y._array
             if b.dtype is not dtype or (y._node is not None and mode.enabled):
