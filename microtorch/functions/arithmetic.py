@@ -48,20 +48,20 @@ def add(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) ->
     """input + alpha * other."""
     if out is None and alpha.__class__ is int and alpha == 1:
         return FUNCTIONS["add"](input, other)
-    return deliver(FUNCTIONS["add"](input, _scaled(input, other, alpha)), out)
+    return deliver(FUNCTIONS["add"](input, _scaled("add", input, other, alpha)), out)
 
 
 @public("subtract", in_place=True)
 def sub(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
     """input - alpha * other."""
-    return deliver(FUNCTIONS["sub"](input, _scaled(input, other, alpha)), out)
+    return deliver(FUNCTIONS["sub"](input, _scaled("sub", input, other, alpha)), out)
 
 
-def _scaled(input: Any, other: Any, alpha: Any) -> Any:
+def _scaled(name: str, input: Any, other: Any, alpha: Any) -> Any:
     if alpha == 1 and type(alpha) is int:
         return other
     if not isinstance(alpha, (bool, int, float, np.generic)):
-        raise TypeError(f"add(): argument 'alpha' must be Number, not {type(alpha).__name__}")
+        raise TypeError(f"{name}(): argument 'alpha' must be Number, not {type(alpha).__name__}")
     kinds = [t.dtype for t in (input, other) if isinstance(t, Tensor)]
     of_bools = all(k is dtypes.bool for k in kinds)
     if isinstance(alpha, bool) and not of_bools:
