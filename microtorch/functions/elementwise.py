@@ -5,6 +5,7 @@ arguments and no isinstance; whatever is not two tensors of one dtype, or a tens
 that needs no promotion, leaves it through `_prepare`.
 """
 
+import ast
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from .. import dtypes
 from ..errors import argument_error, broadcast_error, combination_error
 from ..graph.node import LEAF, Node, mode, next_seq, node_class
 from ..kernels import cpu, text
-from ..table import ROWS, Row
+from ..table import ROWS, VOCABULARY, Row, names_in
 from ..tensor import TENSORS, Tensor, edge, new, wrap
 from .op import Array, deliver, saved_tensors, tensors
 from .refusals import check_dtype
@@ -187,16 +188,26 @@ def evaluate(formula: str, values: dict[str, Any], like: Tensor) -> Any:
     """A formula of the table on Tensors; numbers among choices get the dtype of `like`."""
     code = _code.get(formula)
     if code is None:
-        code = _code[formula] = compile(formula, "<row>", "eval")
+        code = _code[formula] = _compile(formula)
     dtype = like.dtype
 
-    def where(condition: Tensor, a: Any, b: Any) -> Tensor:
-        numbers = [
-            v if isinstance(v, Tensor) else wrap(cpu.constant(v, dtype.numpy)) for v in (a, b)
-        ]
-        return tensors.where(condition, *numbers)  # type: ignore[no-any-return]
+    def number(v: Any) -> Tensor:
+        return wrap(cpu.constant(v, dtype.numpy))
 
-    return eval(code, {"__builtins__": {}}, {**_WORDS, "where": where, **values})
+    def where(condition: Tensor, a: Any, b: Any) -> Tensor:
+        choices = [v if isinstance(v, Tensor) else number(v) for v in (a, b)]
+        return tensors.where(condition, *choices)  # type: ignore[no-any-return]
+
+    names = {**_WORDS, "where": where, "F": number, **values}
+    return eval(code, {"__builtins__": {}}, names)
+
+
+def _compile(formula: str) -> Any:
+    """The code of a formula; its numbers are Tensors if a function is called with numbers alone."""
+    calls = [ast.unparse(c) for c in ast.walk(ast.parse(formula)) if isinstance(c, ast.Call)]
+    if any(not names_in(call) - VOCABULARY for call in calls):
+        formula = text.typed(formula)
+    return compile(formula, "<row>", "eval")
 
 
 def _prepare(row: Row, operands: tuple[Any, ...]) -> list[Tensor]:
@@ -455,6 +466,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {name: make(row) for name, row in ROW
 # The vocabulary of formulas, on Tensors.
 _WORDS: dict[str, Any] = {
     **FUNCTIONS, "fabs": FUNCTIONS["abs"], "rint": FUNCTIONS["round"], "inf": float("inf"),
+    "INF": float("inf"),
 }  # fmt: skip
 OPERATORS = {
     name: _binary(ROWS[name], True)

@@ -16,11 +16,11 @@ from .history import take_over
 
 def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`x.name_(...)`: the result is written into x, which takes over its history."""
-    # Kernels that a call may use at once: of rows whose second operand, if there is one, is a
+    # Kernels that a call may use at once: of rows whose second input, if there is one, is a
     # tensor or a number.
     row = ROWS.get(name)
-    count = 0 if row is None else len(row.operands) - 1
-    simple = count < 2 and name not in ("atan2", "hypot")
+    count = 0 if row is None else len(row.inputs) - 1
+    simple = row is not None and not row.params and name not in ("atan2", "hypot")
     kernels = cpu.IN_PLACE.get(name) if simple else None
 
     def apply(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
