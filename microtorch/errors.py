@@ -49,3 +49,8 @@ def broadcast_error(a: tuple[int, ...], b: tuple[int, ...]) -> RuntimeError:
                 f"at non-singleton dimension {max(len(a), len(b)) - back}"
             )
     return RuntimeError(f"shapes {list(a)} and {list(b)} cannot be broadcast")
+
+
+def mismatched(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether two shapes do not broadcast."""
+    return any(m != n and 1 not in (m, n) for m, n in zip(reversed(a), reversed(b), strict=False))

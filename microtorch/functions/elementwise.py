@@ -5,6 +5,7 @@ arguments and no isinstance; whatever is not two tensors of one dtype, or a tens
 that needs no promotion, leaves it through `_prepare`.
 """
 
+import ast
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
-from ..errors import argument_error, broadcast_error
+from ..errors import argument_error, broadcast_error, combination_error
 from ..graph.node import LEAF, Node, mode, next_seq, node_class
 from ..kernels import cpu, text
-from ..table import FOLDS, ROWS, Row
+from ..table import FOLDS, ROWS, VOCABULARY, Row, names_in
 from ..tensor import TENSORS, Tensor, edge, new, wrap
-from .op import Array, saved_tensors, tensors
+from .op import Array, deliver, saved_tensors, tensors
+from .refusals import check_dtype
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -206,17 +208,26 @@ def evaluate(formula: str, values: dict[str, Any], like: Tensor) -> Any:
     """A formula of the table on Tensors; numbers among choices get the dtype of `like`."""
     code = _code.get(formula)
     if code is None:
-        code = _code[formula] = compile(formula, "<row>", "eval")
+        code = _code[formula] = _compile(formula)
     dtype = like.dtype
 
-    def where(condition: Tensor, a: Any, b: Any) -> Tensor:
-        numbers = [
-            v if isinstance(v, Tensor) else wrap(cpu.constant(v, dtype.numpy)) for v in (a, b)
-        ]
-        return tensors.where(condition, *numbers)  # type: ignore[no-any-return]
+    def number(v: Any) -> Tensor:
+        return wrap(cpu.constant(v, dtype.numpy))
 
-    names = {**FUNCTIONS, "fabs": FUNCTIONS["abs"], "where": where, "inf": float("inf"), **values}
+    def where(condition: Tensor, a: Any, b: Any) -> Tensor:
+        choices = [v if isinstance(v, Tensor) else number(v) for v in (a, b)]
+        return tensors.where(condition, *choices)  # type: ignore[no-any-return]
+
+    names = {**_WORDS, "where": where, "F": number, **values}
     return eval(code, {"__builtins__": {}}, names)
+
+
+def _compile(formula: str) -> Any:
+    """The code of a formula; its numbers are Tensors if a function is called with numbers alone."""
+    calls = [ast.unparse(c) for c in ast.walk(ast.parse(formula)) if isinstance(c, ast.Call)]
+    if any(not names_in(call) - VOCABULARY for call in calls):
+        formula = text.typed(formula)
+    return compile(formula, "<row>", "eval")
 
 
 def _prepare(row: Row, operands: tuple[Any, ...]) -> list[Tensor]:
@@ -230,29 +241,17 @@ def _prepare(row: Row, operands: tuple[Any, ...]) -> list[Tensor]:
         else:
             name = ("input", "other", "other")[k]
             raise argument_error(row.name, name, k + 1, "Tensor", x)
+    if row.types == "bool" and not isinstance(operands[0], Tensor):
+        raise combination_error(row.name, *operands)
     result = dtypes.result_type(kinds)
     if row.types == "float" and not result.is_floating_point:
         result = dtypes.get_default_dtype()
-    if result.numpy == np.float16:
-        raise NotImplementedError(f"\"{row.name}_cpu\" not implemented for 'Half'")
     bools = sum(isinstance(x, Tensor) and x.dtype is dtypes.bool for x in operands)
-    if bools and row.name in ("sub", "rsub", "neg"):
-        _refuse_bools(row.name, bools)
+    result = check_dtype(row, result, bools)
     return [
         tensors.cast(x, result) if isinstance(x, Tensor) else wrap(cpu.constant(x, result.numpy))
         for x in operands
     ]
-
-
-def _refuse_bools(name: str, count: int) -> None:
-    sign = "Negation" if name == "neg" else "Subtraction"
-    many = "on" if name == "neg" else "with"
-    which = "two bool tensors" if count == 2 else "a bool tensor"
-    other = "`^` or `logical_xor()`" if count == 2 else "`~` or `logical_not()`"
-    raise RuntimeError(
-        f"{sign}, the `-` operator, {many} {which} is not supported. "
-        f"If you are trying to invert a mask, use the {other} operator instead."
-    )
 
 
 def _unary(row: Row) -> Callable[..., Tensor]:
@@ -263,7 +262,9 @@ def _unary(row: Row) -> Callable[..., Tensor]:
     save_x, save_z = (op.saves[0], op.saves[-1]) if differentiable else (False, False)
     kind = op.kind if op else Node
 
-    def apply(input: Tensor) -> Tensor:
+    def apply(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+        if out is not None:
+            return deliver(apply(input), out)
         try:
             a = input._array
         except AttributeError:
@@ -332,7 +333,9 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
     by_number, by_other, by_both = table[True][False], table[False][True], table[True][True]
     number_op, number_kind, number_saves = by_number or (None, Node, 0)
 
-    def apply(input: Any, other: Any) -> Tensor:
+    def apply(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+        if out is not None:
+            return deliver(apply(input, other), out)
         kind = other.__class__
         if kind is not Tensor and kind not in TENSORS:
             if kind is float or kind is int:
@@ -443,7 +446,14 @@ def _with_params(row: Row) -> Callable[..., Tensor]:
     kernels = cpu.kernels_of(row)
     op = RowOp(row, (True,))
 
-    def apply(input: Any, *params: Any) -> Tensor:
+    def apply(input: Any, *params: Any, out: Tensor | None = None) -> Tensor:
+        if out is not None:
+            return deliver(apply(input, *params), out)
+        if not isinstance(input, Tensor):
+            raise argument_error(row.name, "input", 1, "Tensor", input)
+        for position, (name, p) in enumerate(zip(row.params, params, strict=True), 2):
+            if not isinstance(p, (bool, int, float, np.generic)):
+                raise argument_error(row.name, name, position, "Number", p)
         x = _prepare(row, (input, *(p for p in params if row.types == "any")))[0]
         a = x._array
         numbers = [cpu.constant(p, a.dtype) for p in params]
@@ -473,6 +483,11 @@ def make(row: Row) -> Callable[..., Tensor]:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {name: make(row) for name, row in ROWS.items()}
+# The vocabulary of formulas, on Tensors.
+_WORDS: dict[str, Any] = {
+    **FUNCTIONS, "fabs": FUNCTIONS["abs"], "rint": FUNCTIONS["round"], "inf": float("inf"),
+    "INF": float("inf"),
+}  # fmt: skip
 OPERATORS = {
     name: _binary(ROWS[name], True)
     for name in ("add", "sub", "rsub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge")

@@ -8,8 +8,9 @@ import numpy as np
 from .. import dtypes
 from ..table import ROWS
 from ..tensor import Tensor
-from . import arithmetic, convert, index, loss, product, reduce, view
-from . import random as random  # its decorators enter its functions
+from . import arithmetic, bits, convert, division, index, loss, product, reduce, view
+from . import mix as mix  # its decorators enter its functions
+from . import random as random
 from .arithmetic import same_dtype
 from .elementwise import FUNCTIONS, OPERATORS, operand
 from .in_place import in_place
@@ -51,10 +52,19 @@ def _operator(function: Callable[..., Tensor]) -> Callable[..., Any]:
 
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
-    "pow": arithmetic.power, "mod": arithmetic.remainder,
+    "pow": arithmetic.power, "mod": division.remainder,
     "matmul": lambda x, y: product.matmul(x, y) if isinstance(y, Tensor) else NotImplemented,
-    "floordiv": lambda x, y: arithmetic.div(x, y, rounding_mode="floor"),
+    "floordiv": division.floor_divide,
     "and": PUBLIC["bitwise_and"], "or": PUBLIC["bitwise_or"], "xor": PUBLIC["bitwise_xor"],
+    "lshift": PUBLIC["bitwise_left_shift"], "rshift": PUBLIC["bitwise_right_shift"],
+}  # fmt: skip
+
+
+# Operators like `+=`, by the methods that they are.
+_IN_PLACE_OPERATORS = {
+    "add": "add_", "sub": "sub_", "mul": "mul_", "truediv": "div_", "pow": "pow_",
+    "floordiv": "floor_divide_", "mod": "remainder_", "and": "bitwise_and_", "or": "bitwise_or_",
+    "xor": "bitwise_xor_", "lshift": "bitwise_left_shift_", "rshift": "bitwise_right_shift_",
 }  # fmt: skip
 
 
@@ -63,11 +73,12 @@ def _enter_rows() -> None:
     for name, row in ROWS.items():
         f = PUBLIC.get(name, FUNCTIONS[name])
         if row.public and f is FUNCTIONS[name]:
-            public(in_place=row.types != "bool" or len(row.inputs) == 2)(f)
+            public(in_place=name not in ("isnan", "isinf", "isfinite", "rsub"))(f)
     for alias, name in (("absolute", "abs"), ("negative", "neg"), ("arccos", "acos"),
                         ("arcsin", "asin"), ("arctan", "atan"), ("arctan2", "atan2"),
                         ("arcsinh", "asinh"), ("arccosh", "acosh"), ("arctanh", "atanh"),
-                        ("not_equal", "ne"), ("less", "lt"), ("less_equal", "le"),
+                        ("multiply", "mul"), ("fix", "trunc"), ("not_equal", "ne"),
+                        ("less", "lt"), ("less_equal", "le"),
                         ("greater", "gt"), ("greater_equal", "ge")):  # fmt: skip
         PUBLIC[alias] = METHODS[alias] = IN_PLACE[alias] = PUBLIC[name]
 
@@ -82,17 +93,16 @@ def attach() -> None:
     for name, function in _OPERATORS.items():
         setattr(Tensor, f"__{name}__", _operator(function))
         setattr(Tensor, f"__r{name}__", _reflected(_swapped(function)))
-    for name in ("add", "sub", "mul", "pow"):
-        setattr(Tensor, f"__i{name}__", getattr(Tensor, name + "_"))
+    for name, name_ in _IN_PLACE_OPERATORS.items():
+        setattr(Tensor, f"__i{name}__", getattr(Tensor, name_))
     for name, function in OPERATORS.items():
         setattr(Tensor, f"__{'truediv' if name == 'div' else name}__", function)
     for name in ("add", "mul"):
         setattr(Tensor, f"__r{name}__", _reflected(OPERATORS[name]))
     setattr(Tensor, "__rsub__", _reflected(OPERATORS["rsub"]))  # noqa: B010
-    special = {
-        "__itruediv__": Tensor.__dict__["div_"], "__neg__": FUNCTIONS["neg"],
-        "__abs__": FUNCTIONS["abs"],
-        "__pos__": lambda x: x, "__invert__": arithmetic.bitwise_not, "__getitem__": index.getitem,
+    special: dict[str, Any] = {
+        "__neg__": FUNCTIONS["neg"], "__abs__": FUNCTIONS["abs"],
+        "__pos__": lambda x: x, "__invert__": bits.invert, "__getitem__": index.getitem,
         "__setitem__": index.setitem, "__iter__": index.iterate, "T": property(view.reversed_dims),
         "mT": property(view.matrix_transpose), "__rtruediv__": _reflected(_reciprocal_times),
     }  # fmt: skip
@@ -110,7 +120,7 @@ def attach() -> None:
         "reshape": view.reshape, "permute": view.permute, "expand": view.expand,
         "mT": view.matrix_transpose, "matmul": product.matmul, "narrow": view.narrow,
         "pad_dim": view.pad_dim, "cast": convert.cast, "clone": convert.clone,
-        "where": convert.where, "logical_not": arithmetic.logical_not,
+        "where": convert.where, "logical_not": FUNCTIONS["logical_not"],
         "take_index": index.take_index,
         "put_index": index.put_index, "clear_index": index.clear_index, "along": loss.along,
         "same_dtype": same_dtype, "sum": reduce.sum, "mean": reduce.mean,

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..graph.node import LEAF, Node, mode, next_seq, node_class
 from ..kernels import cpu
-from ..tensor import TENSORS, Tensor, new, wrap
+from ..tensor import TENSORS, Tensor, changed, new, wrap
 
 Array = np.ndarray[Any, Any]
 
@@ -98,11 +98,14 @@ def deliver(z: Tensor, out: Tensor | None) -> Tensor:
     """A result, written into `out` if that is given; `out` is resized where it must be.
 
     Raises:
-        RuntimeError: if `out` requires grad or has a dtype of a lower category.
+        TypeError: if `out` is no Tensor.
+        RuntimeError: if an argument requires grad, or `out` has a dtype of a lower category.
     """
     if out is None:
         return z
-    if out._node is not None and mode.enabled:
+    if not isinstance(out, Tensor):
+        raise TypeError(f"argument 'out' must be Tensor, not {type(out).__name__}")
+    if mode.enabled and (out._node is not None or z._node is not None):
         raise RuntimeError(
             "functions with out=... arguments don't support automatic differentiation, but one of "
             "the arguments requires grad."
@@ -126,4 +129,5 @@ def deliver(z: Tensor, out: Tensor | None) -> Tensor:
                 stacklevel=3,
             )
         out._array = z._array.astype(out._array.dtype)
+    changed(out)
     return out

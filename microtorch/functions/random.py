@@ -189,12 +189,13 @@ def multinomial(
 
 
 def _fill(x: Tensor, draw: Any) -> Tensor:
-    """Fill in place, through a contiguous copy where x has gaps."""
+    """Fill in place in the order of memory, through a contiguous copy where x has gaps."""
     check_in_place(x)
     a = x._array
     if a.flags.c_contiguous:
         draw(a)
     else:
+        a = a.transpose(sorted(range(a.ndim), key=lambda d: -a.strides[d]))
         filled = np.empty(a.shape, a.dtype)
         draw(filled)
         a[...] = filled
@@ -230,8 +231,11 @@ def normal_(input: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: An
 def bernoulli_(input: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
     """0 or 1 with probability p, in place."""
     if isinstance(p, Tensor):
+        check_in_place(input)
         drawn = _source(generator).bernoulli(np.broadcast_to(p._array, input._array.shape).copy())
-        return _fill(input, lambda a: np.copyto(a, drawn, casting="unsafe"))
+        np.copyto(input._array, drawn, casting="unsafe")
+        cut(input, OVERWRITE)
+        return input
     return _fill(input, lambda a: _source(generator).bernoulli_scalar(a, p))
 
 

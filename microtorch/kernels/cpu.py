@@ -331,6 +331,27 @@ def div(x: Array, y: Any) -> Array:
     return kernel(x, y if isinstance(y, np.ndarray) else constant(y, x.dtype))  # type: ignore[no-any-return]
 
 
+def where(condition: Array, x: Any, y: Any) -> Array:
+    """x where the condition holds, else y; one of them may be a number."""
+    return np.where(condition, x, y)
+
+
+def divide_rounded(x: Array, y: Array, mode: str) -> Array:
+    """Quotient rounded to the integer below ('floor') or towards zero ('trunc').
+
+    Raises:
+        ValueError: if the shapes do not broadcast.
+    """
+    with np.errstate(all="ignore"):
+        if mode == "floor":
+            return np.asarray(np.floor_divide(x, y))
+        if x.dtype.kind == "f":
+            return np.asarray(np.trunc(np.divide(x, y)))
+        quotient = np.floor_divide(x, y)
+        above = (quotient < 0) & (quotient * y != x)
+        return np.asarray(quotient + above.astype(x.dtype))
+
+
 def logical_not(c: Array) -> Array:
     """The complement of a mask."""
     return ~c

@@ -34,6 +34,8 @@ _INT_HELPERS = {
     "minimum": "def minimum(x, y):\n    return where(x < y, x, y)\n",
     "fabs": "def fabs(x):\n    return where(x < 0, -x, x)\n",
     "floor": "def floor(x):\n    return x\n",
+    "rint": "def rint(x):\n    return x\n",
+    "trunc": "def trunc(x):\n    return x\n",
 }
 INSTRUCTIONS = frozenset("sqrt floor fabs copysign where rint trunc inf maximum minimum".split())
 

@@ -4,7 +4,25 @@ import builtins
 
 import numpy as np
 
-from ..functions.elementwise import FUNCTIONS
+from ..functions.activation import (
+    celu,
+    elu,
+    gelu,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    logsigmoid,
+    mish,
+    relu,
+    relu6,
+    selu,
+    sigmoid,
+    silu,
+    softplus,
+    softsign,
+    tanh,
+)
 from ..functions.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -23,58 +41,34 @@ from ..tensor import Tensor, wrap
 __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "celu",
     "cross_entropy",
     "dropout",
     "elu",
     "gelu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
     "l1_loss",
     "leaky_relu",
     "linear",
     "log_softmax",
+    "logsigmoid",
+    "mish",
     "mse_loss",
     "nll_loss",
     "relu",
+    "relu6",
+    "selu",
     "sigmoid",
     "silu",
     "softmax",
     "softplus",
+    "softsign",
     "tanh",
 ]
 
-sigmoid, tanh, silu = FUNCTIONS["sigmoid"], FUNCTIONS["tanh"], FUNCTIONS["silu"]
 DROPOUT = Rule("MulBackward0", lambda F, g, const, mask: (F.mul(g, mask),))
-
-
-def relu(input: Tensor, inplace: bool = False) -> Tensor:
-    """max(input, 0)."""
-    return input.relu_() if inplace else FUNCTIONS["relu"](input)  # type: ignore[no-any-return]
-
-
-def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-    """input where positive, else input * negative_slope."""
-    return FUNCTIONS["leaky_relu"](input, negative_slope)  # type: ignore[no-any-return]
-
-
-def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
-    """input where positive, else alpha * (exp(input) - 1)."""
-    return FUNCTIONS["elu"](input, alpha)  # type: ignore[no-any-return]
-
-
-def gelu(input: Tensor, approximate: str = "none") -> Tensor:
-    """input * Phi(input), or its tanh approximation (arXiv:1606.08415)."""
-    if approximate == "none":
-        return FUNCTIONS["gelu"](input)  # type: ignore[no-any-return]
-    if approximate != "tanh":
-        raise RuntimeError("approximate argument must be either none or tanh.")
-    inner = 0.7978845608028654 * (input + 0.044715 * input * input * input)
-    return 0.5 * input * (1.0 + FUNCTIONS["tanh"](inner))  # type: ignore[no-any-return,operator]
-
-
-def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
-    """log(1 + exp(beta * input)) / beta."""
-    if beta == 1.0:
-        return FUNCTIONS["softplus"](input)  # type: ignore[no-any-return]
-    return FUNCTIONS["softplus"](input * beta) / beta  # type: ignore[no-any-return]
 
 
 def dropout(
