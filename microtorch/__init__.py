@@ -50,7 +50,7 @@ from .random import (
     seed,
     set_rng_state,
 )
-from .tensor import Size, Tensor, strided
+from .tensor import Size, Tensor, contiguous_format, preserve_format, strided
 from .value import Value
 
 __version__ = "0.1.0"

@@ -9,7 +9,10 @@ from .. import dtypes
 from ..table import ROWS
 from ..tensor import Tensor
 from . import arithmetic, convert, index, loss, product, reduce, view
-from . import random as random  # its decorators enter its functions
+from . import join as join  # their decorators enter their functions
+from . import random as random
+from . import rearrange as rearrange
+from . import strided as strided
 from .arithmetic import same_dtype
 from .elementwise import FUNCTIONS, OPERATORS, operand
 from .in_place import in_place

@@ -189,7 +189,7 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
     return linked(input, np.expand_dims(a, place), UNSQUEEZE, a.shape)
 
 
-@public()
+@method()
 def permute(input: Tensor, *dims: Any) -> Tensor:
     """The dimensions in the order `dims`."""
     order = _sizes("permute", dims)
@@ -204,6 +204,14 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
     if len(set(places)) != len(places):
         raise RuntimeError("permute(): duplicate dims are not allowed.")
     return linked(input, a.transpose(places), PERMUTE, places)
+
+
+def _permute_function(input: Tensor, dims: Sequence[int]) -> Tensor:
+    """`torch.permute`: unlike the method it takes the dimensions as one sequence."""
+    return permute(input, dims)
+
+
+PUBLIC["permute"] = _permute_function
 
 
 @public()
@@ -228,6 +236,10 @@ def t(input: Tensor) -> Tensor:
 
 def matrix_transpose(input: Tensor) -> Tensor:
     """The last two dimensions exchanged (`mT`)."""
+    if input._array.ndim == 1:
+        raise RuntimeError(
+            "tensor.mT is only supported on matrices or batches of matrices. Got 1-D tensor."
+        )
     return transpose(input, -1, -2)
 
 
@@ -301,20 +313,24 @@ SPLIT_SIZES = Rule("SplitWithSizesBackward0", _narrow_rule)
 
 
 @public()
-def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
+def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
     """`length` elements of one dimension from `start`, as a view."""
     a = input._array
+    start = int(start)
     if a.ndim == 0:
         raise RuntimeError("narrow() cannot be applied to a 0-dim tensor.")
     dim = normal_dim(dim, a.ndim)
     if length < 0:
         raise RuntimeError("narrow(): length must be non-negative.")
-    if start < 0:
-        start += a.shape[dim]
-    if not 0 <= start <= a.shape[dim] - length:
-        raise RuntimeError(
-            f"start ({start}) + length ({length}) exceeds dimension size ({a.shape[dim]})."
+    n = a.shape[dim]
+    if not -n <= start <= n:
+        raise IndexError(
+            f"start out of range (expected to be in range of [{-n}, {n}], but got {start})"
         )
+    if start < 0:
+        start += n
+    if start > n - length:
+        raise RuntimeError(f"start ({start}) + length ({length}) exceeds dimension size ({n}).")
     return _piece(input, dim, start, length, SLICE, 0)
 
 
@@ -337,7 +353,7 @@ def pad_dim(input: Tensor, dim: int, before: int, after: int) -> Tensor:
     return cat(parts, dim)
 
 
-def _check_tensors(name: str, tensors_: Any) -> list[Tensor]:
+def tensor_list(name: str, tensors_: Any) -> list[Tensor]:
     if isinstance(tensors_, Tensor) or not isinstance(tensors_, (list, tuple)):
         raise argument_error(name, "tensors", 1, "tuple of Tensors", tensors_)
     for k, x in enumerate(tensors_):
@@ -353,7 +369,7 @@ def cat(
     tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None, axis: int | None = None
 ) -> Tensor:
     """Tensors joined along an existing dimension; dtypes promote, 1-d empty ones are skipped."""
-    parts = _check_tensors("cat", tensors)
+    parts = tensor_list("cat", tensors)
     if not parts:
         raise ValueError("torch.cat(): expected a non-empty list of Tensors")
     for k, x in enumerate(parts):
@@ -385,7 +401,7 @@ def cat(
 @function()
 def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None) -> Tensor:
     """Tensors of one shape joined along a new dimension."""
-    parts = _check_tensors("stack", tensors)
+    parts = tensor_list("stack", tensors)
     if not parts:
         raise RuntimeError("stack expects a non-empty TensorList")
     shape = parts[0]._array.shape
@@ -422,7 +438,15 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
         return _pieces(tensor, sizes, dim, SPLIT)
     if not isinstance(size, (list, tuple)):
         raise argument_error("split_with_sizes", "split_sizes", 2, "tuple of ints", size)
-    sizes = list(size)
+    return split_with_sizes(tensor, size, dim)
+
+
+@public()
+def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
+    """Views of pieces of given lengths along a dimension."""
+    dim = normal_dim(dim, input._array.ndim)
+    n = input._array.shape[dim]
+    sizes = list(split_sizes)
     if any(s < 0 for s in sizes):
         raise RuntimeError(
             "split_with_sizes expects split_sizes have only non-negative entries, but got "
@@ -433,7 +457,7 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
             f"split_with_sizes expects split_sizes to sum exactly to {n} (input tensor's size at "
             f"dimension {dim}), but got split_sizes={sizes}"
         )
-    return _pieces(tensor, sizes, dim, SPLIT_SIZES)
+    return _pieces(input, sizes, dim, SPLIT_SIZES)
 
 
 def _pieces(x: Tensor, sizes: list[int], dim: int, op: Rule) -> tuple[Tensor, ...]:
@@ -462,7 +486,7 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
 
 
 @method()
-def contiguous(input: Tensor) -> Tensor:
+def contiguous(input: Tensor, *, memory_format: Any = None) -> Tensor:
     """The tensor itself if its elements lie in row-major order, else a copy."""
     if input._array.flags.c_contiguous:
         return input
