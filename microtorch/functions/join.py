@@ -14,7 +14,7 @@ from .creation import finish
 from .names import function, public
 from .op import tensors as primitives
 from .strided import atleast_1d, atleast_2d, atleast_3d, meshgrid
-from .view import tensor_list, cat, flatten, narrow, pad_dim, reshape, stack
+from .view import cat, flatten, narrow, pad_dim, reshape, stack, tensor_list
 
 
 def _nonempty(name: str, tensors: Any) -> list[Tensor]:
@@ -54,15 +54,17 @@ def column_stack(tensors: Sequence[Tensor], *, out: Tensor | None = None) -> Ten
 
 @public()
 def tensor_split(
-    input: Tensor, indices_or_sections: Any, dim: int = 0, **named: Any
-) -> tuple[Tensor, ...]:
+    input: Tensor, indices_or_sections: Any = None, dim: int = 0, *, sections: Any = None,
+    indices: Any = None,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Views of pieces along a dimension: so many of nearly equal length, or cut at given indices.
 
     Raises:
         RuntimeError: for fewer than one section.
     """
     need_tensor("tensor_split", input)
-    cuts = named.get("indices", named.get("sections", indices_or_sections))
+    given = (c for c in (indices_or_sections, sections, indices) if c is not None)
+    cuts: Any = next(given, None)
     if not input.ndim:
         raise RuntimeError(
             "tensor_split expected at least a 1-dimensional tensor, but got a tensor with 0 dims"
@@ -154,7 +156,7 @@ def cartesian_prod(*tensors: Tensor) -> Tensor:
     return stack([flatten(grid) for grid in meshgrid(*tensors, indexing="ij")], 1)
 
 
-@public()
+@function()
 def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
     """All combinations of r elements of a vector, as rows."""
     need_tensor("combinations", input)

@@ -10,6 +10,7 @@ from ..table import ROWS
 from ..tensor import Tensor
 from . import arithmetic, convert, index, loss, product, reduce, view
 from . import join as join  # their decorators enter their functions
+from . import parts as parts
 from . import random as random
 from . import rearrange as rearrange
 from . import strided as strided

@@ -12,7 +12,7 @@ import numpy as np
 from ..tensor import Tensor, normal_dim, normal_dims
 from .arguments import int_of, ints_of, need_tensor, variadic
 from .index import index_select
-from .names import PUBLIC, function, method, public
+from .names import PUBLIC, method, public
 from .op import Array, Rule, deliver, primitive, record
 from .reduce import sum as sum_
 from .view import expand, flatten, reshape, unsqueeze
@@ -38,7 +38,7 @@ REPEAT = Rule("RepeatBackward0", _adjoint_rule)
 @primitive
 def mapped(x: Tensor, maps: Maps, op: Rule = MAPPED) -> Tensor:
     """The first of two linear maps, each the adjoint of the other."""
-    return record(op, maps[0](x._array), (x,), const=maps)
+    return record(op, np.asarray(maps[0](x._array)), (x,), const=maps)
 
 
 @method()
@@ -127,7 +127,7 @@ def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
 
     def by(sign: int) -> Callable[[Array], Array]:
         moved = tuple(sign * s for s in steps)
-        return lambda a: np.roll(a, moved if axes else sum(moved), axes)
+        return lambda a: np.roll(a.copy("C"), moved if axes else sum(moved), axes)
 
     return mapped(input, (by(1), by(-1)), ROLL)
 
@@ -345,7 +345,7 @@ def _wrap_indices(repeats: Tensor) -> Tensor:
     return record(MAPPED, np.repeat(np.arange(a.size, dtype=a.dtype), a), ())
 
 
-@function()
+@public()
 def kron(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Kronecker product: every element of input times the whole of other, in their places."""
     need_tensor("kron", input)

@@ -332,7 +332,7 @@ def pad_dim(x: Array, dim: int, before: int, after: int) -> Array:
 
 def mapped(x: Array, maps: Any) -> Array:
     """The first of two linear maps, each the adjoint of the other."""
-    return maps[0](x)
+    return np.asarray(maps[0](x))
 
 
 def take_index(x: Array, key: Any) -> Array:
