@@ -8,8 +8,10 @@ import numpy as np
 from .. import dtypes
 from ..table import ROWS
 from ..tensor import Tensor
+from . import affine as affine  # its decorators enter its functions, as those below
 from . import arithmetic, convert, index, loss, product, reduce, view
-from . import join as join  # their decorators enter their functions
+from . import einsum as einsum
+from . import join as join
 from . import parts as parts
 from . import random as random
 from . import rearrange as rearrange
