@@ -61,7 +61,7 @@ globals().update(_PUBLIC)
 # Loaded at first use: name -> module of this package.
 _LAZY = {
     "save": "checkpoint", "load": "checkpoint", "summary": "torchsummary",
-    "set_printoptions": "printing", "get_printoptions": "printing",
+    "set_printoptions": "printing", "get_printoptions": "printing", "linalg": "linalg",
 }  # fmt: skip
 
 
@@ -74,5 +74,6 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         import importlib
 
-        return getattr(importlib.import_module("." + _LAZY[name], __name__), name)
+        module = importlib.import_module("." + _LAZY[name], __name__)
+        return module if name == _LAZY[name] else getattr(module, name)
     raise unknown_name("module 'microtorch'", name, [*globals(), *_LAZY])

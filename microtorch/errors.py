@@ -49,3 +49,10 @@ def broadcast_error(a: tuple[int, ...], b: tuple[int, ...]) -> RuntimeError:
                 f"at non-singleton dimension {max(len(a), len(b)) - back}"
             )
     return RuntimeError(f"shapes {list(a)} and {list(b)} cannot be broadcast")
+
+
+class _LinAlgError(RuntimeError):
+    """A matrix that an algorithm cannot handle; `torch.linalg.LinAlgError`."""
+
+
+LinAlgError = _LinAlgError

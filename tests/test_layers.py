@@ -25,7 +25,7 @@ LEVELS = (
     ("tensor", "random", "functions", "value"),
     ("autograd", "capture"),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "draw",
-     "testing"),
+     "testing", "linalg"),
     ("",),
 )  # fmt: skip
 

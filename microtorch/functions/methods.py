@@ -12,6 +12,7 @@ from . import affine as affine  # its decorators enter its functions, as those b
 from . import arithmetic, convert, index, loss, product, reduce, view
 from . import einsum as einsum
 from . import join as join
+from . import norms as norms
 from . import parts as parts
 from . import random as random
 from . import rearrange as rearrange

@@ -164,6 +164,11 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
     return linked(input, seen, DIAGONAL, diagonal_maps(a.shape, offset, first, second))
 
 
+def diagonal_of_matrices(A: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+    """The diagonals of matrices, by default of the last two dimensions, as a view."""
+    return diagonal(A, offset, dim1, dim2)
+
+
 @method()
 def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     """All windows of a length along a dimension, `step` apart; the window is the last dimension."""
