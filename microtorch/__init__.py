@@ -76,4 +76,6 @@ def __getattr__(name: str) -> Any:
 
         module = importlib.import_module("." + _LAZY[name], __name__)
         return module if name == _LAZY[name] else getattr(module, name)
+    if name.startswith(("complex", "cfloat", "cdouble")):
+        raise AttributeError(f"microtorch has no complex tensors, so there is no torch.{name}")
     raise unknown_name("module 'microtorch'", name, [*globals(), *_LAZY])

@@ -10,11 +10,13 @@ from ..table import ROWS
 from ..tensor import Tensor
 from . import affine as affine  # its decorators enter its functions, as those below
 from . import arithmetic, convert, index, loss, product, reduce, view
+from . import create_like as create_like
 from . import einsum as einsum
 from . import join as join
 from . import norms as norms
 from . import parts as parts
 from . import random as random
+from . import ranges as ranges
 from . import rearrange as rearrange
 from . import strided as strided
 from .arithmetic import same_dtype
