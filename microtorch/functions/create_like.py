@@ -95,15 +95,17 @@ def asarray(
     Raises:
         ValueError: if copy is False and a copy is needed.
     """
-    if copy is False and not isinstance(obj, (Tensor, np.ndarray, np.generic)):
+    shares = isinstance(obj, (Tensor, np.ndarray))
+    if copy is False and not shares:
         raise ValueError("can't alias arbitrary sequence into a tensor.")
+    if not shares:
+        return tensor(obj, dtype=dtype, device=device, requires_grad=requires_grad)
     found = as_tensor(obj, device=device)
     if copy is False and dtype not in (None, found.dtype):
         raise ValueError(
             f"can't alias tensor with dtype '{found.dtype.short}' into dtype '{dtype.short}'."
         )
-    z = tensor(obj, dtype=dtype) if not isinstance(obj, (Tensor, np.ndarray)) else found
-    z = z if dtype is None else to(z, dtype)
-    if copy and isinstance(obj, (Tensor, np.ndarray)) and z is found:
+    z = found if dtype is None else to(found, dtype)
+    if copy and z is found:
         z = clone(z)
     return z.detach().requires_grad_() if requires_grad and not z.requires_grad else z

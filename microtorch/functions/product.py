@@ -82,10 +82,19 @@ _DTYPES = {
 }
 
 
+_C_NAMES = {
+    "Long": "long int",
+    "Short": "short int",
+    "Char": "signed char",
+    "Byte": "unsigned char",
+}
+
+
 def _same_dtype(x: Tensor, y: Tensor, words: str) -> None:
     if x._array.dtype != y._array.dtype:
         a, b = x.dtype.short, y.dtype.short
-        raise RuntimeError(words.format(a=a.lower(), b=b.lower(), A=a, B=b))
+        c, d = (_C_NAMES.get(name, name.lower()) for name in (a, b))
+        raise RuntimeError(words.format(a=c, b=d, A=a, B=b))
 
 
 def _needs(x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None]:

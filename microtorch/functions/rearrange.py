@@ -12,7 +12,7 @@ import numpy as np
 from ..tensor import Tensor, normal_dim, normal_dims
 from .arguments import int_of, ints_of, need_tensor, variadic
 from .index import index_select
-from .names import PUBLIC, method, public
+from .names import function_as, method, public
 from .op import Array, Rule, deliver, primitive, record
 from .reduce import sum as sum_
 from .view import expand, flatten, reshape, unsqueeze
@@ -49,13 +49,11 @@ def flip(input: Tensor, *dims: Any) -> Tensor:
     return _flip(input, variadic("flip", dims, "dims"))
 
 
+@function_as("flip")
 def _flip_function(input: Tensor, dims: Any) -> Tensor:
     """`torch.flip`: unlike the method it takes dims as one sequence."""
     need_tensor("flip", input)
     return _flip(input, ints_of("flip", dims, "dims"))
-
-
-PUBLIC["flip"] = _flip_function
 
 
 def _flip(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -271,13 +269,11 @@ def tile(input: Tensor, *dims: Any) -> Tensor:
     return _tile(input, variadic("tile", dims, "dims"))
 
 
+@function_as("tile")
 def _tile_function(input: Tensor, dims: Any) -> Tensor:
     """`torch.tile`: unlike the method it takes dims as one sequence."""
     need_tensor("tile", input)
     return _tile(input, ints_of("tile", dims, "dims"))
-
-
-PUBLIC["tile"] = _tile_function
 
 
 def _tile(x: Tensor, dims: tuple[int, ...]) -> Tensor:

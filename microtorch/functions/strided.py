@@ -112,13 +112,20 @@ def broadcast_to(input: Tensor, size: Any) -> Tensor:
 @function()
 def broadcast_shapes(*shapes: Any) -> Size:
     """The shape to which all of these broadcast."""
-    tuples = [(s,) if isinstance(s, int) else tuple(s) for s in shapes]
-    try:
-        return Size(np.broadcast_shapes(*tuples))
-    except ValueError:
-        raise RuntimeError(
-            f"Shape mismatch: objects cannot be broadcast to a single shape: {tuples}"
-        ) from None
+    found: tuple[int, ...] = ()
+    for k, shape in enumerate(shapes):
+        lengths = (shape,) if isinstance(shape, int) else tuple(shape)
+        try:
+            found = np.broadcast_shapes(found, lengths)
+        except ValueError:
+            pairs = enumerate(zip(reversed(found), reversed(lengths)), 1)
+            back, n = next((d, m) for d, (n, m) in pairs if n != m and 1 not in (n, m))
+            raise RuntimeError(
+                f"Attempting to broadcast a dimension of length {n} at {-back}! Mismatching "
+                f"argument at index {k} had {lengths}; but expected shape should be broadcastable "
+                f"to {list(found)}"
+            ) from None
+    return Size(found)
 
 
 @function()
@@ -322,7 +329,7 @@ def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
 def _reshaping(name: str, make_view: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def apply(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         z = make_view(input, *args, **kwargs)
-        check_in_place(input)
+        check_in_place(input, "a view of a leaf")
         input._array = z._array
         input._node = z._node
         changed(input)

@@ -14,7 +14,7 @@ from ..graph.node import mode, next_seq
 from ..tensor import Tensor, edge, normal_dim, normal_dims, view, wrap
 from .convert import CLONE
 from .history import remember
-from .names import PUBLIC, function, method, public
+from .names import function, function_as, method, public
 from .op import Array, Rule, deliver, record
 from .op import tensors as primitives
 
@@ -115,14 +115,12 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
     return record(COPYING_VIEW, a.reshape(wanted), (input,), const=a.shape)
 
 
+@function_as("reshape")
 def _reshape_function(input: Tensor, shape: Sequence[int]) -> Tensor:
     """`torch.reshape`: unlike the method it takes the shape as one sequence."""
     if not isinstance(shape, (tuple, list)):
         raise argument_error("reshape", "shape", 2, "tuple of ints", shape)
     return reshape(input, shape)
-
-
-PUBLIC["reshape"] = _reshape_function
 
 
 @method("view")
@@ -206,12 +204,10 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
     return linked(input, a.transpose(places), PERMUTE, places)
 
 
+@function_as("permute")
 def _permute_function(input: Tensor, dims: Sequence[int]) -> Tensor:
     """`torch.permute`: unlike the method it takes the dimensions as one sequence."""
     return permute(input, dims)
-
-
-PUBLIC["permute"] = _permute_function
 
 
 @public()
