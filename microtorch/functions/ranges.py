@@ -67,18 +67,22 @@ def _end(name: str, which: str, value: Any) -> Any:
     return value
 
 
-def _line(start: Any, end: Any, steps: Any, dtype: Any) -> Array:
-    """PyTorch's points: from both ends towards the middle, each rounded once."""
-    real = dtype if dtype.kind == "f" else np.dtype(np.float64)
+def _line(start: Any, end: Any, steps: int, dtype: Any) -> Array:
+    """PyTorch's points in the type that it computes in: from both ends towards the middle, each
+    rounded once. Integers are the float64 points between the rounded ends."""
+    if dtype.kind in "iu":
+        start, end = int(start), int(end)
+    real = np.dtype(np.float32 if dtype.kind == "f" and dtype.itemsize < 8 else np.float64)
     first, last = real.type(start), real.type(end)
     if steps < 2:
-        return np.full(steps, first).astype(dtype)
+        return np.full(steps, first)
     step = (last - first) / real.type(steps - 1)
     wide = np.longdouble if real == np.float64 else np.float64
     i = np.arange(steps)
-    low = i * wide(step) + wide(first)
-    high = wide(last) - (steps - 1 - i) * wide(step)
-    return np.where(i < steps // 2, low, high).astype(real).astype(dtype)
+    with np.errstate(all="ignore"):
+        low = i * wide(step) + wide(first)
+        high = wide(last) - (steps - 1 - i) * wide(step)
+    return np.where(i < steps // 2, low, high).astype(real)
 
 
 def _steps(name: str, steps: Any) -> builtins.int:
@@ -98,7 +102,7 @@ def linspace(
     count, numpy_dtype = _steps("linspace", steps), dtype_for(dtype, out)
     first, last = _end("linspace", "start", start), _end("linspace", "end", end)
     _refuse_bool("linspace", numpy_dtype)
-    array = _line(first, last, count, numpy_dtype)
+    array = astype(_line(first, last, count, numpy_dtype), numpy_dtype)
     return finish("linspace", array, out, **options)
 
 
@@ -112,9 +116,13 @@ def logspace(
     count = _steps("logspace", steps)
     first, last = _end("logspace", "start", start), _end("logspace", "end", end)
     _refuse_bool("logspace", numpy_dtype)
-    points = _line(first, last, count, np.dtype(np.float64))
+    ends = np.array([first, last]).astype(numpy_dtype).astype(np.float64)
+    i = np.arange(count)
+    step = (ends[1] - ends[0]) / max(count - 1, 1)
+    early = i < max(count // 2, 1)
+    points = np.where(early, ends[0] + step * i, ends[1] - step * (count - 1 - i))
     with np.errstate(all="ignore"):
-        array = np.power(np.float64(base), points).astype(numpy_dtype)
+        array = np.power(np.longdouble(base), points).astype(numpy_dtype)
     return finish("logspace", array, out, **options)
 
 

@@ -196,7 +196,7 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
         steps = [s * step if d == dim else s for d, s in enumerate(a.strides)]
         lengths = [count if d == dim else m for d, m in enumerate(a.shape)]
         seen = np.lib.stride_tricks.as_strided(a, (*lengths, size), (*steps, a.strides[dim]))
-        return seen if input._array.ndim else seen[0]
+        return seen if shape else seen[0]
 
     def put(g: Array) -> Array:
         made = np.zeros(shape or (1,), g.dtype)
@@ -229,8 +229,13 @@ def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None
     item = a.itemsize
     own = (a.ctypes.data - whole.ctypes.data) // item
     start = own if storage_offset is None else storage_offset
+    if min(shape, default=0) < 0:
+        raise RuntimeError(f"as_strided: lengths must not be negative, got {list(shape)}")
+    if start < 0:
+        raise RuntimeError(f"Tensor: invalid storage offset {start}")
     last = start + sum((n - 1) * s for n, s in zip(shape, steps, strict=True))
-    count = int(offsets(whole).max(initial=-item)) // item + 1
+    reach = sum((n - 1) * s for n, s in zip(whole.shape, whole.strides, strict=True))
+    count = reach // item + 1 if whole.size else 0
     if 0 not in shape and last >= count:
         raise RuntimeError(
             f"setStorage: sizes {list(shape)}, strides {list(steps)}, storage offset {start}, and "
@@ -239,18 +244,19 @@ def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None
         )
     flat = np.lib.stride_tricks.as_strided(whole, (count,), (item,))
     seen = np.lib.stride_tricks.as_strided(flat[start:], shape, [s * item for s in steps])
-    taken = offsets(seen) // item + start
-    there = offsets(a) // item + own
+
+    def places(array: Array, first: int) -> Array:
+        return offsets(array) // item + first
 
     def take(x: Array) -> Array:
         storage = np.zeros(count, x.dtype)
-        storage[there] = x
-        return np.asarray(storage[taken])
+        storage[places(a, own)] = x
+        return np.asarray(storage[places(seen, start)])
 
     def put(g: Array) -> Array:
         storage = np.zeros(count, g.dtype)
-        np.add.at(storage, taken, g)
-        return np.asarray(storage[there])
+        np.add.at(storage, places(seen, start), g)
+        return np.asarray(storage[places(a, own)])
 
     return linked(input, seen, AS_STRIDED, (take, put))
 
