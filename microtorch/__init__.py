@@ -50,7 +50,7 @@ from .random import (
     seed,
     set_rng_state,
 )
-from .tensor import Size, Tensor, strided
+from .tensor import Size, Tensor, contiguous_format, preserve_format, strided
 from .value import Value
 
 __version__ = "0.1.0"
@@ -61,7 +61,7 @@ globals().update(_PUBLIC)
 # Loaded at first use: name -> module of this package.
 _LAZY = {
     "save": "checkpoint", "load": "checkpoint", "summary": "torchsummary",
-    "set_printoptions": "printing", "get_printoptions": "printing",
+    "set_printoptions": "printing", "get_printoptions": "printing", "linalg": "linalg",
 }  # fmt: skip
 
 
@@ -74,5 +74,8 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         import importlib
 
-        return getattr(importlib.import_module("." + _LAZY[name], __name__), name)
+        module = importlib.import_module("." + _LAZY[name], __name__)
+        return module if name == _LAZY[name] else getattr(module, name)
+    if name.startswith(("complex", "cfloat", "cdouble")):
+        raise AttributeError(f"microtorch has no complex tensors, so there is no torch.{name}")
     raise unknown_name("module 'microtorch'", name, [*globals(), *_LAZY])

@@ -54,3 +54,10 @@ def broadcast_error(a: tuple[int, ...], b: tuple[int, ...]) -> RuntimeError:
 def mismatched(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     """Whether two shapes do not broadcast."""
     return any(m != n and 1 not in (m, n) for m, n in zip(reversed(a), reversed(b), strict=False))
+
+
+class _LinAlgError(RuntimeError):
+    """A matrix that an algorithm cannot handle; `torch.linalg.LinAlgError`."""
+
+
+LinAlgError = _LinAlgError

@@ -68,7 +68,18 @@ class Layout:
         return "strided"
 
 
+class MemoryFormat:
+    """An order of dimensions in memory, `torch.contiguous_format`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return "torch." + self.name
+
+
 strided = Layout()
+contiguous_format, preserve_format = map(MemoryFormat, ("contiguous_format", "preserve_format"))
 # Nodes whose saved result was changed in place: what it is, its version now, and when saved.
 _changed_results: "WeakKeyDictionary[Node, tuple[str, int, int]]" = WeakKeyDictionary()
 

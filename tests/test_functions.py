@@ -169,7 +169,7 @@ def run(torch: Any, sample: Sample, dtype: str) -> dict[str, Any]:
         first = torch.autograd.grad(
             weighted(torch, roots), leaves, create_graph=True, allow_unused=True
         )
-        found["gradients"] = [None if g is None else g.detach().numpy() for g in first]
+        found["gradients"] = [None if g is None else g.detach().numpy(force=True) for g in first]
         again = [g for g in first if g is not None and g.requires_grad]
         if dtype == "float32":
             return found
@@ -237,6 +237,8 @@ def test_sample(pytorch: Any, sample: Sample) -> None:
         for part, value in theirs.items():
             if part == "no second":
                 continue
+            if part == "second gradients" and part not in ours and not any(map(np.any, value)):
+                continue  # No gradient stands for zeros.
             assert part in ours, (part, ours.get("no second"))
             same(ours[part], value, tolerance, part)
 

@@ -25,7 +25,7 @@ LEVELS = (
     ("tensor", "random", "functions", "value"),
     ("autograd", "capture"),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "draw",
-     "testing"),
+     "testing", "linalg"),
     ("",),
 )  # fmt: skip
 
@@ -49,7 +49,6 @@ LONGER = {
     "tensor": (600, "one class with the attributes and conversions that PyTorch gives it"),
     "kernels.vecmath": (650, "a text for each function and each width, with its error bounds"),
     "functions.elementwise": (540, "a way for each arity, without calls on the hot path"),
-    "functions.view": (500, "a function for each view, with PyTorch's errors"),
     "random": (500, "a method for each distribution, with PyTorch's errors"),
 }
 

@@ -9,7 +9,7 @@ from .. import dtypes
 from ..errors import argument_error, broadcast_error, combination_error, mismatched
 from ..graph.node import mode
 from ..kernels import cpu
-from ..tensor import Tensor, changed, check_in_place, wrap
+from ..tensor import Tensor, changed, check_in_place, contiguous_format, wrap
 from .history import take_over
 from .names import function, method, public
 from .op import Rule, deliver, record, tensors
@@ -77,7 +77,14 @@ def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 @public()
 def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
     """A copy, through which gradients flow."""
-    return record(CLONE, input._array.copy(order="K"), (input,))
+    order: Any = "C" if memory_format is contiguous_format else "K"
+    return record(CLONE, input._array.copy(order), (input,))
+
+
+@function()
+def detach(input: Tensor) -> Tensor:
+    """The same storage without history."""
+    return input.detach()
 
 
 @function()

@@ -62,17 +62,17 @@ def take_over(x: Tensor, node: Node | None) -> None:
 def _const(view: Tensor, base: Tensor) -> tuple[Any, ...]:
     """Where the view's elements are in the flattened base, and both shapes."""
     a, whole = view._array, base._array
-    places = (_offsets(a) + (a.ctypes.data - whole.ctypes.data)).ravel()
+    places = (offsets(a) + (a.ctypes.data - whole.ctypes.data)).ravel()
     if whole.flags.c_contiguous:
         found = places // whole.itemsize
     else:
-        there = _offsets(whole).ravel()
+        there = offsets(whole).ravel()
         order = np.argsort(there)
         found = order[np.searchsorted(there[order], places)]
     return (found,), whole.shape, a.shape
 
 
-def _offsets(a: Array) -> Array:
+def offsets(a: Array) -> Array:
     """Distance of each element from the first, in bytes."""
     found = np.zeros(a.shape, np.int64)
     for d, (length, stride) in enumerate(zip(a.shape, a.strides, strict=True)):

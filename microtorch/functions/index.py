@@ -172,6 +172,8 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """The slices along a dimension, as views without it."""
     a = input._array
+    if a.ndim == 0:
+        raise IndexError(f"Dimension specified as {dim} but tensor has no dimensions")
     dim = normal_dim(dim, a.ndim)
     lead: tuple[Any, ...] = (slice(None),) * dim
     return tuple(

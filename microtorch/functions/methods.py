@@ -8,9 +8,28 @@ import numpy as np
 from .. import dtypes
 from ..table import ROWS
 from ..tensor import Tensor
-from . import arithmetic, bits, convert, division, index, loss, product, reduce, view
-from . import mix as mix  # its decorators enter its functions
-from . import random as random
+from . import (  # noqa: F401 - the decorators of all enter their functions
+    affine,
+    arithmetic,
+    bits,
+    convert,
+    create_like,
+    division,
+    einsum,
+    index,
+    join,
+    loss,
+    mix,
+    norms,
+    parts,
+    product,
+    random,
+    ranges,
+    rearrange,
+    reduce,
+    strided,
+    view,
+)
 from .arithmetic import same_dtype
 from .elementwise import FUNCTIONS, OPERATORS, operand
 from .in_place import in_place

@@ -20,6 +20,17 @@ from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 from ..table import FOLDS, ROWS, ROWWISE, STEPS, Fold, Row, Rowwise
 from . import jit, native, text, threads
 
+# Primitives of the rules, as those below.
+from .lapack import cholesky as cholesky
+from .lapack import cofactors as cofactors
+from .lapack import columns as columns
+from .lapack import eigh as eigh
+from .lapack import inv as inv
+from .lapack import pinv as pinv
+from .lapack import qr as qr
+from .lapack import solve as solve
+from .lapack import svd as svd
+
 Array = np.ndarray[Any, Any]
 Ufunc = Callable[..., Any]
 
@@ -379,6 +390,16 @@ def pad_dim(x: Array, dim: int, before: int, after: int) -> Array:
     made = np.zeros(shape, x.dtype)
     narrow(made, dim, before, x.shape[dim])[...] = x
     return made
+
+
+def given(x: Array) -> Array:
+    """A constant of a rule."""
+    return x
+
+
+def mapped(x: Array, maps: Any) -> Array:
+    """The first of two linear maps, each the adjoint of the other."""
+    return np.asarray(maps[0](x))
 
 
 def take_index(x: Array, key: Any) -> Array:
