@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from microtorch.kernels import cpu, native
+from microtorch.table import ROWS
 
 F4 = np.dtype("f4")
 LAYOUTS = {
@@ -120,7 +121,7 @@ def test_references_are_balanced():
 
 def test_another_layout_of_objects_means_plain_ufuncs(monkeypatch):
     monkeypatch.setattr(native, "available", lambda: False)
-    kernel = cpu.forward(cpu.ROWS["sub"])[F4]
+    kernel = cpu.forward(ROWS["sub"])[F4]
     for a, b in itertools.product(LAYOUTS.values(), repeat=2):
         if a.dtype == b.dtype == F4 and a.ndim == b.ndim == 0:
             assert type(kernel(a, b)) is np.ndarray

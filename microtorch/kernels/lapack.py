@@ -9,6 +9,8 @@ import numpy as np
 
 from ..errors import LinAlgError
 
+__all__ = ["cholesky", "cofactors", "columns", "eigh", "inv", "pinv", "qr", "solve", "svd"]
+
 Array = np.ndarray[Any, Any]
 
 
