@@ -9,14 +9,14 @@ of `functions/` are attached to the class as methods.
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
 from . import device as devices
 from . import dtypes
 from .errors import argument_error, unknown_name
-from .graph.node import LEAF, Node, mode, next_change, version_at
+from .graph.node import LEAF, Node, clock, mode, next_change, next_seq, version_at
 
 Array = np.ndarray[Any, Any]
 new: Callable[[type], Any] = object.__new__
@@ -36,6 +36,19 @@ DEEPCOPY = (
     "the moment.  If you were attempting to deepcopy a module, this may be because of a "
     "torch.nn.utils.weight_norm usage, see https://github.com/pytorch/pytorch/pull/103001"
 )
+
+
+DETACH_VIEW = (
+    "Can't detach views in-place. Use detach() instead. If you are using DistributedDataParallel "
+    "(DDP) for training, and gradient_as_bucket_view is set as True, gradients are views of DDP "
+    "buckets, and hence detach_() cannot be called on these gradients. To fix this error, please "
+    "refer to the Optimizer.zero_grad() function in torch/optim/optimizer.py as a solution."
+)
+DETACHED = (
+    "Trying to use a saved tensor that has been detached in-place, i.e. with .detach_(). This is "
+    "not supported, please use out-of-place `.detach()` instead"
+)
+OWN = object()
 
 
 class Size(tuple[int, ...]):
@@ -83,7 +96,13 @@ class Tensor:
     # Defaults of what few tensors have, kept in the instance's dict.
     _grad: "Tensor | None" = None
     _base: "Tensor | None" = None
+    # Where the history of changes goes if not to the base: `OWN`, or the detached tensor viewed.
+    _family: Any = None
     _views: "list[Any] | None" = None
+    # When `detach_` cut the tensor off its history.
+    _cut: int | None = None
+    # The last node that saved what it wrote into a view of this base.
+    _written: Any = None
     _changes: "tuple[int, int, Any] | None" = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Tensor":
@@ -308,10 +327,22 @@ class Tensor:
 
     def detach(self) -> "Tensor":
         """The same storage without history; in-place changes are still checked."""
-        return view(self, self._array)
+        z = view(self, self._array)
+        z._family = OWN
+        return z
 
     def detach_(self) -> "Tensor":
-        """Cut this tensor off its history, in place."""
+        """Cut this tensor off its history, in place.
+
+        Raises:
+            RuntimeError: for a view.
+        """
+        if base_of(self) is not self:
+            raise RuntimeError(DETACH_VIEW)
+        if not self.is_leaf:
+            clock.latest_change = self._cut = next_seq()
+            if self._node.op.saves_result:
+                self._written = ref(self._node)
         self._node = None
         return self
 
@@ -461,6 +492,14 @@ def root_of(x: Tensor) -> Tensor:
     return x if x._base is None else x._base
 
 
+def base_of(x: Tensor) -> Tensor:
+    """The tensor whose history a change of x belongs to: a detached tensor has its own."""
+    family = x._family
+    if family is None:
+        return x if x._base is None else x._base
+    return x if family is OWN else family  # type: ignore[no-any-return]
+
+
 def edge(x: Tensor) -> Any:
     """Where the gradient of x goes: its node, x itself for a leaf, or None."""
     node = x._node
@@ -513,20 +552,30 @@ def check_in_place(x: Tensor, what: str = "a leaf") -> None:
             f"{what} Variable that requires grad is being used in an in-place operation."
         )
     if x._base is not None:
-        if x._base._node is LEAF:
+        base = base_of(x)
+        if base is x:
+            return
+        if base._node is LEAF:
             raise RuntimeError(
                 "a view of a leaf Variable that requires grad is being used in an in-place "
                 "operation."
             )
-        name = node.name()
-        if name.startswith(("Split", "Unbind")):
-            number = node.const[4] if name.startswith("Split") else node.const[1][-1]
-            raise RuntimeError(
-                f"Output {number} of {_op_name(node)} is a view and is being modified inplace. "
-                "This view is the output of a function that returns multiple views. Such functions "
-                "do not allow the output views to be modified inplace. You should replace the "
-                "inplace operation by an out-of-place one."
-            )
+        while isinstance(node, Node) and node is not base._node:
+            _refuse_several(node)
+            node = node.parents[0]
+
+
+def _refuse_several(node: Node) -> None:
+    """Refuse to change one of several views that a function gave, or a view of one."""
+    name = node.name()
+    if name.startswith(("Split", "Unbind")):
+        number = node.const[4] if name.startswith("Split") else node.const[1][-1]
+        raise RuntimeError(
+            f"Output {number} of {_op_name(node)} is a view and is being modified inplace. "
+            "This view is the output of a function that returns multiple views. Such functions "
+            "do not allow the output views to be modified inplace. You should replace the "
+            "inplace operation by an out-of-place one."
+        )
 
 
 def changed(x: Tensor) -> None:
@@ -537,9 +586,17 @@ def changed(x: Tensor) -> None:
     root._changes = change = next_change(root._changes)
     node = root._node
     if node is not None and node is not LEAF and node.saved and node.op.saves_result:
-        count = change[0]
-        *_, saved = _changed_results.get(node, (count - 1,))
-        _changed_results[node] = (_description(root, node), count, saved)
+        _note_change(root, node, change[0])
+    if root._written is not None:
+        node = root._written()
+        if node is not None:
+            _note_change(root, node, change[0])
+
+
+def _note_change(root: Tensor, node: Node, count: int) -> None:
+    """Remember that the result which a node saved has been changed."""
+    *_, saved = _changed_results.get(node, (count - 1,))
+    _changed_results[node] = (_description(root, node), count, saved)
 
 
 def _description(x: Tensor, node: Any) -> str:
@@ -563,6 +620,8 @@ def check_saved(node: Node) -> None:
     what = None
     for saved in node.saved or ():
         if isinstance(saved, Tensor):
+            if saved._cut is not None and saved._cut < node.seq:
+                raise RuntimeError(DETACHED)
             root = root_of(saved)
             changes = root._changes
             if changes is not None and changes[1] < node.seq:

@@ -13,6 +13,7 @@ from ..tensor import Tensor, changed, check_in_place, wrap
 from .history import take_over
 from .names import function, method, public
 from .op import Rule, record, tensors
+from .overlap import check_overlap
 
 
 def _cast_rule(F: Any, g: Any, dtype: Any) -> tuple[Any, ...]:
@@ -40,8 +41,8 @@ COPY = Rule("CopyBackwards", _copied_rule)
 WHERE = Rule(
     "WhereBackward0",
     lambda F, g, shapes, c: (
-        F.sum_to(F.mul(g, c), shapes[0]),
-        F.sum_to(F.mul(g, F.logical_not(c)), shapes[1]),
+        F.sum_to(F.where(c, g, 0.0), shapes[0]),
+        F.sum_to(F.where(c, 0.0, g), shapes[1]),
     ),
 )
 
@@ -77,7 +78,9 @@ def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 @public()
 def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
     """A copy, through which gradients flow."""
-    return record(CLONE, input._array.copy(order="K"), (input,))
+    a = input._array
+    # NumPy's "K" would make a repeated dimension the innermost one.
+    return record(CLONE, a.copy(order="C" if 0 in a.strides else "K"), (input,))
 
 
 @function()
@@ -130,6 +133,8 @@ def copy_(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     check_in_place(input)
     if not isinstance(src, Tensor):
         raise argument_error("copy_", "other", 1, "Tensor", src)
+    if src is not input:
+        check_overlap(input, src)
     source, shape = src, input._array.shape
     if src._array.shape != shape:
         try:

@@ -10,6 +10,7 @@ from ..kernels import cpu
 from ..tensor import TENSORS, Tensor, changed, check_in_place, wrap
 from .elementwise import FLOATS
 from .history import take_over
+from .overlap import check_overlap
 
 
 def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -19,6 +20,8 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
     def apply(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if mode.enabled:
             check_in_place(input)
+        if input._base is not None or (args and args[0].__class__ in TENSORS):
+            check_overlap(input, *args)
         if kernels is None or len(args) != 1 or kwargs or not silently(input, args[0]):
             write(input, function(input, *args, **kwargs))
         else:

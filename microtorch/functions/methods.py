@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import dtypes
 from ..table import ROWS
-from ..tensor import Tensor
+from ..tensor import Tensor, wrap
 from . import arithmetic, convert, index, loss, product, reduce, view
 from . import random as random  # its decorators enter its functions
 from .arithmetic import same_dtype
@@ -147,8 +147,18 @@ def put_along(g: Tensor, places: Tensor, shape: tuple[int, ...], dim: int) -> Te
 
 @primitive
 def products_of_others(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """For each element, the product of all others reduced with it (no element may be 0)."""
-    return FUNCTIONS["div"](reduce_keep(x, dims), x)
+    """For each element, the product of all others reduced with it."""
+    if x._array.all():
+        return FUNCTIONS["div"](reduce_keep(x, dims), x)
+    # Around a 0: the products of rows in which one element after the other is a 1.
+    shape = x._array.shape
+    kept = tuple(d for d in range(len(shape)) if d not in dims)
+    moved = view.permute(x, kept + dims)
+    rows = view.reshape(moved, (*(shape[d] for d in kept), 1, -1))
+    count = rows._array.shape[-1]
+    others = convert.where(wrap(np.eye(count, dtype=bool)), 1.0, rows)
+    found = view.reshape(reduce.prod(others, -1), moved._array.shape)
+    return view.permute(found, tuple(np.argsort(kept + dims).tolist()))
 
 
 def reduce_keep(x: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -12,6 +12,7 @@ from .convert import cut
 from .creation import finish, sizes_of
 from .names import function, method, public
 from .op import Rule, record
+from .overlap import check_overlap
 
 NORMAL = Rule("NormalBackward1", lambda F, g, const: (F.mul(g, 0.0),))
 OVERWRITE = Rule("UniformBackward0", lambda F, g, const: (F.mul(g, 0.0),))
@@ -191,6 +192,7 @@ def multinomial(
 def _fill(x: Tensor, draw: Any) -> Tensor:
     """Fill in place, through a contiguous copy where x has gaps."""
     check_in_place(x)
+    check_overlap(x)
     a = x._array
     if a.flags.c_contiguous:
         draw(a)

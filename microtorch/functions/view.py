@@ -11,7 +11,7 @@ import numpy as np
 from .. import dtypes
 from ..errors import argument_error, combination_error
 from ..graph.node import mode, next_seq
-from ..tensor import Tensor, edge, normal_dim, normal_dims, view, wrap
+from ..tensor import Tensor, base_of, edge, normal_dim, normal_dims, view, wrap
 from .convert import CLONE
 from .history import remember
 from .names import PUBLIC, function, method, public
@@ -52,8 +52,10 @@ def linked(x: Tensor, array: Array, op: Rule, const: Any) -> Tensor:
         node.saved = ()
         node.const = const
         z._node = node
+    if x._family is not None:
+        z._family = base_of(x)
     if mode.enabled and array.dtype.kind == "f":
-        remember(z, z._base)
+        remember(z, base_of(z))
     return z
 
 
@@ -192,6 +194,8 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 @public()
 def permute(input: Tensor, *dims: Any) -> Tensor:
     """The dimensions in the order `dims`."""
+    if not dims:
+        raise TypeError('permute() missing 1 required positional arguments: "dims"')
     order = _sizes("permute", dims)
     a = input._array
     if len(order) != a.ndim:
@@ -248,6 +252,11 @@ def expand(input: Tensor, *sizes: Any) -> Tensor:
             f"the number of sizes provided ({len(wanted)}) must be greater or equal to the number "
             f"of dimensions in the tensor ({a.ndim})"
         )
+    if -1 in wanted[:lead]:
+        raise RuntimeError(
+            "The expanded size of the tensor (-1) isn't allowed in a leading, non-existing "
+            f"dimension {wanted.index(-1)}"
+        )
     for k, n in enumerate(a.shape):
         if wanted[lead + k] == -1:
             wanted[lead + k] = n
@@ -278,8 +287,9 @@ def expand_as(input: Tensor, other: Tensor) -> Tensor:
 
 # ------------------------------------------------------------------------ joins and parts
 def _cat_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
-    dim, ends, lengths = const
-    return tuple(F.narrow(g, dim, end - n, n) for end, n in zip(ends, lengths, strict=True))
+    dim, ends, lengths, skipped = const
+    found = tuple(F.narrow(g, dim, end - n, n) for end, n in zip(ends, lengths, strict=True))
+    return found + (F.reshape(F.narrow(g, dim, 0, 0), (0,)),) * skipped if skipped else found
 
 
 def _stack_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
@@ -359,7 +369,8 @@ def cat(
     for k, x in enumerate(parts):
         if x._array.ndim == 0:
             raise RuntimeError(f"zero-dimensional tensor (at position {k}) cannot be concatenated")
-    kept = [x for x in parts if x._array.shape != (0,)] or parts[:1]
+    kept = [x for x in parts if x._array.shape != (0,)] or parts
+    skipped = [] if kept is parts else [x for x in parts if x._array.shape == (0,)]
     first = kept[0]._array
     dim = normal_dim(dim if axis is None else axis, first.ndim)
     for k, x in enumerate(kept[1:], 1):
@@ -377,9 +388,9 @@ def cat(
     dtype = dtypes.result_type([(x.dtype, 2) for x in parts])
     kept = [primitives.cast(x, dtype) for x in kept]
     lengths = [x._array.shape[dim] for x in kept]
-    const = (dim, np.cumsum(lengths).tolist(), lengths)
+    const = (dim, np.cumsum(lengths).tolist(), lengths, len(skipped))
     array = np.concatenate([x._array for x in kept], dim)
-    return deliver(record(CAT, array, tuple(kept), const=const), out)
+    return deliver(record(CAT, array, (*kept, *skipped), const=const), out)
 
 
 @function()
