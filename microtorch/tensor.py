@@ -45,8 +45,14 @@ DETACH_VIEW = (
     "refer to the Optimizer.zero_grad() function in torch/optim/optimizer.py as a solution."
 )
 DETACHED = (
-    "Trying to use a saved tensor that has been detached in-place, i.e. with .detach_(). This is "
+    "Trying to use a saved tensor that has been detached in-place, i.e. with .detach_().This is "
     "not supported, please use out-of-place `.detach()` instead"
+)
+MADE_UNSEEN = (
+    "A view was created in no_grad mode and is being modified inplace with grad mode enabled. "
+    "Given that this use case is ambiguous and error-prone, it is forbidden. You can clarify your "
+    "code by moving both the view and the inplace either both inside the no_grad block (if you "
+    "don't want the inplace to be tracked) or both outside (if you want the inplace to be tracked)."
 )
 OWN = object()
 
@@ -99,6 +105,8 @@ class Tensor:
     # Where the history of changes goes if not to the base: `OWN`, or the detached tensor viewed.
     _family: Any = None
     _views: "list[Any] | None" = None
+    # A view of a tensor that requires grad, made under `no_grad`.
+    _unseen: bool = False
     # When `detach_` cut the tensor off its history.
     _cut: int | None = None
     # The last node that saved what it wrote into a view of this base.
@@ -546,6 +554,8 @@ def check_in_place(x: Tensor, what: str = "a leaf") -> None:
     """
     node = x._node
     if node is None or not mode.enabled:
+        if x._unseen and mode.enabled and base_of(x)._node is not None:
+            raise RuntimeError(MADE_UNSEEN)
         return
     if node is LEAF:
         raise RuntimeError(
@@ -560,22 +570,24 @@ def check_in_place(x: Tensor, what: str = "a leaf") -> None:
                 "a view of a leaf Variable that requires grad is being used in an in-place "
                 "operation."
             )
-        while isinstance(node, Node) and node is not base._node:
-            _refuse_several(node)
-            node = node.parents[0]
+        origin = node
+        while isinstance(origin, Node) and origin is not base._node:
+            if origin.name().startswith(("Split", "Unbind")):
+                _refuse_several(node)
+            origin = origin.parents[0]
 
 
-def _refuse_several(node: Node) -> None:
+def _refuse_several(node: Node) -> NoReturn:
     """Refuse to change one of several views that a function gave, or a view of one."""
-    name = node.name()
+    name, number = node.name(), 0
     if name.startswith(("Split", "Unbind")):
         number = node.const[4] if name.startswith("Split") else node.const[1][-1]
-        raise RuntimeError(
-            f"Output {number} of {_op_name(node)} is a view and is being modified inplace. "
-            "This view is the output of a function that returns multiple views. Such functions "
-            "do not allow the output views to be modified inplace. You should replace the "
-            "inplace operation by an out-of-place one."
-        )
+    raise RuntimeError(
+        f"Output {number} of {_op_name(node)} is a view and is being modified inplace. "
+        "This view is the output of a function that returns multiple views. Such functions "
+        "do not allow the output views to be modified inplace. You should replace the "
+        "inplace operation by an out-of-place one."
+    )
 
 
 def changed(x: Tensor) -> None:

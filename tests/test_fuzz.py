@@ -18,11 +18,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-
-import microtorch
+from programs import difference, names_of, run_line, tensors, text, usable
 
 PROGRAMS = int(os.environ.get("MICROTORCH_FUZZ", "200"))
-TOLERANCE = 1e-9
 
 # Functions of x alone that are finite and smooth everywhere, so that rounding stays small.
 UNARY = (
@@ -104,23 +102,6 @@ programs = st.tuples(
 )
 
 
-def names_of(torch: Any) -> dict[str, Any]:
-    return {"torch": torch}
-
-
-def run_line(line: str, names: dict[str, Any]) -> str | None:
-    """Run one statement; the type of what it raises."""
-    try:
-        exec(line, names)
-    except Exception as error:
-        return type(error).__name__
-    return None
-
-
-def tensors(names: dict[str, Any], torch: Any) -> dict[str, Any]:
-    return {k: v for k, v in names.items() if isinstance(v, torch.Tensor)}
-
-
 def write(torch: Any, shapes: list[int], genes: list[Gene]) -> list[str]:
     """A program as text. It runs under PyTorch on the way, which knows the shapes."""
     names = names_of(torch)
@@ -181,16 +162,6 @@ def statement(g: Gene, names: dict[str, Any], torch: Any, count: int) -> str | N
     return f"v{count} = {line}"
 
 
-def usable(t: Any) -> bool:
-    """Whether PyTorch takes t: it refuses one of several views whose base was changed, where
-    microtorch goes on with the right gradient."""
-    try:
-        t.is_leaf  # noqa: B018
-    except RuntimeError:
-        return False
-    return True
-
-
 ENDS = (
     ["loss.backward()"],
     [
@@ -223,53 +194,6 @@ def whole(torch: Any, shapes: list[int], genes: list[Gene], twice: bool) -> list
         warnings.simplefilter("ignore")
         program = write(torch, shapes, genes)
         return program + ending(torch, program, twice)
-
-
-def outcome(torch: Any, program: list[str]) -> tuple[list[Any], dict[str, Any]]:
-    """What each statement raised, and what can be seen of each variable in the end."""
-    names = names_of(torch)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        raised = [run_line(line, names) for line in program]
-        found: dict[str, Any] = {}
-        for name, t in tensors(names, torch).items():
-            found[name] = t.detach().numpy()
-            if torch is not microtorch and not usable(t):
-                continue
-            found[f"{name}.requires_grad, is_leaf"] = (t.requires_grad, t.is_leaf)
-            # PyTorch accumulates before it meets an error; here an error changes no gradient.
-            # A second derivative that is nowhere may be None or zeros.
-            if t.is_leaf and raised[-1] is None:
-                zeros = np.zeros(t.shape) if program[-1].startswith("sum(") else None
-                found[f"{name}.grad"] = zeros if t.grad is None else t.grad.detach().numpy()
-    return raised, found
-
-
-def difference(program: list[str], pytorch: Any) -> str:
-    """What differs between the two libraries; empty if nothing does."""
-    ours, mine = outcome(microtorch, program)
-    theirs, others = outcome(pytorch, program)
-    for line, a, b in zip(program, ours, theirs, strict=True):
-        if a != b:
-            return f"microtorch raises {a}, PyTorch raises {b}, at\n    {line}"
-    for name, value in others.items():
-        if name not in mine:
-            return f"{name} is not there"
-        if not isinstance(value, np.ndarray) or not isinstance(mine[name], np.ndarray):
-            if type(value) is not type(mine[name]) or value != mine[name]:
-                return f"{name} is {mine[name]}, PyTorch has {value}"
-        elif value.shape != mine[name].shape or value.dtype != mine[name].dtype:
-            return f"{name} has shape {mine[name].shape}, PyTorch's {value.shape}"
-        else:
-            scale = TOLERANCE * np.abs(np.nan_to_num(value, posinf=0, neginf=0)).max(initial=1.0)
-            if not np.allclose(mine[name], value, rtol=0, atol=scale, equal_nan=True):
-                return f"{name} is\n{mine[name]}\nPyTorch has\n{value}"
-    return ""
-
-
-def text(program: list[str]) -> str:
-    """The program as it can be pasted into a file."""
-    return "\n".join(["", "import microtorch as torch  # or: import torch", *program, ""])
 
 
 @pytest.fixture(scope="module")

@@ -131,6 +131,8 @@ def cuda(input: Tensor, device: Any = None, *_: Any, **__: Any) -> Tensor:
 def copy_(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     """Write src, broadcast and cast, into this tensor, in place."""
     check_in_place(input)
+    if isinstance(src, (bool, int, float)):
+        src = wrap(np.array(src))
     if not isinstance(src, Tensor):
         raise argument_error("copy_", "other", 1, "Tensor", src)
     if src is not input:
@@ -140,7 +142,12 @@ def copy_(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
         try:
             source = tensors.expand(src, shape)
         except RuntimeError:
-            raise broadcast_error(shape, src._array.shape) from None
+            if src._array.ndim <= len(shape):
+                raise broadcast_error(shape, src._array.shape) from None
+            raise RuntimeError(
+                f"output with shape {list(shape)} doesn't match the broadcast shape "
+                f"{list(src._array.shape)}"
+            ) from None
     source = cast(source, input.dtype)
     np.copyto(input._array, source._array, casting="unsafe")
     changed(input)

@@ -78,6 +78,10 @@ def attach() -> None:
         setattr(Tensor, f"__r{name}__", _reflected(_swapped(function)))
     for name in ("add", "sub", "mul", "pow"):
         setattr(Tensor, f"__i{name}__", getattr(Tensor, name + "_"))
+    for name in ("and", "or", "xor"):
+        setattr(Tensor, f"__i{name}__", getattr(Tensor, f"bitwise_{name}_"))
+    for name in ("mod", "floordiv"):
+        setattr(Tensor, f"__i{name}__", in_place(name, _OPERATORS[name]))
     for name, function in OPERATORS.items():
         setattr(Tensor, f"__{'truediv' if name == 'div' else name}__", function)
     for name in ("add", "mul"):

@@ -52,6 +52,8 @@ def linked(x: Tensor, array: Array, op: Rule, const: Any) -> Tensor:
         node.saved = ()
         node.const = const
         z._node = node
+    elif x._node is not None or x._unseen:
+        z._unseen = True
     if x._family is not None:
         z._family = base_of(x)
     if mode.enabled and array.dtype.kind == "f":

@@ -287,7 +287,7 @@ def along(name: str, dim: int, *operands: Array) -> Array:
         return along(name, 0, *(x.reshape(1) for x in operands)).reshape(())
     kernel = ROWWISE_KERNELS[name][operands[0].dtype]
     # NumPy lays the result out with this dimension innermost.
-    return np.ascontiguousarray(kernel(*operands, axis=dim))
+    return np.asarray(kernel(*operands, axis=dim), order="C")
 
 
 def cast(x: Array, dtype: Any) -> Array:
