@@ -61,8 +61,10 @@ globals().update(_PUBLIC)
 # Loaded at first use: name -> module of this package.
 _LAZY = {
     "save": "checkpoint", "load": "checkpoint", "summary": "torchsummary",
+    "from_dlpack": "interop", "draw": "draw",
     "set_printoptions": "printing", "get_printoptions": "printing",
 }  # fmt: skip
+_SUBMODULES = ("utils",)
 
 
 def is_tensor(obj: Any) -> "bool":  # type: ignore[valid-type]
@@ -71,8 +73,10 @@ def is_tensor(obj: Any) -> "bool":  # type: ignore[valid-type]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        import importlib
+    import importlib
 
+    if name in _SUBMODULES:
+        return importlib.import_module("." + name, __name__)
+    if name in _LAZY:
         return getattr(importlib.import_module("." + _LAZY[name], __name__), name)
-    raise unknown_name("module 'microtorch'", name, [*globals(), *_LAZY])
+    raise unknown_name("module 'microtorch'", name, [*globals(), *_LAZY, *_SUBMODULES])

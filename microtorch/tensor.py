@@ -370,8 +370,16 @@ class Tensor:
         return self._array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """The elements for NumPy, shared unless another dtype or a copy is asked for.
+
+        Raises:
+            RuntimeError: for a tensor that requires grad.
+            ValueError: for another dtype without a copy.
+        """
         array = self.numpy()
         if dtype is not None and dtype != array.dtype:
+            if copy is False:
+                raise ValueError("Unable to avoid copy while creating an array as requested.")
             return array.astype(dtype)
         return array.copy() if copy else array
 
@@ -451,31 +459,8 @@ class Tensor:
             raise TypeError("unsupported format string passed to Tensor.__format__")
         return repr(self)
 
-    # ------------------------------------------------------------------------- copying
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Tensor":
-        if not self.is_leaf:
-            raise RuntimeError(DEEPCOPY)
-        if id(self) in memo:
-            return memo[id(self)]  # type: ignore[no-any-return]
-        copied = wrap(self._array.copy(), type(self))
-        copied._node = self._node
-        memo[id(self)] = copied
-        if self._grad is not None:
-            copied._grad = self._grad.__deepcopy__(memo)
-        return copied
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # A non-leaf comes back as a leaf.
-        return (_unpickle, (type(self), np.ascontiguousarray(self._array), self.requires_grad))
-
 
 _warned: list[str] = []
-
-
-def _unpickle(cls: "type[Tensor]", array: Array, requires_grad: bool) -> Tensor:
-    made = wrap(array, cls)
-    made._node = LEAF if requires_grad else None
-    return made
 
 
 def wrap(array: Array, cls: "type[Tensor]" = Tensor) -> Tensor:

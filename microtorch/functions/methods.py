@@ -46,7 +46,6 @@ def _operator(function: Callable[..., Tensor]) -> Callable[..., Any]:
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
     "pow": arithmetic.pow, "mod": arithmetic.remainder,
-    "matmul": lambda x, y: product.matmul(x, y) if isinstance(y, Tensor) else NotImplemented,
     "floordiv": lambda x, y: arithmetic.div(x, y, rounding_mode="floor"),
     "and": PUBLIC["bitwise_and"], "or": PUBLIC["bitwise_or"], "xor": PUBLIC["bitwise_xor"],
 }  # fmt: skip
@@ -89,10 +88,10 @@ def attach() -> None:
     setattr(Tensor, "__rsub__", _reflected(OPERATORS["rsub"]))  # noqa: B010
     special = {
         "__itruediv__": Tensor.__dict__["div_"], "__neg__": FUNCTIONS["neg"],
-        "__abs__": FUNCTIONS["abs"],
+        "__abs__": FUNCTIONS["abs"], "__matmul__": _matmul,
         "__pos__": lambda x: x, "__invert__": arithmetic.bitwise_not, "__getitem__": index.getitem,
         "__setitem__": index.setitem, "__iter__": index.iterate, "T": property(view.reversed_dims),
-        "mT": property(view.matrix_transpose), "__rtruediv__": _reflected(_reciprocal_times),
+        "mT": property(view.matrix_transpose), "__rtruediv__": _reciprocal_times,
     }  # fmt: skip
     for name, function in special.items():
         setattr(Tensor, name, function)
@@ -120,9 +119,19 @@ def attach() -> None:
         setattr(tensors, name, function)
 
 
+def _matmul(x: Tensor, y: Any) -> Any:
+    """x @ y; an ndarray y makes the product itself, and `__array_wrap__` makes it a tensor."""
+    return product.matmul(x, y) if isinstance(y, Tensor) else NotImplemented
+
+
 def _reciprocal_times(x: Tensor, y: Any) -> Tensor:
     """y / x for a number y: PyTorch records reciprocal, then mul."""
     if isinstance(y, Tensor):
+        return FUNCTIONS["div"](y, x)
+    y = operand(y, x)
+    if y is None:
+        return NotImplemented
+    if isinstance(y, Tensor) and y._node is not None:
         return FUNCTIONS["div"](y, x)
     return FUNCTIONS["mul"](FUNCTIONS["reciprocal"](x), y)
 
