@@ -9,7 +9,8 @@ from .. import dtypes
 from ..table import ROWS
 from ..tensor import Tensor, wrap
 from . import arithmetic, convert, index, loss, product, reduce, view
-from . import random as random  # its decorators enter its functions
+from . import copying as copying  # its decorators enter its functions
+from . import random as random
 from .arithmetic import same_dtype
 from .elementwise import FUNCTIONS, OPERATORS, operand
 from .in_place import in_place
