@@ -61,7 +61,7 @@ globals().update(_PUBLIC)
 # Loaded at first use: name -> module of this package.
 _LAZY = {
     "save": "checkpoint", "load": "checkpoint", "summary": "torchsummary",
-    "from_dlpack": "interop", "draw": "draw",
+    "from_dlpack": "interop", "draw": "drawing",
     "set_printoptions": "printing", "get_printoptions": "printing",
 }  # fmt: skip
 _SUBMODULES = ("utils",)

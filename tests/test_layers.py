@@ -24,7 +24,8 @@ LEVELS = (
     ("kernels.cpu", "kernels.cuda", "kernels.threads", "kernels.stream", "kernels.info"),
     ("tensor", "random", "functions", "value"),
     ("autograd", "capture"),
-    ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "draw",
+    ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "drawing",
+     "drawing_layout",
      "testing"),
     ("",),
 )  # fmt: skip
@@ -32,6 +33,7 @@ LEVELS = (
 # Imports inside functions, with the reason for each.
 ON_DEMAND = {
     ("", "importlib"): "names that few programs use are loaded by __getattr__",
+    ("drawing", "matplotlib"): "only to draw",
     ("errors", "difflib"): "only to word an error",
     ("kernels.jit", "llvmlite"): "25 ms, not needed before the first kernel",
     ("kernels.jit", "numba"): "0.4 s, not needed where the cache is warm",
@@ -150,8 +152,8 @@ def test_third_parties_are_numpy_alone(name):
         allowed.add("numpy")
     if name in COMPILER_FILES:
         allowed |= {"numba", "llvmlite"}
-    elif name.partition(".")[0] in ("draw", "interop"):
-        allowed |= {target for target, inside in imports(name) if inside}
+    elif name.partition(".")[0] in ("drawing", "interop"):
+        allowed |= {target.partition(".")[0] for target, inside in imports(name) if inside}
     assert {target.partition(".")[0] for target, _ in imports(name)} <= allowed
 
 
