@@ -61,6 +61,13 @@ def test_a_value_is_drawn_as_by_micrograd():
     assert drawing.dot.count("->") == 3
 
 
+def test_numbers_stand_beside_the_op():
+    assert [box.lines[0] for box in draw(mt.Value(2.0) ** 3 + 1).boxes if box.kind == "op"] == [
+        "** 3",
+        "+ 1",
+    ]
+
+
 def test_a_tensor_shows_ops_shapes_values_and_gradients():
     w = mt.ones(2, 3, requires_grad=True)
     x = mt.tensor([1.0, 2.0, 3.0])
