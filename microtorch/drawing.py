@@ -68,7 +68,8 @@ def _boxes(output: Any, names: dict[int, str], limit: int) -> list[Box]:
         parents = [made[p] for p in node.parents if p is not None]
         if isinstance(node, Value):
             if parents:
-                text = [node.op.symbol, *(f"{number:g}" for number in node.numbers)]
+                numbers: tuple[float, ...] = node.numbers
+                text = [node.op.symbol, *(f"{number:g}" for number in numbers)]
                 parents = [Box("op", [" ".join(text)], parents)]
                 ordered += parents
             box = Box("value", _value_lines(node), parents)

@@ -1,5 +1,6 @@
 """`torch.nn`: modules, losses, and their functions."""
 
+from ..errors import unknown_names
 from . import functional, init
 from .activation import (
     ELU,
@@ -33,3 +34,5 @@ __all__ = [
     "ModuleList", "NLLLoss", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax",
     "Softplus", "Tanh", "functional", "init",
 ]  # fmt: skip
+
+__getattr__ = unknown_names(__name__)
