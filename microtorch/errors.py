@@ -35,9 +35,11 @@ def unknown_name(owner: str, name: str, known: Iterable[str]) -> AttributeError:
     if not name.startswith("_"):
         import difflib
 
-        names = {k.lower(): k for k in known if k[0] != "_"}
-        close = difflib.get_close_matches(name.lower(), names, 1)
-        hint = f" Did you mean '{names[close[0]]}'?" if close else ""
+        names = [k for k in known if k[0] != "_"]
+        lower = {k.lower(): k for k in names}
+        close = difflib.get_close_matches(name, names, 1)
+        close = close or [lower[k] for k in difflib.get_close_matches(name.lower(), lower, 1)]
+        hint = f" Did you mean '{close[0]}'?" if close else ""
         text += f'.{hint} See "What differs from PyTorch" in the README.'
     return AttributeError(text)
 

@@ -456,7 +456,8 @@ class Tensor:
         if self._array.ndim == 0 and type(self) is Tensor:
             return format(self._array.item(), spec)
         if spec:
-            raise TypeError("unsupported format string passed to Tensor.__format__")
+            kind = type(self).__name__
+            raise TypeError(f"unsupported format string passed to {kind}.__format__")
         return repr(self)
 
 
