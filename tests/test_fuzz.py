@@ -28,7 +28,7 @@ UNARY = (
     "torch.exp(-{x} * {x})", "torch.log({x} * {x} + 1)", "torch.sqrt({x} * {x} + 1)",
     "torch.cos({x})", "{x} ** 2", "2 - {x}", "1 / ({x} * {x} + 1)", "torch.atan({x})",
     "torch.log1p({x} * {x})", "torch.rsqrt({x} * {x} + 1)", "torch.expm1(torch.sin({x}))",
-    "torch.erf({x})", "torch.clone({x})", "torch.square({x})", "{x}.reciprocal().tanh()",
+    "torch.erf({x})", "torch.clone({x})", "torch.square({x})", "({x} * {x} + 1).reciprocal().tanh()",
     "torch.softmax({x}, -1)", "torch.nn.functional.softplus({x})", "torch.cosh(torch.sin({x}))",
     "torch.nn.functional.silu({x})", "torch.nn.functional.gelu({x})", "{x} / 3", "{x}.neg()",
     "torch.log_softmax({x}, 0)", "{x}.contiguous()", "{x} ** 3 * 0.1", "{x}.abs().add(1).log()",
@@ -37,7 +37,7 @@ UNARY = (
 KINKED = (
     "torch.relu({x})", "torch.abs({x})", "{x}.clamp(min=0)", "{x}.amax(0)", "{x}.max()",
     "torch.where({x} > 0, {x}, 0.5)", "torch.nn.functional.leaky_relu({x}, 0.1)", "{x}.min()",
-    "torch.nn.functional.elu({x})", "{x}.max(-1).values", "{x}.amin()", "{x}.masked_fill({x} > 0, 0.3)",
+    "torch.nn.functional.elu({x})", "{x}.max(-1).values", "{x}.amin()", "{x}.masked_fill({x} > 0, 0.3).contiguous()",
 )  # fmt: skip
 BINARY = (
     "{x} + {y}", "{x} * {y}", "{x} - {y}", "{x} / ({y} * {y} + 1)", "torch.add({x}, {y}, alpha=2)",
@@ -53,7 +53,7 @@ REDUCE = (
 VIEWS = (
     "{x}.reshape(-1)", "{x}.transpose(0, {d})", "{x}.unsqueeze({d})", "{x}[0]", "{x}[..., 1:]",
     "{x}.narrow({d}, 0, 1)", "{x}.expand(2, *{x}.shape)", "{x}.t()", "{x}[None]", "{x}.squeeze()",
-    "{x}.view(-1)", "{x}[::2]", "{x}[:, 0]", "{x}.permute([*range({x}.dim())][::-1])", "{x}.flatten()",
+    "{x}.contiguous().view(-1)", "{x}[::2]", "{x}[:, 0]", "{x}.permute([*range({x}.dim())][::-1])", "{x}.flatten()",
     "{x}.chunk(2)[0]", "{x}.split(1, {d})[-1]", "{x}.unbind({d})[0]", "{x}.detach()", "{x}[1:]",
     "{x}[[0, -1]]", "{x}.expand(-1)", "{x}.view(1, *{x}.shape)", "{x}.T", "{x}[..., -1]",
 )  # fmt: skip
@@ -68,11 +68,11 @@ IN_PLACE = (
     "{x}[{x} > 0] = 0.75", "{x}.exp_().log1p_()", "{x}.pow_(2).add_(1).sqrt_()",
     "{x}.unsqueeze(0).cos_()", "{x}.detach().mul_(0.5)", "{x}.relu_()",
     "{x}.clamp_(min=-0.5)", "{x}.abs_()", "{x}[1:] = {x}[:-1]", "{x}.add_({x}.t())",
-    "{x}.copy_({y} * 1)", "{x}.mul_({x}[0])", "{x}.add_({y}, alpha=0.5)",
+    "{x}.copy_({y} * 1)", "{x}.mul_({x}[0])", "{x}.add_({y} * 1, alpha=0.5)",
 )  # fmt: skip
 KINKED_IN_PLACE = ("{x}[{x} > 0] = 0.75", "{x}.relu_()", "{x}.clamp_(min=-0.5)", "{x}.abs_()")
 OVERLAPPING = ("{x}[1:] = {x}[:-1]", "{x}.add_({x}.t())", "{x}.mul_({x}[0])")
-# PyTorch warns that this makes no sense for expanded tensors.
+# PyTorch warns that this makes no sense for expanded tensors; neither does writing a part of one.
 INDEX_PUT = ("{x}[torch.tensor([0])] = 0.125", "{x}[{x} > 0] = 0.75")
 # Of a tensor without history, only PyTorch refuses to change such a view.
 SEVERAL = ("{x}.chunk", "{x}.split", "{x}.unbind")
@@ -140,7 +140,7 @@ def statement(g: Gene, names: dict[str, Any], torch: Any, count: int) -> str | N
     if form in OVERLAPPING and not a.is_contiguous():
         # Where PyTorch does not refuse, the order of copying decides.
         return None
-    if form in INDEX_PUT and 0 in a.stride():
+    if 0 in a.stride() and (form in INDEX_PUT or (family is IN_PLACE and "[" in form)):
         return None
     if form.startswith(SEVERAL) and not a.requires_grad:
         form += ".clone()"

@@ -128,7 +128,7 @@ def cuda(input: Tensor, device: Any = None, *_: Any, **__: Any) -> Tensor:
 
 
 @method()
-def copy_(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
+def copy_(input: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """Write src, broadcast and cast, into this tensor, in place."""
     check_in_place(input)
     if isinstance(src, (bool, int, float)):

@@ -157,10 +157,11 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         check_repeated(region)
         if isinstance(value, Tensor) and root_of(value) is root_of(input):
             check_shared(region, value._array)
-        if 0 in a.strides and isinstance(value, Tensor) and value._array.ndim <= region.ndim:
+        if 0 in a.strides and isinstance(value, (Tensor, bool, int, float)):
             # A repeated element belongs to one history: that of the region written.
-            copy_(getitem(input, key), value)
-            return
+            if not isinstance(value, Tensor) or value._array.ndim <= region.ndim:
+                copy_(getitem(input, key), value)
+                return
     if isinstance(value, str):
         raise TypeError(f"can't assign a str to a {input.type()}")
     if not isinstance(value, Tensor):

@@ -391,7 +391,7 @@ def cat(
     kept = [primitives.cast(x, dtype) for x in kept]
     lengths = [x._array.shape[dim] for x in kept]
     const = (dim, np.cumsum(lengths).tolist(), lengths, len(skipped))
-    array = np.concatenate([x._array for x in kept], dim)
+    array = np.asarray(np.concatenate([x._array for x in kept], dim), order="C")
     return deliver(record(CAT, array, (*kept, *skipped), const=const), out)
 
 
@@ -409,7 +409,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None)
                 f"{list(x._array.shape)} at entry {k}"
             )
     dim = normal_dim(dim, len(shape) + 1)
-    array = np.stack([x._array for x in parts], dim)
+    array = np.asarray(np.stack([x._array for x in parts], dim), order="C")
     return deliver(record(STACK, array, tuple(parts), const=(dim, len(parts), shape)), out)
 
 
