@@ -61,8 +61,10 @@ globals().update(_PUBLIC)
 # Loaded at first use: name -> module of this package.
 _LAZY = {
     "save": "checkpoint", "load": "checkpoint", "summary": "torchsummary",
-    "set_printoptions": "printing", "get_printoptions": "printing", "linalg": "linalg",
+    "from_dlpack": "interop", "draw": "drawing",
+    "set_printoptions": "printing", "get_printoptions": "printing",
 }  # fmt: skip
+_SUBMODULES = ("linalg", "utils")
 
 
 def is_tensor(obj: Any) -> "bool":  # type: ignore[valid-type]
@@ -71,11 +73,12 @@ def is_tensor(obj: Any) -> "bool":  # type: ignore[valid-type]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        import importlib
+    import importlib
 
-        module = importlib.import_module("." + _LAZY[name], __name__)
-        return module if name == _LAZY[name] else getattr(module, name)
+    if name in _SUBMODULES:
+        return importlib.import_module("." + name, __name__)
+    if name in _LAZY:
+        return getattr(importlib.import_module("." + _LAZY[name], __name__), name)
     if name.startswith(("complex", "cfloat", "cdouble")):
         raise AttributeError(f"microtorch has no complex tensors, so there is no torch.{name}")
-    raise unknown_name("module 'microtorch'", name, [*globals(), *_LAZY])
+    raise unknown_name("module 'microtorch'", name, [*globals(), *_LAZY, *_SUBMODULES])

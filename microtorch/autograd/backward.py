@@ -132,8 +132,11 @@ def backward(
 def accumulate(leaf: Tensor, g: Any) -> None:
     """Add a gradient to a leaf's, in place if there is one already.
 
-    An array that nothing else refers to is taken over as it is; others are copied.
+    An array that nothing else refers to is taken over as it is; others are copied. A leaf that no
+    longer requires grad gets none.
     """
+    if leaf._node is None:
+        return
     held = leaf._grad
     if g.__class__ is not np.ndarray:
         g = g if isinstance(g, Tensor) else wrap(np.asarray(g))

@@ -13,6 +13,7 @@ from ..tensor import Tensor, changed, check_in_place, contiguous_format, wrap
 from .history import take_over
 from .names import function, method, public
 from .op import Rule, deliver, record, tensors
+from .overlap import check_overlap
 
 
 def _cast_rule(F: Any, g: Any, dtype: Any) -> tuple[Any, ...]:
@@ -77,8 +78,10 @@ def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 @public()
 def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
     """A copy, through which gradients flow."""
-    order: Any = "C" if memory_format is contiguous_format else "K"
-    return record(CLONE, input._array.copy(order), (input,))
+    a = input._array
+    # NumPy's "K" would make a repeated dimension the innermost one.
+    order: Any = "C" if memory_format is contiguous_format or 0 in a.strides else "K"
+    return record(CLONE, a.copy(order), (input,))
 
 
 @function()
@@ -104,9 +107,9 @@ def where(
     if not (isinstance(input, kinds) and isinstance(other, kinds)):
         raise combination_error("where", condition, input, other)
     x, y = tensors.same_dtype(input, other)
+    if condition._array.dtype == np.uint8:
+        condition = wrap(condition._array.astype(np.bool_))
     c = condition._array
-    if c.dtype == np.uint8:
-        c = c.astype(np.bool_)
     if c.dtype != np.bool_:
         raise RuntimeError(
             "where expected condition to be a boolean tensor, but got a tensor with dtype "
@@ -120,7 +123,8 @@ def where(
         raise broadcast_error(*(wrong if mismatched(*wrong) else (c.shape, b.shape))) from None
     if out is not None and out.dtype is not x.dtype:
         raise RuntimeError(f"Expected out type to be {x.dtype.short} but got {out.dtype.short}")
-    return deliver(record(WHERE, np.asarray(array), (x, y), (wrap(c),), (a.shape, b.shape)), out)
+    shapes = (a.shape, b.shape)
+    return deliver(record(WHERE, np.asarray(array), (x, y), (condition,), shapes), out)
 
 
 @method("where")
@@ -147,17 +151,26 @@ def cuda(input: Tensor, device: Any = None, *_: Any, **__: Any) -> Tensor:
 
 
 @method()
-def copy_(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
+def copy_(input: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """Write src, broadcast and cast, into this tensor, in place."""
     check_in_place(input)
+    if isinstance(src, (bool, int, float)):
+        src = wrap(np.array(src))
     if not isinstance(src, Tensor):
         raise argument_error("copy_", "other", 1, "Tensor", src)
+    if src is not input:
+        check_overlap(input, src)
     source, shape = src, input._array.shape
     if src._array.shape != shape:
         try:
             source = tensors.expand(src, shape)
         except RuntimeError:
-            raise broadcast_error(shape, src._array.shape) from None
+            if src._array.ndim <= len(shape):
+                raise broadcast_error(shape, src._array.shape) from None
+            raise RuntimeError(
+                f"output with shape {list(shape)} doesn't match the broadcast shape "
+                f"{list(src._array.shape)}"
+            ) from None
     source = cast(source, input.dtype)
     np.copyto(input._array, source._array, casting="unsafe")
     changed(input)

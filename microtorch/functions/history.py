@@ -11,7 +11,7 @@ from weakref import ref
 import numpy as np
 
 from ..graph.node import Node
-from ..tensor import Tensor, root_of
+from ..tensor import Tensor, base_of, root_of
 from .op import Array, Rule, record
 
 
@@ -50,7 +50,9 @@ def remember(view: Tensor, base: Any) -> None:
 def take_over(x: Tensor, node: Node | None) -> None:
     """Give x the history of what was written into it, and with it its base and all their views."""
     x._node = node
-    base = root_of(x)
+    base = base_of(x)
+    if x is not root_of(x) and node is not None and node.saved and node.op.saves_result:
+        root_of(x)._written = ref(node)
     if x is not base:
         base._node = record(COPY_SLICES, base._array, (base, x), const=_const(x, base))._node
     for reference in base._views or ():

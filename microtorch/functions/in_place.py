@@ -12,6 +12,7 @@ from ..table import ROWS
 from ..tensor import TENSORS, Tensor, changed, check_in_place, wrap
 from .elementwise import FLOATS
 from .history import take_over
+from .overlap import check_overlap
 
 
 def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -25,8 +26,10 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
 
     def apply(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         recorded = input._node is not None and mode.enabled
-        if recorded:
+        if recorded or (input._base is not None and mode.enabled):
             check_in_place(input)
+        if input._base is not None or (args and args[0].__class__ in TENSORS):
+            check_overlap(input, *args)
         if kernels is not None and len(args) == count and not (recorded or kwargs):
             others = plain(input, *args)
             if others is not None:

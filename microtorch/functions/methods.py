@@ -7,12 +7,13 @@ import numpy as np
 
 from .. import dtypes
 from ..table import ROWS
-from ..tensor import Tensor
+from ..tensor import Tensor, wrap
 from . import (  # noqa: F401 - the decorators of all enter their functions
     affine,
     arithmetic,
     bits,
     convert,
+    copying,
     create_like,
     division,
     einsum,
@@ -71,9 +72,7 @@ def _operator(function: Callable[..., Tensor]) -> Callable[..., Any]:
 
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
-    "pow": arithmetic.power, "mod": division.remainder,
-    "matmul": lambda x, y: product.matmul(x, y) if isinstance(y, Tensor) else NotImplemented,
-    "floordiv": division.floor_divide,
+    "pow": arithmetic.power, "mod": division.remainder, "floordiv": division.floor_divide,
     "and": PUBLIC["bitwise_and"], "or": PUBLIC["bitwise_or"], "xor": PUBLIC["bitwise_xor"],
     "lshift": PUBLIC["bitwise_left_shift"], "rshift": PUBLIC["bitwise_right_shift"],
 }  # fmt: skip
@@ -120,10 +119,10 @@ def attach() -> None:
         setattr(Tensor, f"__r{name}__", _reflected(OPERATORS[name]))
     setattr(Tensor, "__rsub__", _reflected(OPERATORS["rsub"]))  # noqa: B010
     special: dict[str, Any] = {
-        "__neg__": FUNCTIONS["neg"], "__abs__": FUNCTIONS["abs"],
+        "__neg__": FUNCTIONS["neg"], "__abs__": FUNCTIONS["abs"], "__matmul__": _matmul,
         "__pos__": lambda x: x, "__invert__": bits.invert, "__getitem__": index.getitem,
         "__setitem__": index.setitem, "__iter__": index.iterate, "T": property(view.reversed_dims),
-        "mT": property(view.matrix_transpose), "__rtruediv__": _reflected(_reciprocal_times),
+        "mT": property(view.matrix_transpose), "__rtruediv__": _reciprocal_times,
     }  # fmt: skip
     for name, function in special.items():
         setattr(Tensor, name, function)
@@ -151,9 +150,19 @@ def attach() -> None:
         setattr(tensors, name, function)
 
 
+def _matmul(x: Tensor, y: Any) -> Any:
+    """x @ y; an ndarray y makes the product itself, and `__array_wrap__` makes it a tensor."""
+    return product.matmul(x, y) if isinstance(y, Tensor) else NotImplemented
+
+
 def _reciprocal_times(x: Tensor, y: Any) -> Tensor:
     """y / x for a number y: PyTorch records reciprocal, then mul."""
     if isinstance(y, Tensor):
+        return FUNCTIONS["div"](y, x)
+    y = operand(y, x)
+    if y is None:
+        return NotImplemented
+    if isinstance(y, Tensor) and y._node is not None:
         return FUNCTIONS["div"](y, x)
     return FUNCTIONS["mul"](FUNCTIONS["reciprocal"](x), y)
 
@@ -182,8 +191,18 @@ def put_along(g: Tensor, places: Tensor, shape: tuple[int, ...], dim: int) -> Te
 
 @primitive
 def products_of_others(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """For each element, the product of all others reduced with it (no element may be 0)."""
-    return FUNCTIONS["div"](reduce_keep(x, dims), x)
+    """For each element, the product of all others reduced with it."""
+    if x._array.all():
+        return FUNCTIONS["div"](reduce_keep(x, dims), x)
+    # Around a 0: the products of rows in which one element after the other is a 1.
+    shape = x._array.shape
+    kept = tuple(d for d in range(len(shape)) if d not in dims)
+    moved = view.permute(x, kept + dims)
+    rows = view.reshape(moved, (*(shape[d] for d in kept), 1, -1))
+    count = rows._array.shape[-1]
+    others = convert.where(wrap(np.eye(count, dtype=bool)), 1.0, rows)
+    found = view.reshape(reduce.prod(others, -1), moved._array.shape)
+    return view.permute(found, tuple(np.argsort(kept + dims).tolist()))
 
 
 def reduce_keep(x: Tensor, dims: tuple[int, ...]) -> Tensor:

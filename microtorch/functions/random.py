@@ -14,6 +14,7 @@ from .convert import cut
 from .creation import as_dtype, empty_array_like, finish, memory_order, sizes_of
 from .names import function, method, public
 from .op import Rule, record
+from .overlap import check_overlap
 
 NORMAL = Rule("NormalBackward1", lambda F, g, const: (F.mul(g, 0.0),))
 OVERWRITE = Rule("UniformBackward0", lambda F, g, const: (F.mul(g, 0.0),))
@@ -211,6 +212,7 @@ def multinomial(
 def _fill(x: Tensor, draw: Any) -> Tensor:
     """Fill in place in the order of memory, through a contiguous copy where x has gaps."""
     check_in_place(x)
+    check_overlap(x)
     a = x._array
     if a.flags.c_contiguous:
         draw(a)

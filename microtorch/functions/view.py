@@ -11,7 +11,7 @@ import numpy as np
 from .. import dtypes
 from ..errors import argument_error, combination_error
 from ..graph.node import mode, next_seq
-from ..tensor import Tensor, edge, normal_dim, normal_dims, view, wrap
+from ..tensor import Tensor, base_of, edge, normal_dim, normal_dims, view, wrap
 from .convert import CLONE
 from .history import remember
 from .names import function, function_as, method, public
@@ -52,8 +52,12 @@ def linked(x: Tensor, array: Array, op: Rule, const: Any) -> Tensor:
         node.saved = ()
         node.const = const
         z._node = node
+    elif x._node is not None or x._unseen:
+        z._unseen = True
+    if x._family is not None:
+        z._family = base_of(x)
     if mode.enabled and array.dtype.kind == "f":
-        remember(z, z._base)
+        remember(z, base_of(z))
     return z
 
 
@@ -190,6 +194,8 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 @method()
 def permute(input: Tensor, *dims: Any) -> Tensor:
     """The dimensions in the order `dims`."""
+    if not dims:
+        raise TypeError('permute() missing 1 required positional arguments: "dims"')
     order = _sizes("permute", dims)
     a = input._array
     if len(order) != a.ndim:
@@ -255,6 +261,11 @@ def expand(input: Tensor, *sizes: Any) -> Tensor:
             f"expand({input.type()}{{{list(a.shape)}}}, size={wanted}): "
             f"the number of sizes provided ({len(wanted)}) must be greater or equal to the number "
             f"of dimensions in the tensor ({a.ndim})"
+        )
+    if -1 in wanted[:lead]:
+        raise RuntimeError(
+            "The expanded size of the tensor (-1) isn't allowed in a leading, non-existing "
+            f"dimension {wanted.index(-1)}"
         )
     for k, n in enumerate(a.shape):
         if wanted[lead + k] == -1:
@@ -379,7 +390,7 @@ def cat(
     for k, x in enumerate(parts):
         if x._array.ndim == 0:
             raise RuntimeError(f"zero-dimensional tensor (at position {k}) cannot be concatenated")
-    kept = [x for x in parts if x._array.shape != (0,)] or parts[:1]
+    kept = [x for x in parts if x._array.shape != (0,)] or parts
     first = kept[0]._array
     dim = normal_dim(dim if axis is None else axis, first.ndim)
     for k, x in enumerate(kept[1:], 1):
@@ -399,7 +410,8 @@ def cat(
     rank = first.ndim
     lengths = [x._array.shape[dim] if x._array.ndim == rank else None for x in parts]
     const = (dim, np.cumsum([n or 0 for n in lengths]).tolist(), lengths)
-    array = np.concatenate([x._array for x in parts if x._array.ndim == rank], dim)
+    joined = np.concatenate([x._array for x in parts if x._array.ndim == rank], dim)
+    array = np.asarray(joined, order="C")
     return deliver(record(CAT, array, tuple(parts), const=const), out)
 
 
@@ -419,7 +431,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None)
     dim = normal_dim(dim, len(shape) + 1)
     dtype = dtypes.result_type([(x.dtype, 2) for x in parts])
     parts = [primitives.cast(x, dtype) for x in parts]
-    array = np.stack([x._array for x in parts], dim)
+    array = np.asarray(np.stack([x._array for x in parts], dim), order="C")
     return deliver(record(STACK, array, tuple(parts), const=(dim, len(parts), shape)), out)
 
 

@@ -156,7 +156,7 @@ def reduce(name: str, x: Array, dims: tuple[int, ...]) -> Array:
     kept = tuple(d for d in range(x.ndim) if d not in dims)
     if dims == tuple(range(len(dims))):
         # Leading dimensions: one reduction over rows, whose columns are contiguous.
-        flat = x.reshape((-1, *(x.shape[d] for d in kept)))
+        flat = x.reshape((math.prod(x.shape[d] for d in dims), *(x.shape[d] for d in kept)))
         return kernel(flat, axis=0)  # type: ignore[no-any-return]
     moved = x.transpose(kept + dims).reshape(*(x.shape[d] for d in kept), -1)
     return kernel(moved)  # type: ignore[no-any-return]
@@ -173,7 +173,8 @@ def along(name: str, dim: int, *operands: Array) -> Array:
     if operands[0].ndim == 0:
         return along(name, 0, *(x.reshape(1) for x in operands)).reshape(())
     kernel = ROWWISE_KERNELS[name][operands[0].dtype]
-    return kernel(*operands, axis=dim)  # type: ignore[no-any-return]
+    # NumPy lays the result out with this dimension innermost.
+    return np.asarray(kernel(*operands, axis=dim), order="C")
 
 
 def cast(x: Array, dtype: Any) -> Array:
@@ -273,7 +274,9 @@ def clear_index(g: Array, key: Any) -> Array:
 def put_along(g: Array, index: Array, shape: tuple[int, ...], dim: int) -> Array:
     """Zeros with g at the places that `index` (keeping the dimension) names along dim."""
     made = np.zeros(shape, g.dtype)
-    np.put_along_axis(made, index, g.reshape(index.shape), dim if made.ndim else None)
+    if not shape:
+        return g.reshape(())
+    np.put_along_axis(made, index, g.reshape(index.shape), dim)
     return made
 
 

@@ -1,5 +1,6 @@
 """`torch.nn`: modules, losses, and their functions."""
 
+from ..errors import unknown_names
 from . import functional, init
 from .activation import (
     CELU,
@@ -43,3 +44,5 @@ __all__ = [
     "Parameter", "ReLU", "ReLU6", "SELU", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus",
     "Softsign", "Tanh", "functional", "init",
 ]  # fmt: skip
+
+__getattr__ = unknown_names(__name__)

@@ -4,6 +4,7 @@ import builtins
 
 import numpy as np
 
+from ..errors import unknown_names
 from ..functions.activation import (
     celu,
     elu,
@@ -88,3 +89,6 @@ def dropout(
     default_generator.bernoulli_scalar(keep, 1.0 - p)
     mask = keep / a.dtype.type(1.0 - p) if p < 1.0 else keep
     return record(DROPOUT, a * mask, (input,), (wrap(mask),))
+
+
+__getattr__ = unknown_names(__name__)
