@@ -592,7 +592,7 @@ def fold_dims(rank, choice):
 def laid_out(array, layout):
     """The same elements as a tensor with other strides."""
     if layout == "transposed":
-        return torch.from_numpy(array.T.copy()).permute(*range(array.ndim)[::-1])
+        return torch.from_numpy(array.T.copy()).permute(tuple(range(array.ndim))[::-1])
     if layout == "strided" and array.ndim:
         wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
         wide[..., ::2] = array

@@ -67,16 +67,16 @@ class RowOp:
         """Kernels of the sum of a gradient over all elements, if one value is saved for it."""
         if len(self.names) != 1 or self.row.derivatives is None:
             return None
-        gradient = f"g * ({self.row.derivatives[place]})"
+        gradient = text.chain(self.row.derivatives[place])
         operands = f"g {self.names[0]}".replace("z", "y")
         row = Row(self.row.name + "_sum", operands, gradient.replace("z", "y"), doc="")
         return cpu.fold(FOLDS["sum"], row)
 
     def differentiate(self, node: Node, g: Tensor) -> tuple[Any, ...]:
         """The derivatives' text, evaluated on Tensors."""
-        values = dict(zip(self.names, saved_tensors(node), strict=True))
+        values = {**dict(zip(self.names, saved_tensors(node), strict=True)), "g": g}
         found = [
-            None if not on else g if d == "1" else -g if d == "-1" else g * evaluate(d, values, g)
+            evaluate(text.chain(d), values, g) if on else None
             for d, on in zip(self.row.derivatives or (), self.needed, strict=True)
         ]
         return (
