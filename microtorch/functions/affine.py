@@ -9,13 +9,14 @@ import numpy as np
 from ..errors import broadcast_error
 from ..tensor import Tensor, normal_dim
 from .arguments import need_tensor
+from .cat import tensor_list
 from .elementwise import FUNCTIONS
 from .names import function, public
 from .op import Rule, deliver, record
 from .product import bmm, dot, matmul, mm, mv, outer
 from .rearrange import roll
 from .reduce import sum as sum_
-from .view import expand, reshape, t, tensor_list, unsqueeze
+from .view import expand, reshape, t, unsqueeze
 
 
 def _affine_rule(F: Any, g: Any, const: Any, x: Any, y: Any) -> tuple[Any, ...]:

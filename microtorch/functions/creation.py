@@ -291,6 +291,8 @@ def memory_order(x: Tensor, memory_format: Any = None) -> list[builtins.int]:
 
 def empty_array_like(x: Tensor, dtype: dtypes.dtype, memory_format: Any = None) -> Array:
     """An array of the shape of x, with its dimensions in the same order in memory."""
+    if x._array.flags.c_contiguous:
+        return np.empty(x._array.shape, dtype.numpy)
     order = memory_order(x, memory_format)
     made = np.empty([x._array.shape[d] for d in order], dtype.numpy)
     return made.transpose(np.argsort(order))

@@ -13,13 +13,14 @@ from ..graph.node import mode as grad_mode
 from ..kernels import cpu
 from ..tensor import Tensor, wrap
 from .arguments import int_of, need_tensor
+from .cat import cat
 from .convert import clone, where
 from .elementwise import FUNCTIONS
 from .names import METHODS, PUBLIC, public
 from .op import Array, Rule, deliver, primitive, record
 from .op import tensors as primitives
 from .product import matmul
-from .view import cat, expand, matrix_transpose, narrow, squeeze, unsqueeze
+from .view import expand, matrix_transpose, narrow, squeeze, unsqueeze
 
 primitives.given = wrap
 SlogDet = namedtuple("SlogDet", "sign logabsdet")

@@ -10,11 +10,12 @@ from .. import dtypes
 from ..errors import combination_error
 from ..tensor import Tensor, normal_dim, wrap
 from .arguments import int_of, is_int, need_tensor
+from .cat import cat, pad_dim, stack, tensor_list
 from .creation import finish
 from .names import function, public
 from .op import tensors as primitives
 from .strided import atleast_1d, atleast_2d, atleast_3d, meshgrid
-from .view import cat, flatten, narrow, pad_dim, reshape, stack, tensor_list
+from .view import flatten, narrow, reshape
 
 
 def _nonempty(name: str, tensors: Any) -> list[Tensor]:

@@ -11,12 +11,11 @@ import numpy as np
 from .. import dtypes
 from ..errors import argument_error, combination_error
 from ..graph.node import mode, next_seq
-from ..tensor import Tensor, base_of, edge, normal_dim, normal_dims, view, wrap
+from ..tensor import Tensor, base_of, edge, normal_dim, normal_dims, view
 from .convert import CLONE
 from .history import remember
-from .names import function, function_as, method, public
-from .op import Array, Rule, deliver, record
-from .op import tensors as primitives
+from .names import function_as, method, public
+from .op import Array, Rule, record
 
 
 def _shape_rule(F: Any, g: Any, shape: Any) -> tuple[Any, ...]:
@@ -295,21 +294,6 @@ def expand_as(input: Tensor, other: Tensor) -> Tensor:
     return expand(input, other._array.shape)
 
 
-# ------------------------------------------------------------------------ joins and parts
-def _cat_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
-    dim, ends, lengths = const
-    return tuple(
-        # What was skipped, an empty vector, gets an empty gradient.
-        F.reshape(F.narrow(g, dim, 0, 0), (0,)) if n is None else F.narrow(g, dim, end - n, n)
-        for end, n in zip(ends, lengths, strict=True)
-    )
-
-
-def _stack_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
-    dim, count, shape = const
-    return tuple(F.reshape(F.narrow(g, dim, k, 1), shape) for k in range(count))
-
-
 def narrow_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
     """Zeros around the gradient of a part."""
     shape, dim, start, length, _ = const
@@ -317,8 +301,6 @@ def narrow_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
     return (F.pad_dim(g, dim, start, after),)
 
 
-CAT = Rule("CatBackward0", _cat_rule)
-STACK = Rule("StackBackward0", _stack_rule)
 SLICE = Rule("SliceBackward0", narrow_rule)
 
 
@@ -348,91 +330,6 @@ def piece(x: Tensor, dim: int, start: int, length: int, op: Rule, number: int) -
     """Part of a dimension; `number` counts the outputs of a function that gives several."""
     seen = x._array[(slice(None),) * dim + (slice(start, start + length),)]
     return linked(x, seen, op, (x._array.shape, dim, start, length, number))
-
-
-def pad_dim(input: Tensor, dim: int, before: int, after: int) -> Tensor:
-    """Zeros before and after along one dimension."""
-    shape = list(input._array.shape)
-    parts = []
-    for count, part in ((before, None), (0, input), (after, None)):
-        if part is not None:
-            parts.append(part)
-        elif count:
-            shape[dim] = count
-            parts.append(wrap(np.zeros(shape, input._array.dtype)))
-    return cat(parts, dim)
-
-
-def tensor_list(name: str, tensors_: Any) -> list[Tensor]:
-    """The tensors of a list or tuple.
-
-    Raises:
-        TypeError: for anything else.
-    """
-    if isinstance(tensors_, Tensor) or not isinstance(tensors_, (list, tuple)):
-        raise argument_error(name, "tensors", 1, "tuple of Tensors", tensors_)
-    for k, x in enumerate(tensors_):
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"expected Tensor as element {k} in argument 0, but got {type(x).__name__}"
-            )
-    return list(tensors_)
-
-
-@function("concat", "concatenate")
-def cat(
-    tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None, axis: int | None = None
-) -> Tensor:
-    """Tensors joined along an existing dimension; dtypes promote, 1-d empty ones are skipped."""
-    parts = tensor_list("cat", tensors)
-    if not parts:
-        raise ValueError("torch.cat(): expected a non-empty list of Tensors")
-    for k, x in enumerate(parts):
-        if x._array.ndim == 0:
-            raise RuntimeError(f"zero-dimensional tensor (at position {k}) cannot be concatenated")
-    kept = [x for x in parts if x._array.shape != (0,)] or parts
-    first = kept[0]._array
-    dim = normal_dim(dim if axis is None else axis, first.ndim)
-    for k, x in enumerate(kept[1:], 1):
-        shape = x._array.shape
-        if len(shape) != first.ndim:
-            raise RuntimeError(
-                f"Tensors must have same number of dimensions: got {first.ndim} and {len(shape)}"
-            )
-        for d, n in enumerate(shape):
-            if d != dim and n != first.shape[d]:
-                raise RuntimeError(
-                    f"Sizes of tensors must match except in dimension {dim}. Expected size "
-                    f"{first.shape[d]} but got size {n} for tensor number {k} in the list."
-                )
-    dtype = dtypes.result_type([(x.dtype, 2) for x in parts])
-    parts = [primitives.cast(x, dtype) for x in parts]
-    rank = first.ndim
-    lengths = [x._array.shape[dim] if x._array.ndim == rank else None for x in parts]
-    const = (dim, np.cumsum([n or 0 for n in lengths]).tolist(), lengths)
-    joined = np.concatenate([x._array for x in parts if x._array.ndim == rank], dim)
-    array = np.asarray(joined, order="C")
-    return deliver(record(CAT, array, tuple(parts), const=const), out)
-
-
-@function()
-def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None) -> Tensor:
-    """Tensors of one shape joined along a new dimension."""
-    parts = tensor_list("stack", tensors)
-    if not parts:
-        raise RuntimeError("stack expects a non-empty TensorList")
-    shape = parts[0]._array.shape
-    for k, x in enumerate(parts):
-        if x._array.shape != shape:
-            raise RuntimeError(
-                f"stack expects each tensor to be equal size, but got {list(shape)} at entry 0 and "
-                f"{list(x._array.shape)} at entry {k}"
-            )
-    dim = normal_dim(dim, len(shape) + 1)
-    dtype = dtypes.result_type([(x.dtype, 2) for x in parts])
-    parts = [primitives.cast(x, dtype) for x in parts]
-    array = np.asarray(np.stack([x._array for x in parts], dim), order="C")
-    return deliver(record(STACK, array, tuple(parts), const=(dim, len(parts), shape)), out)
 
 
 @method()
