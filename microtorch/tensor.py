@@ -31,6 +31,13 @@ NOT_A_LEAF = (
     "you can only change requires_grad flags of leaf variables. If you want to use a computed "
     "variable in a subgraph that doesn't require differentiation use var_no_grad = var.detach()."
 )
+FUNCTION_VIEW = (
+    "Output {number} of {op} is a view and is being modified inplace. This view was created inside "
+    "a custom Function (or because an input was returned as-is) and the autograd logic to handle "
+    "view+inplace would override the custom backward associated with the custom Function, leading "
+    "to incorrect gradients. This behavior is forbidden. You can fix this by cloning the output of "
+    "the custom Function."
+)
 DEEPCOPY = (
     "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at "
     "the moment.  If you were attempting to deepcopy a module, this may be because of a "
@@ -513,6 +520,8 @@ def check_in_place(x: Tensor, what: str = "a leaf") -> None:
             f"{what} Variable that requires grad is being used in an in-place operation."
         )
     if x._base is not None:
+        if hasattr(node, "needs_input_grad"):
+            raise RuntimeError(FUNCTION_VIEW.format(number=node.const or 0, op=_op_name(node)))
         if x._base._node is LEAF:
             raise RuntimeError(
                 "a view of a leaf Variable that requires grad is being used in an in-place "

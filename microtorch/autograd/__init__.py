@@ -1,7 +1,10 @@
 """`microtorch.autograd`: backward, grad, and the grad modes."""
 
 from ..tensor import Tensor
+from . import function
+from . import hooks as hooks  # gives Tensor and Node their methods
 from .backward import backward, grad
+from .function import Function
 from .modes import (
     enable_grad,
     inference_mode,
@@ -14,10 +17,12 @@ from .modes import (
 from .variable import Variable
 
 __all__ = [
+    "Function",
     "Tensor",
     "Variable",
     "backward",
     "enable_grad",
+    "function",
     "grad",
     "inference_mode",
     "is_grad_enabled",

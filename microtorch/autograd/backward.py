@@ -2,7 +2,6 @@
 
 import sys
 import warnings
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -123,10 +122,10 @@ def backward(
     found = _run(outputs, given, keep, create_graph, targets)
     while found:
         place, g = found.popitem()
-        if isinstance(place, Tensor):
-            accumulate(place, g)
-        elif targets is not None:
-            accumulate(targets[place], g)
+        leaf = place if isinstance(place, Tensor) else targets[place] if targets else None
+        if leaf is not None:
+            accumulate(leaf, g)
+            engine.call_leaf_hooks(leaf)
 
 
 def accumulate(leaf: Tensor, g: Any) -> None:
@@ -220,29 +219,4 @@ def tensor_backward(
     backward([self], [gradient], retain_graph, create_graph, inputs)
 
 
-def retain_grad(self: Tensor) -> None:
-    """Keep the gradient of this non-leaf at the next backward.
-
-    Raises:
-        RuntimeError: if the tensor does not require grad.
-    """
-    node = self._node
-    if node is None:
-        raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
-    if node is LEAF or "_retains_grad" in self.__dict__:
-        return
-    self.__dict__["_retains_grad"] = True
-    reference = weakref.ref(self)
-
-    def keep(g: Any) -> Any:
-        tensor = reference()
-        if tensor is not None:
-            found = g if isinstance(g, Tensor) else wrap(np.array(g))
-            tensor._grad = found if tensor._grad is None else tensor._grad + found
-        return g
-
-    engine.hooks.setdefault(node, []).append(keep)
-
-
 Tensor.backward = tensor_backward  # type: ignore[attr-defined]
-Tensor.retain_grad = retain_grad  # type: ignore[attr-defined]
