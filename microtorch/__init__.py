@@ -60,7 +60,7 @@ globals().update(_PUBLIC)
 
 # Loaded at first use: name -> module of this package.
 _LAZY = {
-    "save": "checkpoint", "load": "checkpoint", "summary": "torchsummary",
+    "register": "custom", "save": "checkpoint", "load": "checkpoint", "summary": "torchsummary",
     "set_printoptions": "printing", "get_printoptions": "printing",
 }  # fmt: skip
 

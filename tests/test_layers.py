@@ -18,11 +18,11 @@ ROOT = pathlib.Path(spec.submodule_search_locations[0])
 # A module imports from its own level and those before it, and nothing in a circle. A name stands
 # for a module or a whole folder; the most exact one counts.
 LEVELS = (
-    ("dtypes", "device", "errors", "table", "cuda"),
+    ("dtypes", "device", "errors", "table", "derive", "cuda"),
     ("graph", "kernels", "kernels.text", "kernels.vecmath", "kernels.store", "printing"),
     ("kernels.jit",),
     ("kernels.cpu", "kernels.cuda", "kernels.threads", "kernels.stream", "kernels.info"),
-    ("tensor", "random", "functions", "value"),
+    ("tensor", "random", "functions", "value", "custom"),
     ("autograd", "capture"),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "draw",
      "testing"),
@@ -39,7 +39,15 @@ ON_DEMAND = {
 }
 
 # Modules that use the standard library alone.
-NO_PACKAGES = ("table", "errors", "graph", "kernels.store", "kernels.text", "kernels.vecmath")
+NO_PACKAGES = (
+    "table",
+    "derive",
+    "errors",
+    "graph",
+    "kernels.store",
+    "kernels.text",
+    "kernels.vecmath",
+)
 COMPILER_WORDS = re.compile(r"\bnjit\b|\bcfunc\b|\bcuda\.jit\b|\b(import|from)\s+(numba|llvmlite)")
 # Files that may drive the compilers: one for the CPU, one for the GPU.
 COMPILER_FILES = {"kernels.jit", "kernels.cuda"}

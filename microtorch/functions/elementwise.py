@@ -182,6 +182,19 @@ def unbroadcast(primitives: Any, gradients: Sequence[Any], shapes: Any) -> tuple
 _code: dict[str, Any] = {}
 
 
+def _copysign(x: Any, y: Tensor) -> Tensor:
+    signs = wrap(np.copysign(y._array.dtype.type(1), y._array, out=...))
+    return (FUNCTIONS["abs"](x) if isinstance(x, Tensor) else abs(x)) * signs  # type: ignore[no-any-return]
+
+
+# Words of the vocabulary that are no rows; the derivative of rint and trunc is 0.
+_WORDS: dict[str, Callable[..., Tensor]] = {
+    "rint": lambda x: wrap(np.rint(x._array, out=...)),
+    "trunc": lambda x: wrap(np.trunc(x._array, out=...)),
+    "copysign": _copysign,
+}
+
+
 def evaluate(formula: str, values: dict[str, Any], like: Tensor) -> Any:
     """A formula of the table on Tensors; numbers among choices get the dtype of `like`."""
     code = _code.get(formula)
@@ -195,7 +208,10 @@ def evaluate(formula: str, values: dict[str, Any], like: Tensor) -> Any:
         ]
         return tensors.where(condition, *numbers)  # type: ignore[no-any-return]
 
-    names = {**FUNCTIONS, "fabs": FUNCTIONS["abs"], "where": where, "inf": float("inf"), **values}
+    names = {
+        **_WORDS, **FUNCTIONS, "fabs": FUNCTIONS["abs"], "where": where, "inf": float("inf"),
+        **values,
+    }  # fmt: skip
     return eval(code, {"__builtins__": {}}, names)
 
 

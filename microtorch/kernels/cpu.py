@@ -8,6 +8,7 @@ by one generic wrapper; reductions split at fixed places, whatever the number of
 
 import contextvars
 import ctypes
+import functools
 import math
 import threading
 from collections.abc import Callable
@@ -144,6 +145,7 @@ FOLD_KERNELS = {name: fold(kind) for name, kind in FOLDS.items()}
 ROWWISE_KERNELS = {name: rowwise(row) for name, row in ROWWISE.items()}
 
 
+@functools.cache
 def kernels_of(row: Row) -> ByDtype:
     """The forward kernels of a row of the table, or of one's own."""
     return ROW_KERNELS[row.name] if ROWS.get(row.name) is row else forward(row)
