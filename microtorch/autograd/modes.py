@@ -142,7 +142,3 @@ def is_grad_enabled() -> bool:
 def is_inference_mode_enabled() -> bool:
     """Whether this thread is inside `inference_mode`."""
     return mode.inference
-
-
-def set_detect_anomaly(mode: bool, check_nan: bool = True) -> None:
-    """Accepted; a changed saved value is always reported with the op that changed it."""
