@@ -15,7 +15,7 @@ import numpy as np
 
 from . import device as devices
 from . import dtypes
-from .errors import argument_error, unknown_name
+from .errors import FUNCTION_VIEW, NO_GRAD_VIEW, argument_error, unknown_name
 from .graph.node import LEAF, Node, mode, next_change, version_at
 
 Array = np.ndarray[Any, Any]
@@ -30,13 +30,6 @@ NON_LEAF_GRAD = (
 NOT_A_LEAF = (
     "you can only change requires_grad flags of leaf variables. If you want to use a computed "
     "variable in a subgraph that doesn't require differentiation use var_no_grad = var.detach()."
-)
-FUNCTION_VIEW = (
-    "Output {number} of {op} is a view and is being modified inplace. This view was created inside "
-    "a custom Function (or because an input was returned as-is) and the autograd logic to handle "
-    "view+inplace would override the custom backward associated with the custom Function, leading "
-    "to incorrect gradients. This behavior is forbidden. You can fix this by cloning the output of "
-    "the custom Function."
 )
 DEEPCOPY = (
     "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at "
@@ -92,6 +85,8 @@ class Tensor:
     _base: "Tensor | None" = None
     _views: "list[Any] | None" = None
     _changes: "tuple[int, int, Any] | None" = None
+    # Whether this is a view, of a tensor that requires grad, made while grad mode was off.
+    _unrecorded = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Tensor":
         """PyTorch's old constructor: `Tensor([1, 2])` copies data as float32, `Tensor(2, 3)`."""
@@ -516,6 +511,8 @@ def check_in_place(x: Tensor, what: str = "a leaf") -> None:
     if node is None or not mode.enabled:
         return
     if node is LEAF:
+        if x._unrecorded:
+            raise RuntimeError(NO_GRAD_VIEW)
         raise RuntimeError(
             f"{what} Variable that requires grad is being used in an in-place operation."
         )

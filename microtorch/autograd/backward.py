@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..functions.op import tensors as primitives
+from ..functions.view import stack
 from ..graph import engine
 from ..graph.node import LEAF, Node, mode, next_change
 from ..kernels import cpu
@@ -108,6 +109,8 @@ def backward(
         wanted = _several(inputs)
         if not wanted:
             raise RuntimeError("`inputs` argument to `backward()` cannot be empty.")
+        if any(t._node is None for t in wanted):
+            raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
         targets = {edge(t): t for t in wanted}
     if create_graph:
         warnings.warn(
@@ -166,11 +169,30 @@ def grad(
 ) -> tuple[Any, ...]:
     """Gradients of outputs with respect to inputs, as a tuple; no `.grad` is touched.
 
+    is_grads_batched: the first dimension of each of grad_outputs counts several of them; so does
+    that of the results then.
+
     Raises:
         RuntimeError: for inputs that do not require grad, or that outputs do not depend on
             (unless allow_unused, which gives None, or materialize_grads, which gives zeros).
+        ValueError: for materialize_grads together with allow_unused=False.
     """
+    if materialize_grads and allow_unused is False:
+        raise ValueError(
+            "Expected allow_unused to be True or not passed when materialize_grads=True, but got: "
+            "allow_unused=False."
+        )
     roots, wanted = _several(outputs), _several(inputs)
+    if not wanted:
+        raise RuntimeError("`inputs` argument to `grad()` cannot be empty.")
+    for root in roots:
+        if not isinstance(root, Tensor):
+            raise AssertionError("Expected output to be a torch.Tensor")
+    if is_grads_batched and grad_outputs is not None:
+        return _batched(
+            roots, wanted, _several(grad_outputs), retain_graph, create_graph,
+            bool(allow_unused), materialize_grads,
+        )  # fmt: skip
     given = _several(grad_outputs) if grad_outputs is not None else [None] * len(roots)
     for number, root in enumerate(roots):
         if root._node is None:
@@ -193,6 +215,42 @@ def grad(
             )
         results.append(wrap(np.array(g)) if isinstance(g, np.ndarray) else g)
     return tuple(results)
+
+
+def _batched(
+    roots: list[Tensor],
+    wanted: list[Tensor],
+    grad_outputs: list[Any],
+    retain_graph: bool | None,
+    create_graph: bool,
+    *flags: bool,
+) -> tuple[Any, ...]:
+    """The gradients for each of a batch of grad_outputs, stacked."""
+    for k, (root, g) in enumerate(zip(roots, grad_outputs, strict=False)):
+        if g is not None and g.shape[1:] != root.shape:
+            raise RuntimeError(
+                "If `is_grads_batched=True`, we interpret the first dimension of each grad_output "
+                "as the batch dimension. The sizes of the remaining dimensions are expected to "
+                "match the shape of corresponding output, but a mismatch was detected: "
+                f"grad_output[{k}] has a shape of {g.shape} and output[{k}] has a shape of "
+                f"{root.shape}. If you only want some tensors in `grad_output` to be considered "
+                "batched, consider using vmap."
+            )
+    keep = create_graph if retain_graph is None else retain_graph
+    count = next((len(g) for g in grad_outputs if g is not None), 1)
+    rows = [
+        grad(
+            roots,
+            wanted,
+            [g if g is None else g[k] for g in grad_outputs],
+            keep or k + 1 < count,
+            create_graph,
+            False,
+            *flags,
+        )
+        for k in range(count)
+    ]
+    return tuple(None if column[0] is None else stack(column) for column in zip(*rows, strict=True))
 
 
 def tensor_backward(

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import dtypes
 from ..errors import argument_error, combination_error
-from ..graph.node import mode, next_seq
+from ..graph.node import LEAF, mode, next_seq
 from ..tensor import Tensor, edge, normal_dim, normal_dims, view, wrap
 from .convert import CLONE
 from .history import remember
@@ -44,7 +44,14 @@ EXPAND = Rule("ExpandBackward0", _expand_rule)
 def linked(x: Tensor, array: Array, op: Rule, const: Any) -> Tensor:
     """A view of x in the graph."""
     z = view(x, array)
-    if x._node is not None and mode.enabled:
+    if x._node is None:
+        pass
+    elif not mode.enabled:
+        # As in PyTorch, a view that is not recorded is a leaf of its own.
+        if not mode.inference:
+            z._node = LEAF
+            z._unrecorded = True
+    else:
         node = object.__new__(op.kind)
         node.op = op
         node.seq = next_seq()
