@@ -15,7 +15,7 @@ import numpy as np
 
 from . import device as devices
 from . import dtypes
-from .errors import FUNCTION_VIEW, NO_GRAD_VIEW, argument_error, unknown_name
+from .errors import FUNCTION_VIEW, NO_GRAD_VIEW, ONE_OF_SEVERAL_VIEWS, argument_error, unknown_name
 from .graph.node import LEAF, Node, mode, next_change, version_at
 
 Array = np.ndarray[Any, Any]
@@ -517,22 +517,17 @@ def check_in_place(x: Tensor, what: str = "a leaf") -> None:
             f"{what} Variable that requires grad is being used in an in-place operation."
         )
     if x._base is not None:
-        if hasattr(node, "needs_input_grad"):
-            raise RuntimeError(FUNCTION_VIEW.format(number=node.const or 0, op=_op_name(node)))
-        if x._base._node is LEAF:
+        custom = hasattr(node, "needs_input_grad")
+        number, op = _output_number(node), _op_name(node)
+        if custom and len(node.outputs) == 1:
+            raise RuntimeError(FUNCTION_VIEW.format(op=op))
+        if x._base._node is LEAF and not custom:
             raise RuntimeError(
                 "a view of a leaf Variable that requires grad is being used in an in-place "
                 "operation."
             )
-        name = node.name()
-        if name.startswith(("Split", "Unbind")):
-            number = node.const[4] if name.startswith("Split") else node.const[1][-1]
-            raise RuntimeError(
-                f"Output {number} of {_op_name(node)} is a view and is being modified inplace. "
-                "This view is the output of a function that returns multiple views. Such functions "
-                "do not allow the output views to be modified inplace. You should replace the "
-                "inplace operation by an out-of-place one."
-            )
+        if custom or op in ("Split", "SplitWithSizes", "Unbind"):
+            raise RuntimeError(ONE_OF_SEVERAL_VIEWS.format(number=number, op=op))
 
 
 def changed(x: Tensor) -> None:
@@ -552,7 +547,17 @@ def _description(x: Tensor, node: Any) -> str:
     kind = f"[torch.{x.dtype.short}Tensor {list(x._array.shape)}]"
     if node is None or node is LEAF:
         return kind
-    return f"{kind}, which is output 0 of {_op_name(node)},"
+    return f"{kind}, which is output {_output_number(node)} of {_op_name(node)},"
+
+
+def _output_number(node: Any) -> int:
+    """Which output of its op a node stands for."""
+    name = node.name()
+    if name.startswith("Split"):
+        return node.const[4]  # type: ignore[no-any-return]
+    if name.startswith("Unbind"):
+        return node.const[1][-1]  # type: ignore[no-any-return]
+    return (node.const or 0) if hasattr(node, "needs_input_grad") else 0
 
 
 def _op_name(node: Any) -> str:
@@ -581,7 +586,7 @@ def check_saved(node: Node) -> None:
             "one of the variables needed for gradient computation has been modified by an inplace "
             f"operation: {what} is at version {count}; expected version {expected} instead. Hint: "
             "enable anomaly detection to find the operation that failed to compute its gradient, "
-            "with torch.autograd.set_detect_anomaly(True)."
+            "with torch.autograd.set_detect_anomaly(True, check_nan=False)."
         )
 
 

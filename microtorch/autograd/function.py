@@ -110,7 +110,7 @@ class FunctionCtx(Node):
         self.saved = tuple(saved)
 
 
-class _OutputNode(Node):
+class OutputNode(Node):
     """The node of one of several outputs; its attributes are those of the context."""
 
     __slots__ = ()
@@ -234,7 +234,7 @@ class Function:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         name, scope = cls.__name__ + "Backward", {"__module__": "torch.autograd.function"}
-        outputs = type(name, (_OutputNode,), {**scope, "__slots__": ()})
+        outputs = type(name, (OutputNode,), {**scope, "__slots__": ()})
         cls.context_class = type(
             name, (FunctionCtx,), {**scope, "function": cls, "output_class": outputs}
         )

@@ -10,7 +10,7 @@ from ..graph import engine
 from ..graph.hooks import RemovableHandle
 from ..graph.node import LEAF, Node, mode
 from ..tensor import Tensor, edge, wrap
-from .function import Parts
+from .function import OutputNode, Parts
 
 # The key of what `retain_grad` enters: it keeps what all other hooks have left.
 _LAST = 1 << 62
@@ -168,7 +168,9 @@ def _replaced(hooks: dict[int, Callable[..., Any]], values: Any, *more: Any) -> 
     return values
 
 
-def _hooked(node: Node) -> HookedOp:
+def _hooked(node: Any) -> HookedOp:
+    if isinstance(node, OutputNode):
+        node = node.parents[0]
     if not isinstance(node.op, HookedOp):
         node.op = HookedOp(node.op)
     return node.op

@@ -48,9 +48,8 @@ def linked(x: Tensor, array: Array, op: Rule, const: Any) -> Tensor:
         pass
     elif not mode.enabled:
         # As in PyTorch, a view that is not recorded is a leaf of its own.
-        if not mode.inference:
-            z._node = LEAF
-            z._unrecorded = True
+        z._node = LEAF
+        z._unrecorded = True
     else:
         node = object.__new__(op.kind)
         node.op = op
