@@ -91,7 +91,7 @@ def _check(node: ast.AST, formula: str, known: set[str]) -> None:
 def derivatives(formula: str, inputs: Iterable[str], others: Iterable[str] = ()) -> tuple[str, ...]:
     """The local derivative in each input, as a row has them; `z` is the formula's value."""
     inputs = tuple(inputs)
-    tree = parse(formula, (*inputs, *others))
+    tree = _simple(parse(formula, (*inputs, *others)))
     found = []
     for name in inputs:
         d = _derivative(tree, name)

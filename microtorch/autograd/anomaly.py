@@ -118,16 +118,13 @@ def _watched_run(
 
 
 def _exchange(name: str, before: Any, after: Any) -> None:
-    """Put one function in the place of another in every module of the package."""
+    """Put one function in the place of another in the modules of the package that use it."""
     own = __name__.partition(".")[0]
-    for module in list(sys.modules.values()):
-        if (
-            module is None
-            or module.__name__.partition(".")[0] != own
-            or module.__name__ == __name__
-        ):
+    for key, module in list(sys.modules.items()):
+        # graph.node numbers in-place changes too, which are no nodes.
+        if not key.startswith(own + ".") or key in (__name__, node.__name__):
             continue
-        if module.__dict__.get(name) is before:
+        if getattr(module, "__dict__", {}).get(name) is before:
             setattr(module, name, after)
 
 

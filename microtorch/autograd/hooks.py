@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..graph import engine
-from ..graph.hooks import RemovableHandle
+from ..graph.hooks import HookDict, RemovableHandle, add
 from ..graph.node import LEAF, Node, mode
-from ..tensor import Tensor, edge, wrap
+from ..tensor import Tensor, wrap
 from .function import OutputNode, Parts
 
 # The key of what `retain_grad` enters: it keeps what all other hooks have left.
@@ -64,7 +63,17 @@ def register_hook(self: Tensor, hook: Callable[[Tensor], Any]) -> RemovableHandl
     """
     if self._node is None:
         raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
-    return engine.hooks.add(edge(self), lambda g: _call(hook, g))
+    return add(_hooks_of(self), lambda g: _call(hook, g))
+
+
+def _hooks_of(x: Tensor) -> HookDict:
+    """The hooks of a tensor's gradient: at the op of its node, or at the leaf."""
+    if x._node is LEAF:
+        found: HookDict = x.__dict__.setdefault("_hooks", HookDict())
+        return found
+    if not isinstance(x._node.op, HookedOp):
+        x._node.op = HookedOp(x._node.op)
+    return x._node.op.hooks  # type: ignore[no-any-return]
 
 
 def register_post_accumulate_grad_hook(
@@ -79,7 +88,8 @@ def register_post_accumulate_grad_hook(
         raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
     if self._node is not LEAF:
         raise RuntimeError("post accumulate grad hooks cannot be registered on non-leaf tensors")
-    return engine.leaf_hooks.add(self, lambda leaf: _with_mode(lambda: hook(leaf), False))
+    hooks = self.__dict__.setdefault("_leaf_hooks", HookDict())
+    return add(hooks, lambda leaf: _with_mode(lambda: hook(leaf), False))
 
 
 def retain_grad(self: Tensor) -> None:
@@ -103,15 +113,16 @@ def retain_grad(self: Tensor) -> None:
             tensor._grad = found if tensor._grad is None else tensor._grad + found
         return g
 
-    hooks = engine.hooks.of(node)
+    hooks = _hooks_of(self)
     hooks[_LAST + len(hooks)] = keep
 
 
 class HookedOp:
-    """The op of one node, with hooks before and after it."""
+    """The op of one node, with hooks of its result's gradient, and before and after it."""
 
     def __init__(self, op: Any) -> None:
         self.op = op
+        self.hooks = HookDict()
         self.kind = getattr(op, "kind", None)
         self.saves_result = op.saves_result
         self.before: dict[int, Callable[..., Any]] = {}
@@ -119,6 +130,8 @@ class HookedOp:
 
     def backward(self, node: Node, g: Any) -> tuple[Any, ...]:
         """Gradients of the parents, as arrays."""
+        if not (self.before or self.after):
+            return self.op.backward(node, g)  # type: ignore[no-any-return]
         grads = _outputs(node, g)
         seen = [None if a is None else wrap(a) for a in grads]
         given = _with_mode(lambda: _replaced(self.before, seen), False)
@@ -129,6 +142,8 @@ class HookedOp:
 
     def differentiate(self, node: Node, g: Any) -> tuple[Any, ...]:
         """Gradients of the parents, as Tensors with a history."""
+        if not (self.before or self.after):
+            return self.op.differentiate(node, g)  # type: ignore[no-any-return]
         given = _replaced(self.before, _outputs(node, g))
         found = self.op.differentiate(node, _like(g, given))
         return tuple(_replaced(self.after, found, given))
@@ -178,16 +193,12 @@ def _hooked(node: Any) -> HookedOp:
 
 def register_prehook(self: Node, fn: Callable[..., Any]) -> RemovableHandle:
     """Call `fn(grad_outputs)` before the node runs; it may give others."""
-    handle = RemovableHandle(hooks := _hooked(self).before)
-    hooks[handle.id] = fn
-    return handle
+    return add(_hooked(self).before, fn)
 
 
 def register_node_hook(self: Node, fn: Callable[..., Any]) -> RemovableHandle:
     """Call `fn(grad_inputs, grad_outputs)` after the node has run; it may give other inputs'."""
-    handle = RemovableHandle(hooks := _hooked(self).after)
-    hooks[handle.id] = fn
-    return handle
+    return add(_hooked(self).after, fn)
 
 
 Tensor.register_hook = register_hook  # type: ignore[attr-defined]

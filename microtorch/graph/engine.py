@@ -10,13 +10,8 @@ from collections.abc import Callable, Collection, Iterable
 from heapq import heappop, heappush
 from typing import Any
 
-from .hooks import Hooks
+from . import hooks
 from .node import Node, clock
-
-# Called with the gradient of a node's result before the node runs; a hook returns the gradient to
-# go on with. Those of `leaf_hooks` are called with a leaf when it has received its gradient.
-hooks = Hooks()
-leaf_hooks = Hooks()
 
 SECOND_BACKWARD = (
     "Trying to backward through the graph a second time (or directly access saved tensors after "
@@ -71,7 +66,7 @@ def run(
     needed beforehand.
     """
     needed = None if targets is None else _towards(roots, targets)
-    special = needed is not None or bool(hooks.data) or bool(leaf_hooks.data)
+    special = needed is not None or bool(hooks.live)
     found: dict[Any, Any] = {}
     # What waits: number of a node, or leaf -> [node or leaf, gradient, whether the pass owns it].
     waiting: dict[Any, list[Any]] = {}
@@ -141,13 +136,14 @@ def _towards(roots: Iterable[Any], targets: Collection[Any]) -> set[Node]:
 
 
 def call_hooks(node: Any, g: Any) -> Any:
-    """The gradient as the hooks of a node or leaf leave it."""
-    for _, hook in sorted(hooks.get(node).items()):
+    """The gradient as the hooks of a node (its op has them) or of a leaf leave it."""
+    own = getattr(node.op, "hooks", {}) if isinstance(node, Node) else node.__dict__.get("_hooks")
+    for _, hook in sorted((own or {}).items()):
         g = hook(g)
     return g
 
 
 def call_leaf_hooks(leaf: Any) -> None:
     """Tell the hooks of a leaf that it has received its gradient."""
-    for hook in list(leaf_hooks.get(leaf).values()):
+    for hook in list(leaf.__dict__.get("_leaf_hooks", {}).values()):
         hook(leaf)
