@@ -60,7 +60,9 @@ globals().update(_PUBLIC)
 
 # Loaded at first use: name -> module of this package.
 _LAZY = {
-    "save": "checkpoint", "load": "checkpoint", "summary": "torchsummary",
+    "is_anomaly_enabled": "autograd.anomaly", "set_anomaly_enabled": "autograd.anomaly",
+    "is_anomaly_check_nan_enabled": "autograd.anomaly",
+    "register": "custom", "save": "checkpoint", "load": "checkpoint", "summary": "torchsummary",
     "from_dlpack": "interop", "draw": "drawing",
     "set_printoptions": "printing", "get_printoptions": "printing",
 }  # fmt: skip

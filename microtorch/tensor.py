@@ -15,7 +15,7 @@ import numpy as np
 
 from . import device as devices
 from . import dtypes
-from .errors import argument_error, unknown_name
+from .errors import FUNCTION_VIEW, NO_GRAD_VIEW, ONE_OF_SEVERAL_VIEWS, argument_error, unknown_name
 from .graph.node import LEAF, Node, clock, mode, next_change, next_seq, version_at
 
 Array = np.ndarray[Any, Any]
@@ -47,12 +47,6 @@ DETACH_VIEW = (
 DETACHED = (
     "Trying to use a saved tensor that has been detached in-place, i.e. with .detach_().This is "
     "not supported, please use out-of-place `.detach()` instead"
-)
-MADE_UNSEEN = (
-    "A view was created in no_grad mode and is being modified inplace with grad mode enabled. "
-    "Given that this use case is ambiguous and error-prone, it is forbidden. You can clarify your "
-    "code by moving both the view and the inplace either both inside the no_grad block (if you "
-    "don't want the inplace to be tracked) or both outside (if you want the inplace to be tracked)."
 )
 OWN = object()
 
@@ -116,13 +110,13 @@ class Tensor:
     # Where the history of changes goes if not to the base: `OWN`, or the detached tensor viewed.
     _family: Any = None
     _views: "list[Any] | None" = None
-    # A view of a tensor that requires grad, made under `no_grad`.
-    _unseen: bool = False
     # When `detach_` cut the tensor off its history.
     _cut: int | None = None
     # The last node that saved what it wrote into a view of this base.
     _written: Any = None
     _changes: "tuple[int, int, Any] | None" = None
+    # Whether this is a view, of a tensor that requires grad, made while grad mode was off.
+    _unrecorded = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Tensor":
         """PyTorch's old constructor: `Tensor([1, 2])` copies data as float32, `Tensor(2, 3)`."""
@@ -551,40 +545,33 @@ def check_in_place(x: Tensor, what: str = "a leaf") -> None:
     """
     node = x._node
     if node is None or not mode.enabled:
-        if x._unseen and mode.enabled and base_of(x)._node is not None:
-            raise RuntimeError(MADE_UNSEEN)
         return
     if node is LEAF:
+        if x._unrecorded:
+            raise RuntimeError(NO_GRAD_VIEW)
         raise RuntimeError(
             f"{what} Variable that requires grad is being used in an in-place operation."
         )
     if x._base is not None:
+        custom = hasattr(node, "needs_input_grad")
+        number, op = _output_number(node), _op_name(node)
+        if custom and len(node.outputs) == 1:
+            raise RuntimeError(FUNCTION_VIEW.format(op=op))
         base = base_of(x)
         if base is x:
             return
-        if base._node is LEAF:
+        if base._node is LEAF and not custom:
             raise RuntimeError(
                 "a view of a leaf Variable that requires grad is being used in an in-place "
                 "operation."
             )
+        if custom:
+            raise RuntimeError(ONE_OF_SEVERAL_VIEWS.format(number=number, op=op))
         origin = node
         while isinstance(origin, Node) and origin is not base._node:
             if origin.name().startswith(("Split", "Unbind")):
-                _refuse_several(node)
+                raise RuntimeError(ONE_OF_SEVERAL_VIEWS.format(number=number, op=op))
             origin = origin.parents[0]
-
-
-def _refuse_several(node: Node) -> NoReturn:
-    """Refuse to change one of several views that a function gave, or a view of one."""
-    name, number = node.name(), 0
-    if name.startswith(("Split", "Unbind")):
-        number = node.const[4] if name.startswith("Split") else node.const[1][-1]
-    raise RuntimeError(
-        f"Output {number} of {_op_name(node)} is a view and is being modified inplace. "
-        "This view is the output of a function that returns multiple views. Such functions "
-        "do not allow the output views to be modified inplace. You should replace the "
-        "inplace operation by an out-of-place one."
-    )
 
 
 def changed(x: Tensor) -> None:
@@ -612,7 +599,17 @@ def _description(x: Tensor, node: Any) -> str:
     kind = f"[torch.{x.dtype.short}Tensor {list(x._array.shape)}]"
     if node is None or node is LEAF:
         return kind
-    return f"{kind}, which is output 0 of {_op_name(node)},"
+    return f"{kind}, which is output {_output_number(node)} of {_op_name(node)},"
+
+
+def _output_number(node: Any) -> int:
+    """Which output of its op a node stands for."""
+    name = node.name()
+    if name.startswith("Split"):
+        return node.const[4]  # type: ignore[no-any-return]
+    if name.startswith("Unbind"):
+        return node.const[1][-1]  # type: ignore[no-any-return]
+    return (node.const or 0) if hasattr(node, "needs_input_grad") else 0
 
 
 def _op_name(node: Any) -> str:
@@ -643,7 +640,7 @@ def check_saved(node: Node) -> None:
             "one of the variables needed for gradient computation has been modified by an inplace "
             f"operation: {what} is at version {count}; expected version {expected} instead. Hint: "
             "enable anomaly detection to find the operation that failed to compute its gradient, "
-            "with torch.autograd.set_detect_anomaly(True)."
+            "with torch.autograd.set_detect_anomaly(True, check_nan=False)."
         )
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from .dtypes import get_default_dtype
-from .functions.elementwise import FLOATS, evaluate
+from .functions.elementwise import FLOATS
 from .functions.op import Rule
+from .functions.row_op import evaluate
 from .graph.node import Node, mode, next_seq
 from .kernels import cpu, text
 from .table import ROWS, Row
@@ -85,15 +86,15 @@ class ScalarOp:
 
     def exactly(self, *operands: float) -> float:
         """The value, by the float64 kernel."""
-        return float(cpu.ROW_KERNELS[self.row.name][_DOUBLE](*operands))
+        return float(cpu.kernels_of(self.row)[_DOUBLE](*operands))
 
     def gradients(self, g: float, node: "Value") -> tuple[float, ...]:
         """g times the local derivatives."""
         parents = node.parents
         try:
-            if len(parents) == 1:
-                return self._gradients(g, parents[0].data, *node.numbers, node.data)  # type: ignore[no-any-return]
-            return self._gradients(g, parents[0].data, parents[1].data, node.data)  # type: ignore[no-any-return]
+            if len(parents) == 2:
+                return self._gradients(g, parents[0].data, parents[1].data, node.data)  # type: ignore[no-any-return]
+            return self._gradients(g, *[p.data for p in parents], *node.numbers, node.data)  # type: ignore[no-any-return]
         except (ArithmeticError, ValueError):
             return self._exact_gradients(g, node)
 

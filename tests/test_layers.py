@@ -18,12 +18,12 @@ ROOT = pathlib.Path(spec.submodule_search_locations[0])
 # A module imports from its own level and those before it, and nothing in a circle. A name stands
 # for a module or a whole folder; the most exact one counts.
 LEVELS = (
-    ("dtypes", "device", "errors", "table", "cuda"),
+    ("dtypes", "device", "errors", "table", "derive", "cuda"),
     ("graph", "kernels", "kernels.text", "kernels.vecmath", "kernels.store", "printing"),
     ("kernels.jit",),
     ("kernels.cpu", "kernels.cuda", "kernels.info", "kernels.lapack", "kernels.native",
      "kernels.stream", "kernels.threads", "kernels.ufuncs"),
-    ("tensor", "random", "functions", "value"),
+    ("tensor", "random", "functions", "value", "custom"),
     ("autograd", "capture"),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "drawing",
      "drawing_layout", "testing", "linalg"),
@@ -41,7 +41,15 @@ ON_DEMAND = {
 }
 
 # Modules that use the standard library alone.
-NO_PACKAGES = ("table", "errors", "graph", "kernels.store", "kernels.text", "kernels.vecmath")
+NO_PACKAGES = (
+    "table",
+    "derive",
+    "errors",
+    "graph",
+    "kernels.store",
+    "kernels.text",
+    "kernels.vecmath",
+)
 COMPILER_WORDS = re.compile(r"\bnjit\b|\bcfunc\b|\bcuda\.jit\b|\b(import|from)\s+(numba|llvmlite)")
 # Files that may drive the compilers: one for the CPU, one for the GPU.
 COMPILER_FILES = {"kernels.jit", "kernels.cuda"}
@@ -50,7 +58,6 @@ LONGEST = 450
 LONGER = {
     "tensor": (660, "one class with the attributes and conversions that PyTorch gives it"),
     "kernels.vecmath": (650, "a text for each function and each width, with its error bounds"),
-    "functions.elementwise": (540, "a way for each arity, without calls on the hot path"),
     "random": (500, "a method for each distribution, with PyTorch's errors"),
 }
 

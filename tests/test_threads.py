@@ -79,7 +79,7 @@ def adam(parameters):
 
 def test_two_models_train_at_once_as_one_after_the_other(eager_switching):
     alone = [trained(1, sgd), trained(2, adam)]
-    for _ in range(20):
+    for _ in range(100):
         assert together(lambda: trained(1, sgd), lambda: trained(2, adam)) == alone
 
 

@@ -2,12 +2,12 @@
 
 import sys
 import warnings
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..functions.cat import stack
 from ..functions.op import tensors as primitives
 from ..graph import engine
 from ..graph.node import LEAF, Node, mode, next_change
@@ -109,6 +109,8 @@ def backward(
         wanted = _several(inputs)
         if not wanted:
             raise RuntimeError("`inputs` argument to `backward()` cannot be empty.")
+        if any(t._node is None for t in wanted):
+            raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
         targets = {edge(t): t for t in wanted}
     if create_graph:
         warnings.warn(
@@ -123,10 +125,10 @@ def backward(
     found = _run(outputs, given, keep, create_graph, targets)
     while found:
         place, g = found.popitem()
-        if isinstance(place, Tensor):
-            accumulate(place, g)
-        elif targets is not None:
-            accumulate(targets[place], g)
+        leaf = place if isinstance(place, Tensor) else targets[place] if targets else None
+        if leaf is not None:
+            accumulate(leaf, g)
+            engine.call_leaf_hooks(leaf)
 
 
 def accumulate(leaf: Tensor, g: Any) -> None:
@@ -166,11 +168,30 @@ def grad(
 ) -> tuple[Any, ...]:
     """Gradients of outputs with respect to inputs, as a tuple; no `.grad` is touched.
 
+    is_grads_batched: the first dimension of each of grad_outputs counts several of them; so does
+    that of the results then.
+
     Raises:
         RuntimeError: for inputs that do not require grad, or that outputs do not depend on
             (unless allow_unused, which gives None, or materialize_grads, which gives zeros).
+        ValueError: for materialize_grads together with allow_unused=False.
     """
+    if materialize_grads and allow_unused is False:
+        raise ValueError(
+            "Expected allow_unused to be True or not passed when materialize_grads=True, but got: "
+            "allow_unused=False."
+        )
     roots, wanted = _several(outputs), _several(inputs)
+    if not wanted:
+        raise RuntimeError("`inputs` argument to `grad()` cannot be empty.")
+    for root in roots:
+        if not isinstance(root, Tensor):
+            raise AssertionError("Expected output to be a torch.Tensor")
+    if is_grads_batched and grad_outputs is not None:
+        return _batched(
+            roots, wanted, _several(grad_outputs), retain_graph, create_graph,
+            bool(allow_unused), materialize_grads,
+        )  # fmt: skip
     given = _several(grad_outputs) if grad_outputs is not None else [None] * len(roots)
     for number, root in enumerate(roots):
         if root._node is None:
@@ -193,6 +214,42 @@ def grad(
             )
         results.append(wrap(np.array(g)) if isinstance(g, np.ndarray) else g)
     return tuple(results)
+
+
+def _batched(
+    roots: list[Tensor],
+    wanted: list[Tensor],
+    grad_outputs: list[Any],
+    retain_graph: bool | None,
+    create_graph: bool,
+    *flags: bool,
+) -> tuple[Any, ...]:
+    """The gradients for each of a batch of grad_outputs, stacked."""
+    for k, (root, g) in enumerate(zip(roots, grad_outputs, strict=False)):
+        if g is not None and g.shape[1:] != root.shape:
+            raise RuntimeError(
+                "If `is_grads_batched=True`, we interpret the first dimension of each grad_output "
+                "as the batch dimension. The sizes of the remaining dimensions are expected to "
+                "match the shape of corresponding output, but a mismatch was detected: "
+                f"grad_output[{k}] has a shape of {g.shape} and output[{k}] has a shape of "
+                f"{root.shape}. If you only want some tensors in `grad_output` to be considered "
+                "batched, consider using vmap."
+            )
+    keep = create_graph if retain_graph is None else retain_graph
+    count = next((len(g) for g in grad_outputs if g is not None), 1)
+    rows = [
+        grad(
+            roots,
+            wanted,
+            [g if g is None else g[k] for g in grad_outputs],
+            keep or k + 1 < count,
+            create_graph,
+            False,
+            *flags,
+        )
+        for k in range(count)
+    ]
+    return tuple(None if column[0] is None else stack(column) for column in zip(*rows, strict=True))
 
 
 def tensor_backward(
@@ -219,29 +276,4 @@ def tensor_backward(
     backward([self], [gradient], retain_graph, create_graph, inputs)
 
 
-def retain_grad(self: Tensor) -> None:
-    """Keep the gradient of this non-leaf at the next backward.
-
-    Raises:
-        RuntimeError: if the tensor does not require grad.
-    """
-    node = self._node
-    if node is None:
-        raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
-    if node is LEAF or "_retains_grad" in self.__dict__:
-        return
-    self.__dict__["_retains_grad"] = True
-    reference = weakref.ref(self)
-
-    def keep(g: Any) -> Any:
-        tensor = reference()
-        if tensor is not None:
-            found = g if isinstance(g, Tensor) else wrap(np.array(g))
-            tensor._grad = found if tensor._grad is None else tensor._grad + found
-        return g
-
-    engine.hooks.setdefault(node, []).append(keep)
-
-
 Tensor.backward = tensor_backward  # type: ignore[attr-defined]
-Tensor.retain_grad = retain_grad  # type: ignore[attr-defined]

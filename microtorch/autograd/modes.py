@@ -10,21 +10,27 @@ from ..graph.node import mode
 _CO_GENERATOR = 0x20
 
 
+def _switch(enabled: bool) -> None:
+    """Switch recording; inside `inference_mode` nothing is recorded, whatever is asked for."""
+    mode.asked = enabled
+    mode.enabled = enabled and not mode.inference
+
+
 class _Switch:
     """Set the grad mode of this thread inside a `with` block or a decorated function."""
 
     _enabled = True
 
     def __init__(self) -> None:
-        self._before: list[bool] = []
+        self._before: list[tuple[bool, bool]] = []
 
     def __enter__(self) -> Self:
-        self._before.append(mode.enabled)
-        mode.enabled = self._enabled
+        self._before.append((mode.enabled, mode.asked))
+        _switch(self._enabled)
         return self
 
     def __exit__(self, *_: object) -> None:
-        mode.enabled = self._before.pop()
+        mode.enabled, mode.asked = self._before.pop()
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         code = getattr(function, "__code__", None)
@@ -116,12 +122,12 @@ class set_grad_enabled(_Switch):
     def __init__(self, mode_: bool) -> None:
         super().__init__()
         self._enabled = bool(mode_)
-        self._outside = mode.enabled
-        mode.enabled = self._enabled
+        self._outside = (mode.enabled, mode.asked)
+        _switch(self._enabled)
 
     def __enter__(self) -> Self:
         self._before.append(self._outside)
-        mode.enabled = self._enabled
+        _switch(self._enabled)
         return self
 
     def clone(self) -> "_Switch":
@@ -130,19 +136,15 @@ class set_grad_enabled(_Switch):
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, with recording switched while it runs only."""
-        mode.enabled = self._outside
+        mode.enabled, mode.asked = self._outside
         return super().__call__(function)
 
 
 def is_grad_enabled() -> bool:
-    """Whether operations are recorded in this thread."""
-    return mode.enabled
+    """Whether grad mode is on in this thread; inside `inference_mode` that records nothing."""
+    return mode.enabled or (mode.inference and mode.asked)
 
 
 def is_inference_mode_enabled() -> bool:
     """Whether this thread is inside `inference_mode`."""
     return mode.inference
-
-
-def set_detect_anomaly(mode: bool, check_nan: bool = True) -> None:
-    """Accepted; a changed saved value is always reported with the op that changed it."""

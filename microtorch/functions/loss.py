@@ -11,9 +11,10 @@ from ..graph.node import Node, mode, next_seq, node_class
 from ..kernels import cpu
 from ..table import FOLDS, ROWS, ROWWISE, Row
 from ..tensor import Tensor, edge, new, normal_dim, wrap
-from .elementwise import FLOATS, FUNCTIONS, RowOp
+from .elementwise import FLOATS, FUNCTIONS
 from .names import public
 from .op import Rule, record, tensors
+from .row_op import RowOp
 
 
 class ReducedOp(RowOp):

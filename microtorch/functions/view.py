@@ -10,8 +10,8 @@ import numpy as np
 
 from .. import dtypes
 from ..errors import argument_error, combination_error
-from ..graph.node import mode, next_seq
-from ..tensor import Tensor, base_of, edge, normal_dim, normal_dims, view
+from ..graph.node import LEAF, mode, next_seq
+from ..tensor import Tensor, base_of, normal_dim, normal_dims, view
 from .convert import CLONE
 from .history import remember
 from .names import function_as, method, public
@@ -43,16 +43,20 @@ EXPAND = Rule("ExpandBackward0", _expand_rule)
 def linked(x: Tensor, array: Array, op: Rule, const: Any) -> Tensor:
     """A view of x in the graph."""
     z = view(x, array)
-    if x._node is not None and mode.enabled:
-        node = object.__new__(op.kind)
-        node.op = op
-        node.seq = next_seq()
-        node.parents = (edge(x),)
-        node.saved = ()
-        node.const = const
-        z._node = node
-    elif x._node is not None or x._unseen:
-        z._unseen = True
+    parent = x._node
+    if parent is not None:
+        if mode.enabled:
+            node = object.__new__(op.kind)
+            node.op = op
+            node.seq = next_seq()
+            node.parents = (x if parent is LEAF else parent,)
+            node.saved = ()
+            node.const = const
+            z._node = node
+        else:
+            # As in PyTorch, a view that is not recorded is a leaf of its own.
+            z._node = LEAF
+            z._unrecorded = True
     if x._family is not None:
         z._family = base_of(x)
     if mode.enabled and array.dtype.kind == "f":

@@ -9,13 +9,9 @@ import operator
 from collections.abc import Callable, Collection, Iterable
 from heapq import heappop, heappush
 from typing import Any
-from weakref import WeakKeyDictionary
 
+from . import hooks
 from .node import Node, clock
-
-# Called with the gradient of a node's result before the node runs: {node: [hook, ...]}; a hook
-# returns the gradient to go on with.
-hooks: "WeakKeyDictionary[Any, list[Callable[[Any], Any]]]" = WeakKeyDictionary()
 
 SECOND_BACKWARD = (
     "Trying to backward through the graph a second time (or directly access saved tensors after "
@@ -70,7 +66,7 @@ def run(
     needed beforehand.
     """
     needed = None if targets is None else _towards(roots, targets)
-    special = needed is not None or bool(hooks.data)  # type: ignore[attr-defined]
+    special = needed is not None or bool(hooks.live)
     found: dict[Any, Any] = {}
     # What waits: number of a node, or leaf -> [node or leaf, gradient, whether the pass owns it].
     waiting: dict[Any, list[Any]] = {}
@@ -92,13 +88,14 @@ def run(
         elif node is None:
             break
         if special:
-            g = call_hooks(node, g)
-            if needed is not None:
-                if node in targets:  # type: ignore[operator]
-                    found[node] = g
-                if node not in needed:
-                    node = None
-                    continue
+            wanted = needed is not None and node in targets  # type: ignore[operator]
+            if needed is None or wanted or node in needed:
+                g = call_hooks(node, g)
+            if wanted:
+                found[node] = g
+            if needed is not None and node not in needed:
+                node = None
+                continue
         saved = node.saved
         if saved:
             if clock.latest_change < node.seq:
@@ -129,10 +126,12 @@ def run(
     g = None
     while waiting:
         leaf, g, _ = waiting.popitem()[1]
-        if special:
+        if special and (targets is None or leaf in targets):
             g = call_hooks(leaf, g)
         if sink is not None:
             sink(leaf, g)
+            if special:
+                call_leaf_hooks(leaf)
         elif targets is None or leaf in targets:
             found[leaf] = g
     return found
@@ -170,7 +169,14 @@ def _towards(roots: Iterable[Any], targets: Collection[Any]) -> set[Node]:
 
 
 def call_hooks(node: Any, g: Any) -> Any:
-    """The gradient as the hooks of a node or leaf leave it."""
-    for hook in hooks.get(node, ()):
+    """The gradient as the hooks of a node (its op has them) or of a leaf leave it."""
+    own = getattr(node.op, "hooks", {}) if isinstance(node, Node) else node.__dict__.get("_hooks")
+    for _, hook in sorted((own or {}).items()):
         g = hook(g)
     return g
+
+
+def call_leaf_hooks(leaf: Any) -> None:
+    """Tell the hooks of a leaf that it has received its gradient."""
+    for hook in list(leaf.__dict__.get("_leaf_hooks", {}).values()):
+        hook(leaf)

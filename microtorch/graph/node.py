@@ -63,6 +63,8 @@ class Mode(threading.local):
 
     enabled = True
     inference = False
+    # What was asked for, which differs from `enabled` inside inference mode only.
+    asked = True
 
 
 class Clock:

@@ -9,6 +9,7 @@ import numpy as np
 from .. import device as devices
 from .. import dtypes
 from ..tensor import Tensor, changed, wrap
+from .hooks import Hooked, in_use
 from .parameter import Parameter
 
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -27,7 +28,7 @@ class _IncompatibleKeys(NamedTuple):
         )
 
 
-class Module:
+class Module(Hooked):
     """Base class of all layers and models; define `__init__` and `forward`.
 
     Attributes that are Parameters, Modules or registered buffers are found again by
@@ -55,7 +56,9 @@ class Module:
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What `forward` gives."""
+        """What `forward` gives, with the hooks around it."""
+        if in_use and (own := self.__dict__.get("_hooks")) is not None:
+            return self._call_with_hooks(own, args, kwargs)
         return self.forward(*args, **kwargs)
 
     # ---------------------------------------------------------------------- attributes
