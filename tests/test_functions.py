@@ -169,7 +169,7 @@ def run(torch: Any, sample: Sample, dtype: str) -> dict[str, Any]:
         first = torch.autograd.grad(
             weighted(torch, roots), leaves, create_graph=True, allow_unused=True
         )
-        found["gradients"] = [None if g is None else g.detach().numpy() for g in first]
+        found["gradients"] = [None if g is None else g.numpy(force=True) for g in first]
         again = [g for g in first if g is not None and g.requires_grad]
         if not again or dtype == "float32":
             return found
@@ -179,7 +179,7 @@ def run(torch: Any, sample: Sample, dtype: str) -> dict[str, Any]:
             found["no second"] = str(error)
             return found
         found["second gradients"] = [
-            np.zeros(tuple(leaf.shape)) if g is None else g.detach().numpy()
+            np.zeros(tuple(leaf.shape)) if g is None else g.numpy(force=True)
             for g, leaf in zip(second, leaves)
         ]
     return found

@@ -187,12 +187,6 @@ def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     return FUNCTIONS["clamp"](input, min, max)
 
 
-@public(in_place=True)
-def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
-    """value where mask holds, else input."""
-    return convert.where(mask, value, input)  # type: ignore[no-any-return]
-
-
 @public()
 def logical_not(input: Tensor) -> Tensor:
     """Whether an element is zero."""

@@ -9,7 +9,13 @@ from .. import dtypes
 from ..table import ROWS
 from ..tensor import Tensor
 from . import arithmetic, convert, index, loss, product, reduce, view
-from . import random as random  # its decorators enter its functions
+from . import gather as gather  # the decorators of these enter their functions
+from . import masked as masked
+from . import order as order
+from . import random as random
+from . import scan as scan
+from . import search as search
+from . import statistics as statistics
 from .arithmetic import same_dtype
 from .elementwise import FUNCTIONS, OPERATORS, operand
 from .in_place import in_place
@@ -143,16 +149,3 @@ def put_along(g: Tensor, places: Tensor, shape: tuple[int, ...], dim: int) -> Te
     grids = np.ogrid[tuple(slice(n) for n in a.shape)]
     key = tuple(a if d == dim else grids[d] for d in range(a.ndim))
     return index.put_index(view.reshape(g, a.shape), key, shape)
-
-
-@primitive
-def products_of_others(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """For each element, the product of all others reduced with it (no element may be 0)."""
-    return FUNCTIONS["div"](reduce_keep(x, dims), x)
-
-
-def reduce_keep(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """The product over dims, which are kept."""
-    if len(dims) == x._array.ndim:
-        return reduce.prod(x)
-    return reduce.prod(x, dims[0], keepdim=True)

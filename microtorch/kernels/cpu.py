@@ -18,6 +18,12 @@ from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
 from ..table import FOLDS, ROWS, ROWWISE, STEPS, Fold, Row, Rowwise
 from . import jit, text, threads
+from .scans import any_zero as any_zero
+from .scans import cumsum as cumsum
+from .scans import logcumsumexp as logcumsumexp
+from .scans import positive as positive
+from .scans import recurrence as recurrence
+from .scans import where as where
 
 Array = np.ndarray[Any, Any]
 Ufunc = Callable[..., Any]
@@ -339,7 +345,9 @@ def put_index(g: Array, key: Any, shape: tuple[int, ...]) -> Array:
     """Zeros with g added at key, once for each time that an element was taken."""
     made = np.zeros(shape, g.dtype)
     if any(isinstance(i, np.ndarray) and i.dtype != np.bool_ for i in key):
-        np.add.at(made, key, g)
+        # np.add.at is fast for one index alone.
+        places = np.arange(made.size).reshape(shape)[key]
+        np.add.at(made.reshape(-1), places.ravel(), g.ravel())
     else:
         made[key] = g
     return made

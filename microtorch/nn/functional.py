@@ -17,6 +17,7 @@ from ..functions.loss import (
 )
 from ..functions.op import Rule, record
 from ..functions.product import linear
+from ..functions.search import one_hot
 from ..random import default_generator
 from ..tensor import Tensor, wrap
 
@@ -33,6 +34,7 @@ __all__ = [
     "log_softmax",
     "mse_loss",
     "nll_loss",
+    "one_hot",
     "relu",
     "sigmoid",
     "silu",

@@ -1,0 +1,49 @@
+"""Running reductions along one dimension, on arrays."""
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+def _turned(x: Array, dim: int, reverse: bool) -> Array:
+    return np.flip(x, dim) if reverse else x
+
+
+def cumsum(x: Array, dim: int, reverse: bool = False) -> Array:
+    """Running sums, from the last element on if reverse."""
+    found = np.cumsum(_turned(x, dim, reverse), dim, dtype=x.dtype)
+    return np.ascontiguousarray(_turned(found, dim, reverse))
+
+
+def recurrence(a: Array, b: Array, dim: int, reverse: bool = False) -> Array:
+    """s[k] = a[k] * s[k-1] + b[k]; from the last element on if reverse."""
+    found = np.empty(b.shape, b.dtype)
+    rows, factors, terms = (np.moveaxis(_turned(x, dim, reverse), dim, 0) for x in (found, a, b))
+    before: Any = np.zeros((), b.dtype)
+    for k, (factor, term) in enumerate(zip(factors, terms, strict=True)):
+        rows[k] = before = factor * before + term
+    return found
+
+
+def logcumsumexp(x: Array, dim: int, reverse: bool = False) -> Array:
+    """Logarithms of running sums of exponentials, without overflow."""
+    with np.errstate(all="ignore"):
+        found = np.logaddexp.accumulate(_turned(x, dim, reverse), dim)
+    return np.ascontiguousarray(_turned(found, dim, reverse))
+
+
+def any_zero(x: Array) -> bool:
+    """Whether an element is 0."""
+    return not x.all()
+
+
+def positive(x: Array) -> Array:
+    """Where elements are above 0."""
+    return x > 0
+
+
+def where(c: Array, x: Any, y: Any) -> Array:
+    """x where c holds, else y; numbers take the dtype of the other."""
+    return np.asarray(np.where(c, x, y))
