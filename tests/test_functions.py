@@ -171,10 +171,13 @@ def run(torch: Any, sample: Sample, dtype: str) -> dict[str, Any]:
         )
         found["gradients"] = [None if g is None else g.numpy(force=True) for g in first]
         again = [g for g in first if g is not None and g.requires_grad]
-        if not again or dtype == "float32":
+        if dtype == "float32":
             return found
         try:
-            second = torch.autograd.grad(weighted(torch, again), leaves, allow_unused=True)
+            # A gradient that does not depend on the leaves has zeros for its own.
+            second = [None] * len(leaves)
+            if again:
+                second = torch.autograd.grad(weighted(torch, again), leaves, allow_unused=True)
         except (RuntimeError, NotImplementedError) as error:
             found["no second"] = str(error)
             return found

@@ -111,11 +111,11 @@ def deliver(z: Tensor, out: Tensor | None) -> Tensor:
     """A result, written into `out` if that is given; `out` is resized where it must be.
 
     Raises:
-        RuntimeError: if `out` requires grad or has a dtype of a lower category.
+        RuntimeError: if `out` or an input requires grad, or if `out` has a dtype of a lower category.
     """
     if out is None:
         return z
-    if out._node is not None and mode.enabled:
+    if mode.enabled and (out._node is not None or z._node is not None):
         raise RuntimeError(
             "functions with out=... arguments don't support automatic differentiation, but one of "
             "the arguments requires grad."

@@ -54,13 +54,15 @@ def _logcumsumexp_rule(F: Any, g: Any, const: Any, x: Any, z: Any) -> tuple[Any,
     dim, reverse = const
 
     def part(g: Any) -> Any:
-        found = F.where(F.positive(g), F.apply("log", g), -np.inf)
+        found = F.where(F.positive(g), F.apply("log", g), _LOG_OF_NOTHING)
         found = F.logcumsumexp(F.add(found, F.neg(z)), dim, not reverse)
         return F.apply("exp", F.add(found, x))
 
     return (F.add(part(g), F.neg(part(F.neg(g)))),)
 
 
+# Finite, so that differences of two are not nan.
+_LOG_OF_NOTHING = -1e38
 CUMSUM = Rule("CumsumBackward0", _cumsum_rule)
 RECURRENCE = Rule("RecurrenceBackward0", _recurrence_rule, True)
 CUMPROD = Rule("CumprodBackward0", _cumprod_rule, True)
@@ -185,6 +187,8 @@ def recurrence(a: Tensor, b: Tensor, dim: int, reverse: bool = False) -> Tensor:
 @primitive
 def products_of_others(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """For each element, the product of all others reduced with it; zeros are no trouble."""
+    if not x._array.size:
+        return x
     kept = tuple(d for d in range(x._array.ndim) if d not in dims)
     moved = permute(x, kept + dims)
     rows = reshape(moved, (*(x._array.shape[d] for d in kept), -1))

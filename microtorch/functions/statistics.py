@@ -18,6 +18,12 @@ from .reduce import Dims, amax, amin, mean, sum
 abs_, div, eq, sub = (FUNCTIONS[name] for name in ("abs", "div", "eq", "sub"))
 
 
+def _dims(dim: Dims, ndim: int) -> tuple[int, ...]:
+    """Dimensions counted from the front; none for a 0-d tensor."""
+    dims = normal_dims(dim, ndim)
+    return dims if ndim else ()
+
+
 def kept_shape(shape: tuple[int, ...], dims: tuple[int, ...]) -> tuple[int, ...]:
     """A shape with length 1 along the dimensions that were reduced."""
     return tuple(1 if k in dims else n for k, n in enumerate(shape))
@@ -65,7 +71,7 @@ def _spread(
     if not input.is_floating_point():
         raise RuntimeError("std and var only support floating point and complex dtypes")
     a = input._array
-    dims = normal_dims(dim, a.ndim)
+    dims = _dims(dim, a.ndim)
     n = _count(a.shape, dims)
     if n <= correction:
         warnings.warn(
@@ -175,15 +181,14 @@ def logsumexp(
     need_tensor("logsumexp", "input", 1, input)
     x = input if input.is_floating_point() else cast(input, dtypes.get_default_dtype())
     a = x._array
-    dims = normal_dims(dim, a.ndim)
+    dims = _dims(dim, a.ndim)
     kept = kept_shape(a.shape, dims)
     with np.errstate(all="ignore"):
         top = np.max(a, dims, keepdims=True, initial=-np.inf)
-        top[np.isinf(top)] = 0
-        total = np.log(cpu.reduce("sum", np.exp(a - top), dims)) + top.reshape(
-            [n for k, n in enumerate(top.shape) if k not in dims]
-        )
-    array = np.asarray(total, a.dtype).reshape(kept) if keepdim else np.asarray(total, a.dtype)
+        top = np.where(np.isinf(top), 0, top).astype(a.dtype)
+        total = np.log(cpu.reduce("sum", np.exp(a - top), dims))
+        array = np.asarray(total + top.reshape(total.shape))
+    array = array.reshape(kept) if keepdim else array
     return deliver(record(LOGSUMEXP, array, (x,), (x, ...), dims), out)
 
 
@@ -218,7 +223,7 @@ def norm(
 
 def vector_norm(x: Tensor, order: float, dim: Dims, keepdim: bool) -> Tensor:
     """The norm of a given order over dimensions, of a float tensor."""
-    dims = normal_dims(dim, x._array.ndim)
+    dims = _dims(dim, x._array.ndim)
     if order == 2:
         return _euclidean(x, dims, keepdim)
     if order == 1:
