@@ -42,7 +42,7 @@ def in_shape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x if x._array.shape == shape else reshape(x, shape)
 
 
-def _key(name: str, x: Tensor, dim: int, index: Any, what: str = "self") -> Key:
+def _key(name: str, x: Tensor, dim: int, index: Any) -> Key:
     """The key of gather and scatter, for x with at least one dimension."""
     need_tensor(name, "index", 3, index)
     a, places = x._array, np.atleast_1d(index._array)
@@ -52,14 +52,14 @@ def _key(name: str, x: Tensor, dim: int, index: Any, what: str = "self") -> Key:
     if not places.size:
         return (places.astype(np.int64),) * a.ndim
     if places.ndim != a.ndim:
+        what = "input" if name == "gather" else "self"
         raise RuntimeError(f"Index tensor must have the same number of dimensions as {what} tensor")
     for d, (n, m) in enumerate(zip(places.shape, a.shape, strict=True)):
         if d != dim and n > m:
-            where = (
-                f"Size does not match at dimension {d} expected" if what != "self" else "Expected"
-            )
+            gathers = name == "gather"
+            start = f"Size does not match at dimension {d} expected" if gathers else "Expected"
             raise RuntimeError(
-                f"{where} index {list(places.shape)} to be no larger than {what} {list(a.shape)} "
+                f"{start} index {list(places.shape)} to be no larger than self {list(a.shape)} "
                 f"apart from dimension {dim}"
             )
     if places.min() < 0 or places.max() >= a.shape[dim]:
@@ -77,7 +77,7 @@ def gather(
     """`out[i, j] = input[index[i, j], j]`: elements along one dimension by index."""
     need_tensor("gather", "input", 1, input)
     x = lifted(input)
-    key = _key("gather", x, dim, index, "input")
+    key = _key("gather", x, dim, index)
     z = record(GATHER, x._array[key], (x,), const=(x._array.shape, key))
     return deliver(in_shape(z, index._array.shape), out)
 
@@ -165,7 +165,8 @@ def scatter_reduce(
     need_tensor("scatter_reduce", "src", 4, src)
     if reduce not in ("sum", "prod", "mean", "amax", "amin"):
         raise RuntimeError(
-            "reduce argument must be either sum, prod, mean, amax or amin, got " + reduce
+            "Expected 'reduce' to be one of 'sum', 'prod', 'mean', 'amax', 'amin' but got "
+            f"{reduce}."
         )
     x = lifted(input)
     key = _key("scatter_reduce", x, dim, index)
@@ -237,11 +238,16 @@ def _vector_key(name: str, x: Tensor, dim: int, index: Any) -> Key:
     places = index._array
     if name in ("index_select", "index_add"):
         if places.dtype not in (np.int32, np.int64):
-            kind = "dtype int32 or int64" if name == "index_select" else "dtype int32/int64"
-            raise RuntimeError(f"{name}(): Expected {kind} for index")
+            if name == "index_select":
+                raise RuntimeError("index_select(): Expected dtype int32 or int64 for index")
+            raise RuntimeError(
+                "index_add_(): Expected dtype int32/int64 for index but got: " + index.dtype.short
+            )
     elif places.dtype != np.int64:
         if name == "index_copy":
-            raise RuntimeError("index_copy_(): Expected a LongTensor for index")
+            raise RuntimeError(
+                f"index_copy_(): Expected a long tensor for index, but got {index.dtype.short}"
+            )
         raise IndexError(f"{name}_(): Expected dtype int64 for index.")
     if places.ndim > 1:
         end = "vector" if name == "index_select" else "vector or scalar"
@@ -299,6 +305,12 @@ def _check_source(name: str, x: Tensor, key: Key, source: Tensor) -> None:
         )
     wanted = x._array.shape
     if given[:dim] + given[dim + 1 :] != wanted[:dim] + wanted[dim + 1 :]:
+        if name == "index_copy":
+            raise RuntimeError(
+                "index_copy_(): Source/destination tensor must have same slice shapes. Destination "
+                f"slice shape: {list(wanted[:dim] + wanted[dim + 1 :])} at dimension {dim} and "
+                f"source slice shape: {list(given[:dim] + given[dim + 1 :])} at dimension {dim}."
+            )
         raise RuntimeError(
             "source tensor shape must match self tensor shape, excluding the specified dimension. "
             f"Got self.shape = {list(wanted)} source.shape = {list(given)}"

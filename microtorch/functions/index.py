@@ -18,7 +18,7 @@ from .convert import cast
 from .history import take_over
 from .names import public
 from .op import Array, Rule, record
-from .view import expand, linked
+from .view import expand, linked, reshape
 
 
 def place_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
@@ -242,23 +242,23 @@ def _value(value: Any, like: Tensor) -> Tensor:
 
 def _assign(input: Tensor, key: tuple[Any, ...], value: Tensor, op: Rule) -> None:
     """Write a value at a key in NumPy's terms, in place."""
-    a, source = input._array, value._array
+    a, shape = input._array, value._array.shape
     region = take(a, key)
-    lead = source.ndim - region.ndim
-    if lead > 0 and all(n == 1 for n in source.shape[:lead]):
-        source = source.reshape(source.shape[lead:])
+    lead = len(shape) - region.ndim
+    if lead > 0 and shape[:lead] == (1,) * lead:
+        value = reshape(value, shape[lead:])
     try:
-        a[key] = source
+        a[key] = value._array
     except ValueError:
         if op is ASSIGN:
-            expand(wrap(source), region.shape)
+            expand(value, region.shape)
         raise RuntimeError(
-            f"shape mismatch: value tensor of shape {list(value._array.shape)} cannot be broadcast "
-            f"to indexing result of shape {list(region.shape)}"
+            f"shape mismatch: value tensor of shape {list(shape)} cannot be broadcast to indexing "
+            f"result of shape {list(region.shape)}"
         ) from None
     changed(input)
     if mode.enabled and (input._node is not None or value._node is not None):
-        shape = value._array.shape if value._node is not None else None
+        shape = value._array.shape
         take_over(input, record(op, a, (input, value), const=(key, shape))._node)
 
 

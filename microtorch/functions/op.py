@@ -111,7 +111,7 @@ def deliver(z: Tensor, out: Tensor | None) -> Tensor:
     """A result, written into `out` if that is given; `out` is resized where it must be.
 
     Raises:
-        RuntimeError: if `out` or an input requires grad, or if `out` has a dtype of a lower category.
+        RuntimeError: if `out` or an input requires grad, or `out` has a dtype of a lower category.
     """
     if out is None:
         return z

@@ -8,7 +8,7 @@ from ..tensor import Tensor, normal_dim, wrap
 from .elementwise import FUNCTIONS
 from .gather import gather, in_shape, key_along, lifted
 from .index import place_rule
-from .names import public
+from .names import numpy_names, public
 from .op import Array, Rule, deliver, need_tensor, record
 from .reduce import MEDIAN, shared
 from .results import deliver_each, named
@@ -44,6 +44,7 @@ def _taken(name: str, op: Rule, x: Tensor, places: Array, dim: int, shape: Any) 
 
 
 @public()
+@numpy_names
 def sort(
     input: Tensor,
     dim: int = -1,
@@ -61,6 +62,7 @@ def sort(
 
 
 @public()
+@numpy_names
 def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
     """The indices that sort along a dimension."""
     need_tensor("argsort", "input", 1, input)
@@ -76,6 +78,7 @@ def msort(input: Tensor, *, out: Tensor | None = None) -> Tensor:
 
 
 @public()
+@numpy_names
 def topk(
     input: Tensor,
     k: int,
@@ -108,6 +111,7 @@ def _need_row(name: str, a: Array, dim: int) -> None:
 
 
 @public()
+@numpy_names
 def kthvalue(
     input: Tensor, k: int, dim: int = -1, keepdim: bool = False, *, out: Any = None
 ) -> Any:
@@ -155,12 +159,14 @@ def _median(name: str, input: Tensor, dim: int | None, keepdim: bool) -> Any:
 
 
 @public()
+@numpy_names
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False, *, out: Any = None) -> Any:
     """The lower median of all elements; with dim (values, indices); nan if there is one."""
     return deliver_each(_median("median", input, dim, keepdim), out)
 
 
 @public()
+@numpy_names
 def nanmedian(
     input: Tensor, dim: int | None = None, keepdim: bool = False, *, out: Any = None
 ) -> Any:
@@ -169,6 +175,7 @@ def nanmedian(
 
 
 @public()
+@numpy_names
 def mode(input: Tensor, dim: int = -1, keepdim: bool = False, *, out: Any = None) -> Any:
     """The most frequent element along a dimension, the smallest of several, and its last place."""
     need_tensor("mode", "input", 1, input)
@@ -189,6 +196,7 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False, *, out: Any = None
 
 
 @public()
+@numpy_names
 def quantile(
     input: Tensor,
     q: Any,
@@ -203,6 +211,7 @@ def quantile(
 
 
 @public()
+@numpy_names
 def nanquantile(
     input: Tensor,
     q: Any,

@@ -12,7 +12,7 @@ from ..kernels import cpu
 from ..tensor import Tensor, edge, new, normal_dim, normal_dims, wrap
 from .convert import cast
 from .elementwise import FUNCTIONS
-from .names import public
+from .names import numpy_names, public
 from .op import Array, Rule, deliver, need_tensor, record
 from .results import deliver_each, named
 from .view import squeeze
@@ -81,6 +81,8 @@ def _fold(
     name: str, x: Tensor, dim: Dims, keepdim: bool, ops: list[Rule], saves: tuple[str, ...] = ()
 ) -> Tensor:
     """A fold over dimensions, in the graph."""
+    if not isinstance(dim, (int, tuple, list, type(None))):
+        raise combination_error(name, x, dim, expected="an int or a tuple of ints for dim")
     a = x._array
     if dim is None:
         dims = tuple(range(a.ndim))
@@ -111,8 +113,11 @@ def sum(
     *,
     dtype: Any = None,
     out: Tensor | None = None,
+    axis: Dims = None,
+    keepdims: bool = False,
 ) -> Tensor:
     """Sum over all elements or over dimensions; integers and bools give int64."""
+    dim, keepdim = dim if axis is None else axis, keepdim or keepdims
     if dim is None and not keepdim and dtype is None and out is None:
         return _of_all("sum", input, _SUMS, SUM[0])
     need_tensor("sum", "input", 1, input)
@@ -154,6 +159,8 @@ def mean(
     *,
     dtype: Any = None,
     out: Tensor | None = None,
+    axis: Dims = None,
+    keepdims: bool = False,
 ) -> Tensor:
     """Mean over all elements or over dimensions.
 
@@ -161,6 +168,7 @@ def mean(
         RuntimeError: for integer tensors.
     """
     need_tensor("mean", "input", 1, input)
+    dim, keepdim = dim if axis is None else axis, keepdim or keepdims
     if dtype is not None:
         input = cast(input, dtype)
     if input._array.dtype.kind != "f":
@@ -174,6 +182,7 @@ def mean(
 
 
 @public()
+@numpy_names
 def prod(
     input: Tensor,
     dim: int | None = None,
@@ -214,6 +223,7 @@ def _most(name: str, fold: str, input: Tensor, dim: Dims, keepdim: bool, ops: li
 
 
 @public()
+@numpy_names
 def amax(
     input: Tensor, dim: Dims = (), keepdim: bool = False, *, out: Tensor | None = None
 ) -> Tensor:
@@ -222,6 +232,7 @@ def amax(
 
 
 @public()
+@numpy_names
 def amin(
     input: Tensor, dim: Dims = (), keepdim: bool = False, *, out: Tensor | None = None
 ) -> Tensor:
@@ -233,11 +244,17 @@ _AMINMAX = named("aminmax", "min", "max")
 
 
 @public()
+@numpy_names
 def aminmax(
     input: Tensor, *, dim: int | None = None, keepdim: bool = False, out: Any = None
 ) -> Any:
     """Smallest and largest element, over all or over one dimension."""
     need_tensor("aminmax", "input", 1, input)
+    if dim is None and not input._array.size:
+        raise RuntimeError(
+            "aminmax(): cannot compute aminmax over an empty dimension as the operation has no "
+            "identity."
+        )
     _need_elements("aminmax", input, dim)
     dims = () if dim is None else dim
     found = _AMINMAX((amin(input, dims, keepdim), amax(input, dims, keepdim)))
@@ -274,12 +291,14 @@ def _along(name: str, x: Tensor, dim: int, keepdim: bool) -> Any:
 
 
 @public()
+@numpy_names
 def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, out: Any = None) -> Any:
     """Largest element; with dim (values, indices); with another tensor the elementwise maximum."""
     return _min_max("max", input, dim, keepdim, out)
 
 
 @public()
+@numpy_names
 def min(input: Tensor, dim: Any = None, keepdim: bool = False, *, out: Any = None) -> Any:
     """Smallest element; with dim (values, indices); with another tensor the elementwise one."""
     return _min_max("min", input, dim, keepdim, out)
@@ -330,11 +349,14 @@ def _logical(name: str) -> Callable[..., Tensor]:
     return apply
 
 
-argmax, argmin = public()(_index("argmax")), public()(_index("argmin"))
-all, any = public()(_logical("all")), public()(_logical("any"))
+argmax = public()(numpy_names(_index("argmax")))
+argmin = public()(numpy_names(_index("argmin")))
+all = public()(numpy_names(_logical("all")))
+any = public()(numpy_names(_logical("any")))
 
 
 @public()
+@numpy_names
 def count_nonzero(input: Tensor, dim: Dims = None) -> Tensor:
     """How many elements are not zero, over all or over dimensions."""
     need_tensor("count_nonzero", "input", 1, input)

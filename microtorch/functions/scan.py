@@ -12,7 +12,7 @@ from .convert import cast
 from .elementwise import FUNCTIONS
 from .gather import in_shape, key_along, lifted
 from .index import place_rule, take_index
-from .names import public
+from .names import numpy_names, public
 from .op import Rule, deliver, need_tensor, primitive, record
 from .op import tensors as primitives
 from .results import deliver_each, named
@@ -83,6 +83,7 @@ def _as_accumulated(name: str, input: Any, dim: Any, dtype: Any) -> tuple[Tensor
 
 
 @public(in_place=True)
+@numpy_names
 def cumsum(input: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = None) -> Tensor:
     """Running sums along a dimension; integers give int64."""
     x, dim = _as_accumulated("cumsum", input, dim, dtype)
@@ -94,6 +95,7 @@ def _cumsum(x: Tensor, dim: int, reverse: bool = False) -> Tensor:
 
 
 @public(in_place=True)
+@numpy_names
 def cumprod(input: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = None) -> Tensor:
     """Running products along a dimension; integers give int64."""
     x, dim = _as_accumulated("cumprod", input, dim, dtype)
@@ -104,6 +106,7 @@ def cumprod(input: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = 
 
 
 @public()
+@numpy_names
 def logcumsumexp(input: Tensor, dim: int, *, out: Tensor | None = None) -> Tensor:
     """Logarithms of the running sums of exponentials along a dimension."""
     need_tensor("logcumsumexp", "input", 1, input)
@@ -121,12 +124,14 @@ def _logcumsumexp(x: Tensor, dim: int, reverse: bool = False) -> Tensor:
 
 
 @public()
+@numpy_names
 def cummax(input: Tensor, dim: int, *, out: Any = None) -> Any:
     """Running maxima and where they are, the last of equal ones."""
     return deliver_each(_extremes("cummax", np.maximum, input, dim), out)
 
 
 @public()
+@numpy_names
 def cummin(input: Tensor, dim: int, *, out: Any = None) -> Any:
     """Running minima and where they are, the last of equal ones."""
     return deliver_each(_extremes("cummin", np.minimum, input, dim), out)
@@ -147,6 +152,7 @@ def _extremes(name: str, operation: Any, input: Tensor, dim: int) -> Any:
 
 
 @public()
+@numpy_names
 def diff(
     input: Tensor,
     n: int = 1,

@@ -42,11 +42,13 @@ def unique(
                 "There are 0 sized dimensions, and they aren't selected, so unique cannot be "
                 "applied"
             )
+    rows = a.reshape(-1) if dim is None else np.moveaxis(a, dim, 0)
     values, inverse, counts = np.unique(
-        a, return_inverse=True, return_counts=True, axis=dim if a.ndim else None, equal_nan=False
+        rows, return_inverse=True, return_counts=True, axis=0, equal_nan=False
     )
+    values = values if dim is None else np.moveaxis(values, 0, dim)
     inverse = inverse.reshape(a.shape if dim is None else -1)
-    return _results(np.ascontiguousarray(values), inverse, counts, return_inverse, return_counts)
+    return _results(values, inverse, counts, return_inverse, return_counts)
 
 
 @public()
@@ -67,7 +69,7 @@ def unique_consecutive(
     counts = np.diff(np.append(np.flatnonzero(new), n))
     inverse = (np.cumsum(new) - 1).reshape(a.shape if dim is None else -1)
     values = rows[new] if dim is None else np.moveaxis(rows[new], 0, normal_dim(dim, a.ndim))
-    return _results(np.ascontiguousarray(values), inverse, counts, return_inverse, return_counts)
+    return _results(values, inverse, counts, return_inverse, return_counts)
 
 
 @public()
@@ -141,12 +143,6 @@ def searchsorted(
         )
     rows = sorted_sequence._array
     values = input._array if isinstance(input, Tensor) else np.asarray(input, rows.dtype)
-    if isinstance(input, Tensor) and values.dtype != rows.dtype:
-        raise RuntimeError(
-            "torch.searchsorted(): boundary tensor and input value tensor should have same dtype, "
-            f"but got boundary tensor dtype {sorted_sequence.dtype.short} and input value tensor "
-            f"dtype {input.dtype.short}"
-        )
     if sorter is not None:
         if sorter._array.shape != rows.shape:
             raise RuntimeError(

@@ -11,7 +11,7 @@ from ..kernels import cpu
 from ..tensor import Tensor, normal_dims, wrap
 from .convert import cast, where
 from .elementwise import FUNCTIONS
-from .names import public
+from .names import numpy_names, public
 from .op import Rule, deliver, need_tensor, record
 from .reduce import Dims, amax, amin, mean, sum
 
@@ -63,13 +63,15 @@ def _spread(
     name: str, input: Tensor, dim: Any, unbiased: Any, keepdim: bool, correction: Any
 ) -> Tensor:
     """The variance or standard deviation."""
+    what = name if name.endswith("mean") else "std and var"
+    name = name.removesuffix("_mean")
     need_tensor(name, "input", 1, input)
     if isinstance(dim, bool):
         dim, unbiased = None, dim
     if correction is None:
         correction = 1 if unbiased is None else int(unbiased)
     if not input.is_floating_point():
-        raise RuntimeError("std and var only support floating point and complex dtypes")
+        raise RuntimeError(f"{what} only support floating point and complex dtypes")
     a = input._array
     dims = _dims(dim, a.ndim)
     n = _count(a.shape, dims)
@@ -94,6 +96,7 @@ def _spread(
 
 
 @public()
+@numpy_names
 def var(
     input: Tensor,
     dim: Any = None,
@@ -108,6 +111,7 @@ def var(
 
 
 @public()
+@numpy_names
 def std(
     input: Tensor,
     dim: Any = None,
@@ -129,6 +133,7 @@ def _with_mean(
 
 
 @public()
+@numpy_names
 def var_mean(
     input: Tensor,
     dim: Any = None,
@@ -138,10 +143,11 @@ def var_mean(
     correction: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """Variance and mean."""
-    return _with_mean("var", input, dim, unbiased, keepdim, correction)
+    return _with_mean("var_mean", input, dim, unbiased, keepdim, correction)
 
 
 @public()
+@numpy_names
 def std_mean(
     input: Tensor,
     dim: Any = None,
@@ -151,7 +157,7 @@ def std_mean(
     correction: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """Standard deviation and mean."""
-    return _with_mean("std", input, dim, unbiased, keepdim, correction)
+    return _with_mean("std_mean", input, dim, unbiased, keepdim, correction)
 
 
 # --------------------------------------------------------------------------------- norms
@@ -174,6 +180,7 @@ NORM = Rule("LinalgVectorNormBackward0", _norm_rule, True)
 
 
 @public()
+@numpy_names
 def logsumexp(
     input: Tensor, dim: int | Sequence[int], keepdim: bool = False, *, out: Tensor | None = None
 ) -> Tensor:
@@ -210,7 +217,7 @@ def norm(
     if isinstance(p, str) and p != "fro":
         if p == "nuc":
             raise NotImplementedError("the nuclear norm is not part of microtorch")
-        raise RuntimeError(f"only valid string values are 'fro' and 'nuc', found {p}")
+        raise RuntimeError(f"linalg.matrix_norm: Order {p} not supported.")
     x = input if dtype is None else cast(input, dtype)
     if not x.is_floating_point():
         raise RuntimeError(
@@ -267,6 +274,7 @@ def dist(input: Tensor, other: Tensor, p: Any = 2) -> Tensor:
 
 # ----------------------------------------------------------------------------- about nan
 @public()
+@numpy_names
 def nansum(
     input: Tensor,
     dim: Dims = None,
@@ -284,6 +292,7 @@ def nansum(
 
 
 @public()
+@numpy_names
 def nanmean(
     input: Tensor,
     dim: Dims = None,
