@@ -106,6 +106,12 @@ def _slice(item: slice) -> slice:
     return slice(*parts)
 
 
+def _is_usual(item: Any) -> bool:
+    """Whether an item is a number or a slice without a step, which NumPy takes as they are."""
+    kind = item.__class__
+    return kind is int or (kind is slice and item.step is None)
+
+
 def _items(key: Any) -> list[Any]:
     """The items of a key; a list that holds more than numbers is one of several items."""
     if isinstance(key, list):
@@ -131,6 +137,9 @@ def _keys(a: Array, key: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         IndexError: where the key does not fit the shape.
     """
     items = _items(key)
+    if len(items) == 1 and a.ndim and isinstance(items[0], np.ndarray):
+        if items[0].dtype != np.bool_:
+            return (), (items[0],)
     free = a.ndim - sum(map(_width, items))
     _check_items(a, items, free)
     views: list[Any] = []
@@ -202,8 +211,9 @@ def _view(input: Tensor, key: tuple[Any, ...]) -> Tensor:
 def getitem(input: Tensor, key: Any) -> Tensor:
     """`x[key]`: a view for numbers, slices, None and `...`; a copy for index tensors."""
     a = input._array
-    if key.__class__ is int and a.ndim:
-        return _view(input, (key,))
+    items = key if key.__class__ is tuple else (key,)
+    if len(items) <= a.ndim and all(map(_is_usual, items)):
+        return _view(input, items)
     views, arrays = _keys(a, key)
     if not arrays:
         return _view(input, views)

@@ -167,8 +167,8 @@ def mean(
     Raises:
         RuntimeError: for integer tensors.
     """
-    need_tensor("mean", "input", 1, input)
     dim, keepdim = dim if axis is None else axis, keepdim or keepdims
+    need_tensor("mean", "input", 1, input)
     if dtype is not None:
         input = cast(input, dtype)
     if input._array.dtype.kind != "f":
