@@ -50,19 +50,16 @@ def _cumprod_rule(F: Any, g: Any, dim: int, x: Any, z: Any) -> tuple[Any, ...]:
 
 
 def _logcumsumexp_rule(F: Any, g: Any, const: Any, x: Any, z: Any) -> tuple[Any, ...]:
-    """The sum over i >= k of g[i] exp(x[k] - z[i]), for either sign of g by logarithms."""
-    dim, reverse = const
+    """The sum over i >= k of g[i] exp(x[k] - z[i]), by ratios of neighbours, at most 1."""
+    n = x.shape[const]
+    if n == 0:
+        return (g,)
+    steps = F.add(F.narrow(z, const, 0, n - 1), F.neg(F.narrow(z, const, 1, n - 1)))
+    ratios = F.pad_dim(F.apply("exp", steps), const, 0, 1)
+    total = F.recurrence(ratios, g, const, True)
+    return (F.mul(F.apply("exp", F.add(x, F.neg(z))), total),)
 
-    def part(g: Any) -> Any:
-        found = F.where(F.positive(g), F.apply("log", g), _LOG_OF_NOTHING)
-        found = F.logcumsumexp(F.add(found, F.neg(z)), dim, not reverse)
-        return F.apply("exp", F.add(found, x))
 
-    return (F.add(part(g), F.neg(part(F.neg(g)))),)
-
-
-# Finite, so that differences of two are not nan.
-_LOG_OF_NOTHING = -1e38
 CUMSUM = Rule("CumsumBackward0", _cumsum_rule)
 RECURRENCE = Rule("RecurrenceBackward0", _recurrence_rule, True)
 CUMPROD = Rule("CumprodBackward0", _cumprod_rule, True)
@@ -114,13 +111,11 @@ def logcumsumexp(input: Tensor, dim: int, *, out: Tensor | None = None) -> Tenso
         short = input.dtype.short
         raise NotImplementedError(f"\"logcumsumexp_out_cpu\" not implemented for '{short}'")
     dim = normal_dim(dim, input._array.ndim)
-    z = _logcumsumexp(lifted(input), dim)
+    x = lifted(input)
+    with np.errstate(all="ignore"):
+        array = np.logaddexp.accumulate(x._array, dim)
+    z = record(LOGCUMSUMEXP, array, (x,), (x, ...), dim)
     return deliver(in_shape(z, input._array.shape), out)
-
-
-def _logcumsumexp(x: Tensor, dim: int, reverse: bool = False) -> Tensor:
-    array = scans.logcumsumexp(x._array, dim, reverse)
-    return record(LOGCUMSUMEXP, array, (x,), (x, ...), (dim, reverse))
 
 
 @public()
@@ -215,15 +210,9 @@ def any_zero(x: Tensor) -> bool:
 
 
 @primitive
-def positive(x: Tensor) -> Tensor:
-    """Where elements are above 0."""
-    return wrap(scans.positive(x._array))
-
-
-@primitive
 def apply(name: str, *operands: Tensor) -> Tensor:
     """A row of the table."""
     return FUNCTIONS[name](*operands)  # type: ignore[no-any-return]
 
 
-primitives.cumsum, primitives.logcumsumexp = _cumsum, _logcumsumexp
+primitives.cumsum = _cumsum

@@ -20,8 +20,6 @@ from ..table import FOLDS, ROWS, ROWWISE, STEPS, Fold, Row, Rowwise
 from . import jit, text, threads
 from .scans import any_zero as any_zero
 from .scans import cumsum as cumsum
-from .scans import logcumsumexp as logcumsumexp
-from .scans import positive as positive
 from .scans import recurrence as recurrence
 from .scans import where as where
 

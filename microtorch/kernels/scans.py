@@ -27,21 +27,9 @@ def recurrence(a: Array, b: Array, dim: int, reverse: bool = False) -> Array:
     return found
 
 
-def logcumsumexp(x: Array, dim: int, reverse: bool = False) -> Array:
-    """Logarithms of running sums of exponentials, without overflow."""
-    with np.errstate(all="ignore"):
-        found = np.logaddexp.accumulate(_turned(x, dim, reverse), dim)
-    return np.ascontiguousarray(_turned(found, dim, reverse))
-
-
 def any_zero(x: Array) -> bool:
     """Whether an element is 0."""
     return not x.all()
-
-
-def positive(x: Array) -> Array:
-    """Where elements are above 0."""
-    return x > 0
 
 
 def where(c: Array, x: Any, y: Any) -> Array:
