@@ -30,20 +30,21 @@ def argument_error(
     """The TypeError for an argument of the wrong type."""
     return TypeError(
         f"{function}(): argument '{argument}' (position {position}) must be {expected}, "
-        f"not {_kind(value)}"
+        f"not {kind_of(value)}"
     )
 
 
 def combination_error(function: str, *values: Any, expected: str = "") -> TypeError:
     """The TypeError for arguments that fit none of a function's signatures."""
-    got = ", ".join(_kind(v) for v in values)
+    got = ", ".join(kind_of(v) for v in values)
     wanted = f", but expected {expected}" if expected else ""
     return TypeError(
         f"{function}() received an invalid combination of arguments - got ({got}){wanted}"
     )
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """The type of a value as PyTorch's messages name it."""
     kind = type(value)
     return f"numpy.{kind.__name__}" if kind.__module__ == "numpy" else kind.__name__
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import dtypes
 from ..table import ROWS
-from ..tensor import Tensor, wrap
+from ..tensor import Tensor
 from . import (  # noqa: F401 - the decorators of all enter their functions
     affine,
     arithmetic,
@@ -18,17 +18,23 @@ from . import (  # noqa: F401 - the decorators of all enter their functions
     create_like,
     division,
     einsum,
+    gather,
     index,
     join,
     loss,
+    masked,
     mix,
     norms,
+    order,
     parts,
     product,
     random,
     ranges,
     rearrange,
     reduce,
+    scan,
+    search,
+    statistics,
     strided,
     view,
 )
@@ -188,26 +194,3 @@ def put_along(g: Tensor, places: Tensor, shape: tuple[int, ...], dim: int) -> Te
     grids = np.ogrid[tuple(slice(n) for n in a.shape)]
     key = tuple(a if d == dim else grids[d] for d in range(a.ndim))
     return index.put_index(view.reshape(g, a.shape), key, shape)
-
-
-@primitive
-def products_of_others(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """For each element, the product of all others reduced with it."""
-    if x._array.all():
-        return FUNCTIONS["div"](reduce_keep(x, dims), x)
-    # Around a 0: the products of rows in which one element after the other is a 1.
-    shape = x._array.shape
-    kept = tuple(d for d in range(len(shape)) if d not in dims)
-    moved = view.permute(x, kept + dims)
-    rows = view.reshape(moved, (*(shape[d] for d in kept), 1, -1))
-    count = rows._array.shape[-1]
-    others = convert.where(wrap(np.eye(count, dtype=bool)), 1.0, rows)
-    found = view.reshape(reduce.prod(others, -1), moved._array.shape)
-    return view.permute(found, tuple(np.argsort(kept + dims).tolist()))
-
-
-def reduce_keep(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """The product over dims, which are kept."""
-    if len(dims) == x._array.ndim:
-        return reduce.prod(x)
-    return reduce.prod(x, dims[0], keepdim=True)

@@ -67,12 +67,6 @@ def clamp_max(input: Tensor, max: Any, *, out: Tensor | None = None) -> Tensor:
 
 
 @public(in_place=True)
-def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
-    """value where mask holds, else input."""
-    return convert.where(mask, value, input)
-
-
-@public(in_place=True)
 def lerp(input: Tensor, end: Tensor, weight: Any, *, out: Tensor | None = None) -> Tensor:
     """input + weight * (end - input), for a weight that is a number or a tensor.
 

@@ -3,6 +3,7 @@
 A function says so where it is defined, by one decorator; `methods.attach` reads the tables.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,6 +18,19 @@ IN_PLACE: dict[str, Callable[..., Any]] = {}
 def public(*aliases: str, in_place: bool = False) -> Callable[[F], F]:
     """A function of `microtorch` and a method of Tensor, under its name and these."""
     return _enter(aliases, (PUBLIC, METHODS, IN_PLACE) if in_place else (PUBLIC, METHODS))
+
+
+def numpy_names(f: F) -> F:
+    """Let a function take `axis` for dim and `keepdims` for keepdim, as PyTorch does."""
+
+    @functools.wraps(f)
+    def apply(*args: Any, **kwargs: Any) -> Any:
+        for theirs, ours in (("axis", "dim"), ("keepdims", "keepdim")):
+            if theirs in kwargs:
+                kwargs[ours] = kwargs.pop(theirs)
+        return f(*args, **kwargs)
+
+    return apply  # type: ignore[return-value]
 
 
 def function(*aliases: str) -> Callable[[F], F]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import argument_error
 from ..graph.node import LEAF, Node, mode, next_seq, node_class
 from ..kernels import cpu
 from ..tensor import TENSORS, Tensor, changed, new, wrap
@@ -92,6 +93,16 @@ def record(
         node.saved = (*saved[:-1], array) if op.saves_result else saved
         node.const = const
     return z  # type: ignore[no-any-return]
+
+
+def need_tensor(name: str, argument: str, position: int, value: Any) -> None:
+    """Refuse what is not a Tensor.
+
+    Raises:
+        TypeError: naming the function and its argument.
+    """
+    if not isinstance(value, Tensor):
+        raise argument_error(name, argument, position, "Tensor", value)
 
 
 def deliver(z: Tensor, out: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..tensor import Tensor, normal_dim, normal_dims
 from .arguments import int_of, ints_of, need_tensor, variadic
-from .index import index_select
+from .gather import index_select
 from .names import function_as, method, public
 from .op import Array, Rule, deliver, primitive, record
 from .reduce import sum as sum_

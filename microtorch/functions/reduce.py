@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
+from ..errors import argument_error, combination_error
 from ..graph.node import LEAF, Node, mode, next_seq
 from ..kernels import cpu
 from ..tensor import Tensor, edge, new, normal_dim, normal_dims, wrap
 from .convert import cast
 from .elementwise import FUNCTIONS
-from .names import public
-from .op import Array, Rule, record
+from .names import numpy_names, public
+from .op import Array, Rule, deliver, need_tensor, record
+from .results import deliver_each, named
 
 Dims = int | Sequence[int] | None
 
@@ -69,6 +71,9 @@ SUM = [OfAll("SumBackward0", _sum_rule), Rule("SumBackward1", _sum_rule)]
 MEAN = [OfAll("MeanBackward0", _mean_rule), Rule("MeanBackward1", _mean_rule)]
 MAX = [Rule("MaxBackward1", _extreme_rule, True), Rule("AmaxBackward0", _extreme_rule, True)]
 MIN = [Rule("MinBackward1", _extreme_rule, True), Rule("AminBackward0", _extreme_rule, True)]
+MEDIAN = {
+    name: Rule(f"{name.title()}Backward0", _extreme_rule, True) for name in ("median", "nanmedian")
+}
 PROD = [Rule("ProdBackward0", _prod_rule), Rule("ProdBackward1", _prod_rule)]
 
 
@@ -76,6 +81,8 @@ def _fold(
     name: str, x: Tensor, dim: Dims, keepdim: bool, ops: list[Rule], saves: tuple[str, ...] = ()
 ) -> Tensor:
     """A fold over dimensions, in the graph."""
+    if not isinstance(dim, (int, tuple, list, type(None))):
+        raise combination_error(name, x, dim, expected="an int or a tuple of ints for dim")
     a = x._array
     if dim is None:
         dims = tuple(range(a.ndim))
@@ -99,21 +106,36 @@ def _fold(
 
 
 @public()
-def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+def sum(
+    input: Tensor,
+    dim: Dims = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
+    out: Tensor | None = None,
+    axis: Dims = None,
+    keepdims: bool = False,
+) -> Tensor:
     """Sum over all elements or over dimensions; integers and bools give int64."""
+    dim, keepdim = dim if axis is None else axis, keepdim or keepdims
+    if dim is None and not keepdim and dtype is None and out is None:
+        return _of_all("sum", input, _SUMS, SUM[0])
+    need_tensor("sum", "input", 1, input)
     if dtype is not None:
         input = cast(input, dtype)
-    if dim is not None or keepdim:
-        return _fold("sum", input, dim, keepdim, SUM)
-    return _of_all(input, _SUMS, SUM[0])
+    z = _fold("sum", input, dim, keepdim, SUM)
+    return deliver(z if dtype is None else cast(z, dtype), out)
 
 
 _SUMS, _MEANS = cpu.FOLD_KERNELS["sum"], cpu.FOLD_KERNELS["mean"]
 
 
-def _of_all(input: Tensor, kernels: Any, op: Rule) -> Tensor:
+def _of_all(name: str, input: Tensor, kernels: Any, op: Rule) -> Tensor:
     """The usual way to a loss, without what only dimensions need."""
-    a = input._array
+    try:
+        a = input._array
+    except AttributeError:
+        raise argument_error(name, "input", 1, "Tensor", input) from None
     z = new(Tensor)
     z._array = kernels[a.dtype](a if a.ndim == 1 else a.ravel("K"))
     parent = input._node
@@ -130,12 +152,23 @@ def _of_all(input: Tensor, kernels: Any, op: Rule) -> Tensor:
 
 
 @public()
-def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+def mean(
+    input: Tensor,
+    dim: Dims = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
+    out: Tensor | None = None,
+    axis: Dims = None,
+    keepdims: bool = False,
+) -> Tensor:
     """Mean over all elements or over dimensions.
 
     Raises:
         RuntimeError: for integer tensors.
     """
+    dim, keepdim = dim if axis is None else axis, keepdim or keepdims
+    need_tensor("mean", "input", 1, input)
     if dtype is not None:
         input = cast(input, dtype)
     if input._array.dtype.kind != "f":
@@ -143,19 +176,29 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
             "mean(): could not infer output dtype. Input dtype must be either a floating point or "
             f"complex dtype. Got: {input.dtype.short}"
         )
-    if dim is None and not keepdim:
-        return _of_all(input, _MEANS, MEAN[0])
-    return _fold("mean", input, dim, keepdim, MEAN)
+    if dim is None and not keepdim and out is None:
+        return _of_all("mean", input, _MEANS, MEAN[0])
+    return deliver(_fold("mean", input, dim, keepdim, MEAN), out)
 
 
 @public()
+@numpy_names
 def prod(
-    input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None
+    input: Tensor,
+    dim: int | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Product over all elements or over one dimension."""
+    """Product over all elements or over one dimension; integers and bools give int64."""
+    need_tensor("prod", "input", 1, input)
+    if dim is not None and not isinstance(dim, int):
+        raise combination_error("prod", input, dim, expected="(Tensor input, int dim)")
     if dtype is not None:
         input = cast(input, dtype)
-    return _fold("prod", input, dim, keepdim, PROD, ("x",))
+    z = _fold("prod", input, dim, keepdim, PROD, ("x",))
+    return deliver(z if dtype is None else cast(z, dtype), out)
 
 
 def _need_elements(
@@ -172,33 +215,56 @@ def _need_elements(
             raise IndexError(f"{name}(): Expected reduction dim {d} to have non-zero size.")
 
 
+def _most(name: str, fold: str, input: Tensor, dim: Dims, keepdim: bool, ops: list[Rule]) -> Tensor:
+    """The extreme over dimensions, () for all; equal ones share the gradient."""
+    need_tensor(name, "input", 1, input)
+    _need_elements(name, input, None if dim == () else dim)
+    return _fold(fold, input, normal_dims(dim, input._array.ndim), keepdim, ops, ("x", "z"))
+
+
 @public()
-def amax(input: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
+@numpy_names
+def amax(
+    input: Tensor, dim: Dims = (), keepdim: bool = False, *, out: Tensor | None = None
+) -> Tensor:
     """Largest element over dimensions; equal ones share the gradient."""
-    _need_elements("amax", input, None if dim == () else dim)
-    return _fold(
-        "max", input, dim if dim != () else tuple(range(input.ndim)), keepdim, MAX, ("x", "z")
-    )
+    return deliver(_most("amax", "max", input, dim, keepdim, MAX), out)
 
 
 @public()
-def amin(input: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
+@numpy_names
+def amin(
+    input: Tensor, dim: Dims = (), keepdim: bool = False, *, out: Tensor | None = None
+) -> Tensor:
     """Smallest element over dimensions; equal ones share the gradient."""
-    _need_elements("amin", input, None if dim == () else dim)
-    return _fold(
-        "min", input, dim if dim != () else tuple(range(input.ndim)), keepdim, MIN, ("x", "z")
-    )
+    return deliver(_most("amin", "min", input, dim, keepdim, MIN), out)
 
 
-class _Extreme(tuple[Tensor, Tensor]):
-    """`(values, indices)` with names."""
+_AMINMAX = named("aminmax", "min", "max")
 
-    __slots__ = ()
-    values = property(lambda self: self[0])
-    indices = property(lambda self: self[1])
 
-    def __repr__(self) -> str:
-        return f"torch.return_types.max(\nvalues={self[0]!r},\nindices={self[1]!r})"
+@public()
+@numpy_names
+def aminmax(
+    input: Tensor, *, dim: int | None = None, keepdim: bool = False, out: Any = None
+) -> Any:
+    """Smallest and largest element, over all or over one dimension."""
+    need_tensor("aminmax", "input", 1, input)
+    if dim is None and not input._array.size:
+        raise RuntimeError(
+            "aminmax(): cannot compute aminmax over an empty dimension as the operation has no "
+            "identity."
+        )
+    _need_elements("aminmax", input, dim)
+    dims = () if dim is None else dim
+    found = _AMINMAX((amin(input, dims, keepdim), amax(input, dims, keepdim)))
+    return deliver_each(found, out)
+
+
+def shared(op: Rule, input: Tensor, array: Array) -> Tensor:
+    """One element of all, in the graph: the elements equal to it share the gradient."""
+    const = (input._array.shape, tuple(range(input._array.ndim)), 1)
+    return record(op, array, (input,), (input, ...), const)
 
 
 def _take_rule(F: Any, g: Any, const: Any, index: Any) -> tuple[Any, ...]:
@@ -206,10 +272,11 @@ def _take_rule(F: Any, g: Any, const: Any, index: Any) -> tuple[Any, ...]:
     return (F.put_along(g, index, shape, dim),)
 
 
-TAKE_MAX = Rule("MaxBackward0", _take_rule)
+TAKE = {"max": Rule("MaxBackward0", _take_rule), "min": Rule("MinBackward0", _take_rule)}
+_EXTREMES = {name: named(name, "values", "indices") for name in TAKE}
 
 
-def _along(name: str, x: Tensor, dim: int, keepdim: bool) -> _Extreme:
+def _along(name: str, x: Tensor, dim: int, keepdim: bool) -> Any:
     dim = normal_dim(dim, x._array.ndim)
     _need_elements(name, x, dim)
     index = np.asarray(
@@ -217,38 +284,49 @@ def _along(name: str, x: Tensor, dim: int, keepdim: bool) -> _Extreme:
     )
     values = np.take_along_axis(x._array, index, dim) if x.ndim else x._array.copy()
     shape = values.shape if keepdim or not x.ndim else values.shape[:dim] + values.shape[dim + 1 :]
-    z = record(TAKE_MAX, values.reshape(shape), (x,), (wrap(index),), (x._array.shape, dim))
-    return _Extreme((z, wrap(index.reshape(shape))))
+    const = (x._array.shape, dim)
+    z = record(TAKE[name], values.reshape(shape), (x,), (wrap(index),), const)
+    return _EXTREMES[name]((z, wrap(index.reshape(shape))))
 
 
 @public()
-def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+@numpy_names
+def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, out: Any = None) -> Any:
     """Largest element; with dim (values, indices); with another tensor the elementwise maximum."""
-    return _min_max("max", input, dim, keepdim)
+    return _min_max("max", input, dim, keepdim, out)
 
 
 @public()
-def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+@numpy_names
+def min(input: Tensor, dim: Any = None, keepdim: bool = False, *, out: Any = None) -> Any:
     """Smallest element; with dim (values, indices); with another tensor the elementwise one."""
-    return _min_max("min", input, dim, keepdim)
+    return _min_max("min", input, dim, keepdim, out)
 
 
-def _min_max(name: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
+def _min_max(name: str, input: Tensor, dim: Any, keepdim: bool, out: Any) -> Any:
+    need_tensor(name, "input", 1, input)
     if isinstance(dim, Tensor):
-        return FUNCTIONS[name + "imum"](input, dim)
+        return deliver(FUNCTIONS[name + "imum"](input, dim), out)
     if dim is not None:
-        return _along(name, input, dim, keepdim)
+        if not isinstance(dim, int):
+            raise combination_error(name, input, dim, expected="(Tensor input, int dim)")
+        return deliver_each(_along(name, input, dim, keepdim), out)
     _need_elements(name, input, None)
-    return _fold(name, input, None, False, MAX if name == "max" else MIN, ("x", "z"))
+    return deliver(_fold(name, input, None, False, MAX if name == "max" else MIN, ("x", "z")), out)
 
 
 def _index(name: str) -> Callable[..., Tensor]:
-    def apply(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    def apply(
+        input: Tensor, dim: int | None = None, keepdim: bool = False, *, out: Tensor | None = None
+    ) -> Tensor:
+        need_tensor(name, "input", 1, input)
         a = input._array
+        if a.dtype == np.bool_:
+            raise RuntimeError(f"{name}(): does not support bool input")
         _need_elements(name, input, dim, IndexError)
         if dim is not None:
             dim = normal_dim(dim, a.ndim) if a.ndim else None
-        return wrap(np.asarray(getattr(np, name)(a, axis=dim, keepdims=keepdim)))
+        return deliver(wrap(np.asarray(getattr(np, name)(a, axis=dim, keepdims=keepdim))), out)
 
     apply.__name__ = apply.__qualname__ = name
     apply.__doc__ = f"Index of the {'largest' if name == 'argmax' else 'smallest'} element."
@@ -256,15 +334,30 @@ def _index(name: str) -> Callable[..., Tensor]:
 
 
 def _logical(name: str) -> Callable[..., Tensor]:
-    def apply(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
+    def apply(
+        input: Tensor, dim: Dims = None, keepdim: bool = False, *, out: Tensor | None = None
+    ) -> Tensor:
+        need_tensor(name, "input", 1, input)
         a = input._array
         axis = None if dim is None else normal_dims(dim, a.ndim)
-        return wrap(np.asarray(getattr(np, name)(a, axis=axis, keepdims=keepdim)))
+        found = np.asarray(getattr(np, name)(a, axis=axis, keepdims=keepdim))
+        return deliver(wrap(found.astype(np.uint8 if a.dtype == np.uint8 else np.bool_)), out)
 
     apply.__name__ = apply.__qualname__ = name
     apply.__doc__ = f"Whether {name} element is true, over all or over dimensions."
     return apply
 
 
-argmax, argmin = public()(_index("argmax")), public()(_index("argmin"))
-all, any = public()(_logical("all")), public()(_logical("any"))
+argmax = public()(numpy_names(_index("argmax")))
+argmin = public()(numpy_names(_index("argmin")))
+all = public()(numpy_names(_logical("all")))
+any = public()(numpy_names(_logical("any")))
+
+
+@public()
+@numpy_names
+def count_nonzero(input: Tensor, dim: Dims = None) -> Tensor:
+    """How many elements are not zero, over all or over dimensions."""
+    need_tensor("count_nonzero", "input", 1, input)
+    axis = normal_dims(dim, input._array.ndim)
+    return wrap(np.asarray(np.count_nonzero(input._array, axis), np.int64))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .lapack import *  # noqa: F403
+from .scans import *  # noqa: F403
 from .ufuncs import *  # noqa: F403
 from .ufuncs import FOLD_KERNELS, IN_PLACE, ROW_KERNELS, ROWWISE_KERNELS, Array
 
@@ -191,7 +192,7 @@ def div(x: Array, y: Any) -> Array:
 
 def where(condition: Array, x: Any, y: Any) -> Array:
     """x where the condition holds, else y; one of them may be a number."""
-    return np.where(condition, x, y)
+    return np.asarray(np.where(condition, x, y))
 
 
 def divide_rounded(x: Array, y: Array, mode: str) -> Array:
@@ -258,7 +259,9 @@ def put_index(g: Array, key: Any, shape: tuple[int, ...]) -> Array:
     """Zeros with g added at key, once for each time that an element was taken."""
     made = np.zeros(shape, g.dtype)
     if any(isinstance(i, np.ndarray) and i.dtype != np.bool_ for i in key):
-        np.add.at(made, key, g)
+        # np.add.at is fast for one index alone.
+        places = np.arange(made.size).reshape(shape)[key]
+        np.add.at(made.reshape(-1), places.ravel(), g.ravel())
     else:
         made[key] = g
     return made

@@ -36,6 +36,7 @@ from ..functions.loss import (
 )
 from ..functions.op import Rule, record
 from ..functions.product import linear
+from ..functions.search import one_hot
 from ..random import default_generator
 from ..tensor import Tensor, wrap
 
@@ -58,6 +59,7 @@ __all__ = [
     "mish",
     "mse_loss",
     "nll_loss",
+    "one_hot",
     "relu",
     "relu6",
     "selu",

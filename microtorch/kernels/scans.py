@@ -1,0 +1,34 @@
+"""Running reductions along one dimension, on arrays."""
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["any_zero", "cumsum", "recurrence"]
+
+Array = np.ndarray[Any, Any]
+
+
+def _turned(x: Array, dim: int, reverse: bool) -> Array:
+    return np.flip(x, dim) if reverse else x
+
+
+def cumsum(x: Array, dim: int, reverse: bool = False) -> Array:
+    """Running sums, from the last element on if reverse."""
+    found = np.cumsum(_turned(x, dim, reverse), dim, dtype=x.dtype)
+    return np.ascontiguousarray(_turned(found, dim, reverse))
+
+
+def recurrence(a: Array, b: Array, dim: int, reverse: bool = False) -> Array:
+    """s[k] = a[k] * s[k-1] + b[k]; from the last element on if reverse."""
+    found = np.empty(b.shape, b.dtype)
+    rows, factors, terms = (np.moveaxis(_turned(x, dim, reverse), dim, 0) for x in (found, a, b))
+    before: Any = np.zeros((), b.dtype)
+    for k, (factor, term) in enumerate(zip(factors, terms, strict=True)):
+        rows[k] = before = factor * before + term
+    return found
+
+
+def any_zero(x: Array) -> bool:
+    """Whether an element is 0."""
+    return not x.all()
