@@ -230,6 +230,38 @@ ROWS: dict[str, Row] = {
             "where(x > 0, x, 0) - x * y + log1p(exp(-fabs(x)))", "sigmoid(x) - y; -x",
             domain="-4 4; 0.05 0.95", public=False,
             doc="Binary cross entropy of sigmoid(x), without overflow."),
+        Row("smooth_l1_loss", "x y",
+            "where(fabs(x - y) < beta, 0.5 * (x - y) * (x - y) / beta, fabs(x - y) - 0.5 * beta)",
+            "where(fabs(x - y) < beta, (x - y) / beta, where(x > y, 1, where(x < y, -1, 0)));"
+            "where(fabs(x - y) < beta, (y - x) / beta, where(x > y, -1, where(x < y, 1, 0)))",
+            params="beta", kinks="x - y; fabs(x - y) - fabs(beta)", public=False,
+            doc="Squared error below beta, absolute error above, joined smoothly."),
+        Row("huber_loss", "x y",
+            "where(fabs(x - y) < delta, 0.5 * (x - y) * (x - y),"
+            " delta * (fabs(x - y) - 0.5 * delta))",
+            "where(fabs(x - y) < delta, x - y, where(x > y, delta, where(x < y, -delta, 0)));"
+            "where(fabs(x - y) < delta, y - x, where(x > y, -delta, where(x < y, delta, 0)))",
+            params="delta", kinks="x - y; fabs(x - y) - fabs(delta)", public=False,
+            doc="Squared error below delta, absolute error times delta above."),
+        Row("kl_div", "x y", "where(y > 0, y * (log(y) - x), where(y == 0, 0, log(y) * y))",
+            "-y; where(y > 0, log(y) + 1 - x, where(y == 0, 0, log(y)))",
+            domain="-4 4; 0.1 4", public=False,
+            doc="target * (log(target) - input), 0 where target is."),
+        Row("kl_div_log", "x y", "exp(y) * (y - x)", "-exp(y); exp(y) * (y - x + 1)", public=False,
+            node="KlDivBackward0", doc="exp(target) * (target - input)."),
+        Row("soft_margin_loss", "x y", "softplus(-(x * y))",
+            "-(y * sigmoid(-(x * y))); -(x * sigmoid(-(x * y)))", public=False,
+            doc="log(1 + exp(-target * input))."),
+        Row("hinge_embedding_loss", "x y",
+            "where(y == -1, 0, x) + where(y == 1, 0, where(margin > x, margin - x, 0))",
+            "where(y == -1, 0, 1) - where(y == 1, 0, where(margin > x, 1, 0)); 0",
+            params="margin", kinks="x - margin; y - 1; y + 1", public=False,
+            doc="input where target is 1, max(0, margin - input) where it is -1."),
+        Row("poisson_nll_log", "x y", "exp(x) - x * y", "exp(x) - y; -x", public=False,
+            doc="exp(input) - target * input."),
+        Row("poisson_nll", "x y", "x - y * log(x + eps)", "1 - y / (x + eps); -log(x + eps)",
+            params="eps", domain="8 9; -4 4", public=False,
+            doc="input - target * log(input + eps)."),
         # Comparisons: bool results, no gradient.
         Row("eq", "x y", "x == y", types="bool", doc="input == other."),
         Row("ne", "x y", "x != y", types="bool", doc="input != other."),
@@ -274,14 +306,18 @@ FOLDS: dict[str, Fold] = {
 class Rowwise:
     """One op on whole rows (the last dimension): reductions, then a formula an element.
 
-    Each reduction is `name = fold: formula`; later ones and the result may use its name.
+    Each reduction is `name = fold: formula`; later ones and the result may use its name. params:
+    trailing inputs that are one number a row.
     """
 
-    __slots__ = ("doc", "formula", "inputs", "name", "reductions")
+    __slots__ = ("doc", "formula", "inputs", "name", "params", "reductions")
 
-    def __init__(self, name: str, inputs: str, reductions: str, formula: str, *, doc: str) -> None:
+    def __init__(
+        self, name: str, inputs: str, reductions: str, formula: str, *, doc: str, params: str = ""
+    ) -> None:
         self.name = name
         self.inputs = tuple(inputs.split())
+        self.params = tuple(params.split())
         self.reductions = tuple(
             tuple(part.strip() for part in re.split("[=:]", line, maxsplit=2))
             for line in reductions.split(";")
@@ -301,6 +337,19 @@ ROWWISE: dict[str, Rowwise] = {
                 doc="Logarithm of softmax, without underflow."),
         Rowwise("log_softmax_backward", "g z", "s = sum: g", "g - exp(z) * s",
                 doc="Gradient of log_softmax from its result."),
+        Rowwise("layer_norm", "x w b", "m = mean: x; v = mean: (x - m) * (x - m)",
+                "(x - m) / sqrt(v + eps) * w + b", params="eps",
+                doc="input with mean 0 and variance 1, times weight, plus bias."),
+        Rowwise("layer_norm_backward", "g x w",
+                "m = mean: x; v = mean: (x - m) * (x - m); s = mean: g * w;"
+                "t = mean: g * w * (x - m)",
+                "(g * w - s - (x - m) * t / (v + eps)) / sqrt(v + eps)", params="eps",
+                doc="Gradient of layer_norm from its input."),
+        Rowwise("rms_norm", "x w", "v = mean: x * x", "x / sqrt(v + eps) * w", params="eps",
+                doc="input divided by the root of its mean square, times weight."),
+        Rowwise("rms_norm_backward", "g x w", "v = mean: x * x; t = mean: g * w * x",
+                "(g * w - x * t / (v + eps)) / sqrt(v + eps)", params="eps",
+                doc="Gradient of rms_norm from its input."),
     )
 }  # fmt: skip
 

@@ -8,7 +8,9 @@ import numpy as np
 from .. import dtypes
 from ..table import ROWS
 from ..tensor import Tensor
-from . import arithmetic, convert, index, loss, product, reduce, view
+from . import arithmetic, convert, index, normalization, product, reduce, view
+from . import convolution as convolution
+from . import pooling as pooling
 from . import random as random  # its decorators enter its functions
 from .arithmetic import same_dtype
 from .elementwise import FUNCTIONS, OPERATORS, operand
@@ -106,7 +108,8 @@ def attach() -> None:
         "pad_dim": view.pad_dim, "cast": convert.cast, "clone": convert.clone,
         "where": convert.where, "logical_not": arithmetic.logical_not,
         "take_index": index.take_index,
-        "put_index": index.put_index, "clear_index": index.clear_index, "along": loss.along,
+        "put_index": index.put_index, "clear_index": index.clear_index,
+        "along": normalization.along,
         "same_dtype": same_dtype, "sum": reduce.sum, "mean": reduce.mean,
         "numpy_dtype": lambda x: x._array.dtype,
         "reduce": lambda name, x, dims: reduce.sum(x, dims),

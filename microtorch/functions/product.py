@@ -88,7 +88,7 @@ def _same_dtype(x: Tensor, y: Tensor, words: str) -> None:
         raise RuntimeError(words.format(a=a.lower(), b=b.lower(), A=a, B=b))
 
 
-def _needs(x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def needs(x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """What a product saves: each operand if the other one requires grad."""
     return (x if y._node is not None else None, y if x._node is not None else None)
 
@@ -169,7 +169,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     except ValueError:
         raise _shapes_error(a.shape, b.shape) from None
     ranks = (a.ndim, b.ndim)
-    saved = _needs(input, other)
+    saved = needs(input, other)
     if ranks == (2, 2):
         return record(MM, array, (input, other), saved)
     if ranks == (2, 1):
@@ -228,13 +228,13 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if bias is None:
         op = LINEAR_MM if a.ndim == 2 else LINEAR_UNSAFE_VIEW if a.ndim > 2 else LINEAR_SQUEEZE
         return record(
-            op, array, (input, weight), _needs(input, weight), (a.shape, w.shape[0], False)
+            op, array, (input, weight), needs(input, weight), (a.shape, w.shape[0], False)
         )
     b = bias._array
     array = cpu.add_into(array, b.reshape(()) if b.size == 1 and array.ndim else b)
     op = ADDMM if a.ndim == 2 else LINEAR_VIEW
     return record(
-        op, array, (input, weight, bias), _needs(input, weight), (a.shape, w.shape[0], True)
+        op, array, (input, weight, bias), needs(input, weight), (a.shape, w.shape[0], True)
     )
 
 

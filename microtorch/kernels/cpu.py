@@ -18,6 +18,16 @@ from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
 from ..table import FOLDS, ROWS, ROWWISE, STEPS, Fold, Row, Rowwise
 from . import jit, text, threads
+from .windows import (  # noqa: F401 - primitives, see below
+    conv,
+    conv_input,
+    conv_weight,
+    window_max,
+    window_spread,
+    window_sum,
+    windows,
+    windows_back,
+)
 
 Array = np.ndarray[Any, Any]
 Ufunc = Callable[..., Any]
@@ -114,9 +124,9 @@ def fold(kind: Fold, row: Row | None = None) -> ByDtype:
 
 
 def rowwise(row: Rowwise) -> ByDtype:
-    """Kernels of an op on rows: `kernel(*inputs, axis=-1)`."""
-    count = len(row.inputs)
-    signature = ",".join(["(n)"] * count) + "->(n)"
+    """Kernels of an op on rows: `kernel(*inputs, *params, axis=-1)`."""
+    count = len(row.inputs) + len(row.params)
+    signature = ",".join(["(n)"] * len(row.inputs) + ["()"] * len(row.params)) + "->(n)"
 
     def make(dtype: np.dtype[Any]) -> Ufunc:
         loop = jit.address("loop", text.rowwise(row, dtype.name))
@@ -286,6 +296,8 @@ def along(name: str, dim: int, *operands: Array) -> Array:
     if operands[0].ndim == 0:
         return along(name, 0, *(x.reshape(1) for x in operands)).reshape(())
     kernel = ROWWISE_KERNELS[name][operands[0].dtype]
+    if dim == operands[0].ndim - 1:
+        return kernel(*operands)  # type: ignore[no-any-return]
     return kernel(*operands, axis=dim)  # type: ignore[no-any-return]
 
 

@@ -187,6 +187,7 @@ def fold(fold: Fold, row: Row | None, dtype: str, out: str) -> str:
     bits the same on every CPU; where x has contiguous columns, the lanes are the columns.
     """
     operands = row.operands if row else ("x",)
+    params = row.params if row else ()
     formula = row.formula if row else "x"
     pointer, shift = C_TYPE[dtype]
     k = len(operands)
@@ -207,8 +208,8 @@ def fold(fold: Fold, row: Row | None, dtype: str, out: str) -> str:
         ),
         columns=columns.format(pointer=pointer, size=1 << shift, out_size=1 << C_TYPE[out][1]),
         k=k,
-        unit=" and ".join(f"s_{n} == 1" for n in operands),
-        plain=", ".join(f"{n}[i + j]" for n in operands),
+        unit=" and ".join(f"s_{n} == {0 if n in params else 1}" for n in operands),
+        plain=", ".join(f"{n}[0]" if n in params else f"{n}[i + j]" for n in operands),
         strided=", ".join(f"{n}[(i + j) * s_{n}]" for n in operands),
         single=", ".join(f"{n}[i * s_{n}]" for n in operands),
     )
@@ -296,58 +297,63 @@ def loop(args, dims, steps, data):
 
 
 def rowwise(row: Rowwise, dtype: str) -> str:
-    """The kernel of an op on rows, with the signature (n),...->(n)."""
+    """The kernel of an op on rows, with the signature (n),...,(),...->(n).
+
+    Rows that are contiguous have a path of their own.
+    """
     pointer, shift = C_TYPE[dtype]
-    k = len(row.inputs)
+    rows = (*row.inputs, "r")
     formulas = [row.formula, *(formula for _, _, formula in row.reductions)]
     formulas += [FOLDS[kind].combine for _, kind, _ in row.reductions]
-    known = list(row.inputs)
+    scalars = list(row.params)
     functions, calls = [], []
     for name, kind, formula in row.reductions:
         fold = FOLDS[kind]
-        functions.append(_function(f"{name}_of", known, formula))
+        functions.append(_function(f"{name}_of", [*row.inputs, *scalars], formula))
         functions.append(_function(f"{name}_with", ("a", "b"), fold.combine))
-        scalars = ", ".join(known[k:])
-        rows = ", ".join(row.inputs)
-        steps = ", ".join(f"by_{n}" for n in row.inputs)
-        arguments = ", ".join(
-            [*(f"{n}[i * by_{n}]" for n in row.inputs), *([scalars] if scalars else [])]
-        )
-        head = ", ".join(filter(None, (rows, steps, scalars, "n, lanes")))
+        finish = re.sub(r"\bn\b", "F(n)", fold.finish)
+        functions.append(_function(f"{name}_end", ("a", "n"), finish))
+        steps = [f"by_{n}" for n in row.inputs]
+        head = ", ".join([*row.inputs, *steps, *scalars, "n", "lanes"])
         functions.append(
             _REDUCE.format(
-                name=name, head=head, initial=_initial(fold.initial, dtype), arguments=arguments
+                name=name,
+                head=head,
+                initial=_initial(fold.initial, dtype),
+                arguments=", ".join([*(f"{n}[i * by_{n}]" for n in row.inputs), *scalars]),
             )
         )
-        calls.append(f"        {name} = reduce_{name}({head})")
-        known.append(name)
-    functions.append(_function("z_of", known, row.formula))
+        calls.append(f"{name} = reduce_{name}({head})")
+        scalars.append(name)
+    functions.append(_function("z_of", [*row.inputs, *scalars], row.formula))
+    unit = {f"by_{n}": "1" for n in rows}
+    places = [f"{n}[i * by_{n}]" for n in row.inputs]
+    body = [
+        *calls,
+        "for i in range(n):",
+        f"    r[i * by_r] = z_of({', '.join([*places, *scalars])})",
+    ]
+    contiguous = [re.sub(r"\bby_\w+\b", lambda m: unit.get(m[0], m[0]), line) for line in body]
     lines = [
         "def loop(args, dims, steps, data):",
         "    n = i64_at(dims)[1]",
         "    places = i64_at(args)",
         "    strides = i64_at(steps)",
         f"    lanes = {pointer}_at(words(32))",
-        *(
-            f"    by_{n} = strides[{k + 1 + i}] >> {shift}"
-            for i, n in enumerate((*row.inputs, "r"))
-        ),
-        "    for o in range(i64_at(dims)[0]):",
-        *(
-            f"        {n} = {pointer}_at(places[{i}] + o * strides[{i}])"
-            for i, n in enumerate((*row.inputs, "r"))
-        ),
-        *calls,
-        f"        if {' and '.join(f'by_{n} == 1' for n in (*row.inputs, 'r'))}:",
-        "            for i in range(n):",
-        f"                r[i] = z_of({', '.join([*(f'{n}[i]' for n in row.inputs), *known[k:]])})",
-        "        else:",
-        "            for i in range(n):",
-        "                r[i * by_r] = z_of("
-        + ", ".join([*(f"{n}[i * by_{n}]" for n in row.inputs), *known[k:]])
-        + ")",
-        "    feclearexcept(63)",
     ]
+    operands = (*row.inputs, *row.params, "r")
+    at = {n: k for k, n in enumerate(operands)}
+    lines += [f"    by_{n} = strides[{len(operands) + k}] >> {shift}" for k, n in enumerate(rows)]
+    lines.append("    for o in range(i64_at(dims)[0]):")
+    lines += [f"        {n} = {pointer}_at(places[{at[n]}] + o * strides[{at[n]}])" for n in rows]
+    lines += [
+        f"        {n} = {pointer}_at(places[{at[n]}] + o * strides[{at[n]}])[0]" for n in row.params
+    ]
+    lines.append(f"        if {' and '.join(f'by_{n} == 1' for n in rows)}:")
+    lines += ["            " + line for line in contiguous]
+    lines.append("        else:")
+    lines += ["            " + line for line in body]
+    lines.append("    feclearexcept(63)")
     return prologue(dtype, formulas) + "".join(functions) + "\n".join(lines) + "\n"
 
 
@@ -358,7 +364,7 @@ def reduce_{name}({head}):
     if n < 32:
         for i in range(n):
             total = {name}_with(total, {name}_of({arguments}))
-        return total
+        return {name}_end(total, n)
     for j in range(32):
         lanes[j] = total
     whole = n & -32
@@ -370,7 +376,7 @@ def reduce_{name}({head}):
         lanes[i - whole] = {name}_with(lanes[i - whole], {name}_of({arguments}))
     for j in range(32):
         total = {name}_with(total, lanes[j])
-    return total
+    return {name}_end(total, n)
 """
 
 
