@@ -191,11 +191,12 @@ def _convolution(
     x = input if batched else unsqueeze(input, 0)
     if rank == 1:
         x, weight = unsqueeze(x, 2), unsqueeze(weight, 2)
-    before: Any = zeros + _spread("padding", padding, rank)
-    at = Windows(
-        x._array.shape[2:], weight._array.shape[2:], ones + _spread("stride", stride, rank),
-        before, before, ones + _spread("dilation", dilation, rank),
-    )  # fmt: skip
+    before = zeros + _spread("padding", padding, rank)
+    steps, reach = (
+        ones + _spread(name, v, rank) for name, v in (("stride", stride), ("dilation", dilation))
+    )
+    pairs: Any = (x._array.shape[2:], weight._array.shape[2:], steps, before, before, reach)
+    at = Windows(*pairs)
     _check_windows(at, rank)
     z = conv(x, weight, Plan(at, groups), bias)
     z = squeeze(z, 2) if rank == 1 else z

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..graph.node import mode
 from ..table import ROWS
 from ..tensor import Tensor, wrap
 from .creation import ones_like
@@ -105,7 +106,16 @@ def soft_margin_loss(
     input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None,
     reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
-    """log(1 + exp(-target * input)); target is 1 or -1."""
+    """log(1 + exp(-target * input)); target is 1 or -1.
+
+    Raises:
+        RuntimeError: if target requires grad.
+    """
+    if target._node is not None and mode.enabled:
+        raise RuntimeError(
+            "The function 'soft_margin_loss' is not differentiable with respect to argument "
+            "'target'. This input cannot have requires_grad True."
+        )
     reduction = old_reduction(size_average, reduce, reduction)
     check_reduction(reduction)
     return _soft_margin(*broadcast("soft_margin_loss", input, target), reduction)
@@ -128,7 +138,9 @@ def poisson_nll_loss(
         return loss
     log = FUNCTIONS["log"]
     stirling = y * log(y) - y + 0.5 * log(2 * math.pi * y)
-    return reduced(FUNCTIONS["add"](loss, tensors.where(y > 1, stirling, 0)), reduction)
+    return reduced(
+        FUNCTIONS["add"](loss, tensors.where(FUNCTIONS["gt"](y, 1), stirling, 0)), reduction
+    )
 
 
 def gaussian_nll_loss(
@@ -145,20 +157,22 @@ def gaussian_nll_loss(
     if isinstance(var, float):
         if var < 0:
             raise ValueError("var has negative entry/entries")
-        var = FUNCTIONS["mul"](ones_like(input), var)
-    elif (var._array < 0).any():
-        raise ValueError("var has negative entry/entries")
-    a, v = input._array.shape, var._array.shape
+        variance: Tensor = FUNCTIONS["mul"](ones_like(input), var)
+    else:
+        variance = var
+        if (variance._array < 0).any():
+            raise ValueError("var has negative entry/entries")
+    a, v = input._array.shape, variance._array.shape
     if v != a:
         if a[:-1] == v:
-            var = unsqueeze(var, -1)
+            variance = unsqueeze(variance, -1)
         elif len(a) != len(v) or sum(n for m, n in zip(a, v, strict=True) if m != n) != 1:
             raise ValueError("var is of incorrect size")
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(reduction + " is not valid")
     # Below eps var is eps, but its gradient is that of the formula, as in PyTorch.
-    raised = np.maximum(var._array, np.asarray(eps, var._array.dtype)) - var._array
-    var = FUNCTIONS["add"](var, wrap(raised))
+    raised = np.maximum(variance._array, np.asarray(eps, variance._array.dtype)) - variance._array
+    variance = FUNCTIONS["add"](variance, wrap(raised))
     squares = FUNCTIONS["square"](FUNCTIONS["sub"](input, target))
-    loss = 0.5 * (FUNCTIONS["log"](var) + FUNCTIONS["div"](squares, var))
+    loss = 0.5 * (FUNCTIONS["log"](variance) + FUNCTIONS["div"](squares, variance))
     return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)

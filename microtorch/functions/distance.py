@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ..tensor import Tensor
+from ..errors import broadcast_error
+from ..tensor import Tensor, wrap
 from .elementwise import FUNCTIONS
 from .loss import check_reduction, old_reduction
 from .names import function
@@ -50,12 +51,19 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 
 
 def _broadcast(*operands: Tensor) -> list[Tensor]:
-    shape = np.broadcast_shapes(*(x._array.shape for x in operands))
+    shapes = [x._array.shape for x in operands]
+    try:
+        shape = np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise broadcast_error(*shapes[:2]) from None
     return [x if x._array.shape == shape else tensors.expand(x, shape) for x in operands]
 
 
 def _unit(x: Tensor, dim: int, eps: float) -> Tensor:
-    return normalize(x, 2.0, dim, eps)
+    # A norm below eps counts as eps, but its gradient is its own, as in PyTorch.
+    norm = vector_norm(x, 2.0, dim, True, 1e-18)
+    raised = np.maximum(norm._array, np.asarray(eps, norm._array.dtype)) - norm._array
+    return FUNCTIONS["div"](x, FUNCTIONS["add"](norm, wrap(raised)))  # type: ignore[no-any-return]
 
 
 @function()
@@ -124,8 +132,8 @@ def cosine_embedding_loss(
     dots = sum(FUNCTIONS["mul"](input1, input2), dim)
     squares = [FUNCTIONS["add"](sum(FUNCTIONS["square"](x), dim), 1e-12) for x in (input1, input2)]
     cos = FUNCTIONS["div"](dots, FUNCTIONS["sqrt"](FUNCTIONS["mul"](*squares)))
-    near = tensors.where(target == 1, 1 - cos, 0)
-    far = tensors.where(target == -1, _positive(cos - margin), 0)
+    near = tensors.where(FUNCTIONS["eq"](target, 1), 1 - cos, 0)
+    far = tensors.where(FUNCTIONS["eq"](target, -1), _positive(cos - margin), 0)
     return reduced(FUNCTIONS["add"](near, far), reduction)
 
 

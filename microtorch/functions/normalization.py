@@ -69,8 +69,8 @@ def _normalized(name: str, op: Rule) -> Callable[..., Tensor]:
     return apply
 
 
-softmax = public()(_normalized("softmax", SOFTMAX))
-log_softmax = public()(_normalized("log_softmax", LOG_SOFTMAX))
+softmax: Callable[..., Tensor] = public()(_normalized("softmax", SOFTMAX))
+log_softmax: Callable[..., Tensor] = public()(_normalized("log_softmax", LOG_SOFTMAX))
 
 
 def softmin(
@@ -79,7 +79,7 @@ def softmin(
     """Softmax of -input."""
     if dim is None:
         dim = 0 if input._array.ndim in (0, 1, 3) else 1
-    return softmax(-input, dim, dtype=dtype)  # type: ignore[operator]
+    return softmax(FUNCTIONS["neg"](input), dim, dtype=dtype)
 
 
 def along(name: str, dim: int, *operands: Tensor) -> Tensor:
@@ -344,7 +344,11 @@ def batch_norm(
             _follow(running_var, v._array.reshape(-1) * (count / (count - 1)), momentum)
     else:
         shape = (-1,) + (1,) * (a.ndim - 2)
-        m, v = (wrap(r._array.reshape(shape).copy()) for r in (running_mean, running_var))
+        m, v = (
+            wrap(r._array.reshape(shape).copy())
+            for r in (running_mean, running_var)
+            if r is not None
+        )
         d = FUNCTIONS["sub"](input, m)
     scale = FUNCTIONS["rsqrt"](FUNCTIONS["add"](v, eps))
     if weight is not None:

@@ -18,16 +18,14 @@ from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
 from ..table import FOLDS, ROWS, ROWWISE, STEPS, Fold, Row, Rowwise
 from . import jit, text, threads
-from .windows import (  # noqa: F401 - primitives, see below
-    conv,
-    conv_input,
-    conv_weight,
-    window_max,
-    window_spread,
-    window_sum,
-    windows,
-    windows_back,
-)
+from .windows import conv as conv
+from .windows import conv_input as conv_input
+from .windows import conv_weight as conv_weight
+from .windows import window_max as window_max
+from .windows import window_spread as window_spread
+from .windows import window_sum as window_sum
+from .windows import windows as windows
+from .windows import windows_back as windows_back
 
 Array = np.ndarray[Any, Any]
 Ufunc = Callable[..., Any]
@@ -298,7 +296,9 @@ def along(name: str, dim: int, *operands: Array) -> Array:
     kernel = ROWWISE_KERNELS[name][operands[0].dtype]
     if dim == operands[0].ndim - 1:
         return kernel(*operands)  # type: ignore[no-any-return]
-    return kernel(*operands, axis=dim)  # type: ignore[no-any-return]
+    # NumPy would lay the result out with the rows innermost.
+    made = np.empty(operands[0].shape, operands[0].dtype)
+    return kernel(*operands, axis=dim, out=made)  # type: ignore[no-any-return]
 
 
 def cast(x: Array, dtype: Any) -> Array:

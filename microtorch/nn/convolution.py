@@ -63,10 +63,10 @@ class _Conv(Module):
         self.output_padding = spread(output_padding, self.rank)
         self.groups = groups
         self.padding_mode = padding_mode
-        channels = (out_channels, in_channels // groups)
+        ends = (out_channels, in_channels // groups)
         if self.transposed:
-            channels = (in_channels, out_channels // groups)
-        self.weight = parameter((*channels, *self.kernel_size), dtype)
+            ends = (in_channels, out_channels // groups)
+        self.weight = parameter((*ends, *self.kernel_size), dtype)
         self.register_parameter("bias", parameter((out_channels,), dtype) if bias else None)
         self.reset_parameters()
 
