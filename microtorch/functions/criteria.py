@@ -16,12 +16,12 @@ from .loss import RowLoss, broadcast, check_reduction, l1_loss, matched, old_red
 from .op import tensors
 from .view import unsqueeze
 
-_smooth_l1 = RowLoss(ROWS["smooth_l1_loss"], "SmoothL1LossBackward0")
-_huber = RowLoss(ROWS["huber_loss"], "HuberLossBackward0")
-_kl_div = RowLoss(ROWS["kl_div"], "KlDivBackward0")
-_kl_div_log = RowLoss(ROWS["kl_div_log"], "KlDivBackward0")
-_soft_margin = RowLoss(ROWS["soft_margin_loss"], "SoftMarginLossBackward0")
-_hinge = RowLoss(ROWS["hinge_embedding_loss"], "HingeEmbeddingLossBackward0")
+_smooth_l1 = RowLoss(ROWS["smooth_l1"], "SmoothL1LossBackward0")
+_huber = RowLoss(ROWS["huber"], "HuberLossBackward0")
+_kl_div = RowLoss(ROWS["kl_divergence"], "KlDivBackward0")
+_kl_div_log = RowLoss(ROWS["kl_divergence_log"], "KlDivBackward0")
+_soft_margin = RowLoss(ROWS["soft_margin"], "SoftMarginLossBackward0")
+_hinge = RowLoss(ROWS["hinge_embedding"], "HingeEmbeddingLossBackward0")
 _poisson = RowLoss(ROWS["poisson_nll"], "PoissonNllLossBackward0")
 _poisson_log = RowLoss(ROWS["poisson_nll_log"], "PoissonNllLossBackward0")
 
@@ -41,7 +41,7 @@ def smooth_l1_loss(
         raise RuntimeError("smooth_l1_loss does not support negative values for beta.")
     if beta == 0:
         return l1_loss(input, target, reduction=reduction)
-    return _smooth_l1(*matched("smooth_l1", input, target), reduction, beta)
+    return _smooth_l1(*matched("smooth_l1", input, target), reduction, beta, 1 / beta)
 
 
 def huber_loss(

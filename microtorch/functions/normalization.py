@@ -118,7 +118,7 @@ def _rms_norm_backward(dim: int, g: Any, x: Any, w: Any, eps: Any) -> Any:
     return (h - x * mean(h * x, dim, keepdim=True) / v) * FUNCTIONS["rsqrt"](v)
 
 
-_ALONG = {
+_ALONG: dict[str, Any] = {
     "softmax_backward": _softmax_backward, "log_softmax_backward": _log_softmax_backward,
     "layer_norm": _layer_norm, "layer_norm_backward": _layer_norm_backward,
     "rms_norm": _rms_norm, "rms_norm_backward": _rms_norm_backward,
