@@ -247,7 +247,8 @@ ROWS: dict[str, Row] = {
             "-y; where(y > 0, log(y) + 1 - x, where(y == 0, 0, log(y)))",
             domain="-4 4; 0.1 4", public=False,
             doc="target * (log(target) - input), 0 where target is."),
-        Row("kl_divergence_log", "x y", "exp(y) * (y - x)", "-exp(y); exp(y) * (y - x + 1)", public=False,
+        Row("kl_divergence_log", "x y", "exp(y) * (y - x)", "-exp(y); exp(y) * (y - x + 1)",
+            public=False,
             doc="exp(target) * (target - input)."),
         Row("soft_margin", "x y", "softplus(-(x * y))",
             "-(y * sigmoid(-(x * y))); -(x * sigmoid(-(x * y)))", public=False,
@@ -303,25 +304,33 @@ FOLDS: dict[str, Fold] = {
 }
 
 
+def _line(text: str) -> tuple[str, str, str]:
+    """A line of a Rowwise: its name, its kind and its formula."""
+    before, colon, after = text.partition(":")
+    name, equals, kind = before.partition("=")
+    if not colon:
+        return name.strip(), "number", kind.strip()
+    return name.strip(), kind.strip() if equals else "row", after.strip()
+
+
 class Rowwise:
     """One op on whole rows (the last dimension): reductions, then a formula an element.
 
-    Each reduction is `name = fold: formula`; later ones and the result may use its name. params:
-    trailing inputs that are one number a row.
+    A line is a reduction, `name = fold: formula`; a number, `name = formula`; or a row that is
+    kept, `name: formula`. Later lines and the result may use the names. At most one row is kept,
+    where the result will be. params: trailing inputs that are one number a row.
     """
 
-    __slots__ = ("doc", "formula", "inputs", "name", "params", "reductions")
+    __slots__ = ("doc", "formula", "inputs", "lines", "name", "params")
 
     def __init__(
-        self, name: str, inputs: str, reductions: str, formula: str, *, doc: str, params: str = ""
+        self, name: str, inputs: str, lines: str, formula: str, *, doc: str, params: str = ""
     ) -> None:
         self.name = name
         self.inputs = tuple(inputs.split())
         self.params = tuple(params.split())
-        self.reductions = tuple(
-            tuple(part.strip() for part in re.split("[=:]", line, maxsplit=2))
-            for line in reductions.split(";")
-        )
+        # (name, kind, formula); the kind is a fold, "number" or "row".
+        self.lines = tuple(_line(text) for text in lines.split(";"))
         self.formula = formula
         self.doc = doc
 
@@ -329,26 +338,33 @@ class Rowwise:
 ROWWISE: dict[str, Rowwise] = {
     row.name: row
     for row in (
-        Rowwise("softmax", "x", "m = max: x; s = sum: exp(x - m)", "exp(x - m) / s",
+        Rowwise("softmax", "x", "m = max: x; e: exp(x - m); s = sum: e", "e / s",
                 doc="exp(input) divided by its sum."),
         Rowwise("softmax_backward", "g z", "s = sum: g * z", "z * (g - s)",
                 doc="Gradient of softmax from its result."),
-        Rowwise("log_softmax", "x", "m = max: x; s = sum: exp(x - m)", "x - m - log(s)",
+        Rowwise("log_softmax", "x", "m = max: x; e: exp(x - m); s = sum: e; l = log(s)",
+                "x - m - l",
                 doc="Logarithm of softmax, without underflow."),
         Rowwise("log_softmax_backward", "g z", "s = sum: g", "g - exp(z) * s",
                 doc="Gradient of log_softmax from its result."),
-        Rowwise("layer_norm", "x w b", "m = mean: x; v = mean: (x - m) * (x - m)",
-                "(x - m) / sqrt(v + eps) * w + b", params="eps",
+        Rowwise("layer_norm", "x w b",
+                "m = mean: x; v = mean: (x - m) * (x - m); r = 1 / sqrt(v + eps)",
+                "(x - m) * r * w + b", params="eps",
                 doc="input with mean 0 and variance 1, times weight, plus bias."),
         Rowwise("layer_norm_backward", "g x w",
                 "m = mean: x; v = mean: (x - m) * (x - m); s = mean: g * w;"
-                "t = mean: g * w * (x - m)",
-                "(g * w - s - (x - m) * t / (v + eps)) / sqrt(v + eps)", params="eps",
+                "t = mean: g * w * (x - m); r = 1 / sqrt(v + eps); q = t / (v + eps)",
+                "(g * w - s - (x - m) * q) * r", params="eps",
                 doc="Gradient of layer_norm from its input."),
-        Rowwise("rms_norm", "x w", "v = mean: x * x", "x / sqrt(v + eps) * w", params="eps",
+        Rowwise("layer_norm_weight", "g x",
+                "m = mean: x; v = mean: (x - m) * (x - m); r = 1 / sqrt(v + eps)",
+                "g * ((x - m) * r)", params="eps",
+                doc="Gradient of layer_norm's weight, row by row."),
+        Rowwise("rms_norm", "x w", "v = mean: x * x; r = 1 / sqrt(v + eps)", "x * r * w",
+                params="eps",
                 doc="input divided by the root of its mean square, times weight."),
-        Rowwise("rms_norm_backward", "g x w", "v = mean: x * x; t = mean: g * w * x",
-                "(g * w - x * t / (v + eps)) / sqrt(v + eps)", params="eps",
+        Rowwise("rms_norm_backward", "g x w", "v = mean: x * x; t = mean: g * w * x;"
+                "r = 1 / sqrt(v + eps); q = t / (v + eps)", "(g * w - x * q) * r", params="eps",
                 doc="Gradient of rms_norm from its input."),
     )
 }  # fmt: skip

@@ -23,13 +23,12 @@ def _log_softmax_rule(F: Any, g: Any, dim: int, z: Any) -> tuple[Any, ...]:
     return (F.along("log_softmax_backward", dim, g, z),)
 
 
-def _layer_rule(F: Any, g: Any, const: Any, x: Any, w: Any, ones: Any, eps: Any) -> tuple[Any, ...]:
+def _layer_rule(F: Any, g: Any, const: Any, x: Any, w: Any, eps: Any) -> tuple[Any, ...]:
     """x as rows; w, if given, is a row that they share."""
     dw = db = None
     with_weight, with_bias = const
     if with_weight:
-        zeros = F.mul(ones, 0.0)
-        dw = F.reduce("sum", F.mul(g, F.along("layer_norm", 1, x, ones, zeros, eps)), (0,))
+        dw = F.reduce("sum", F.along("layer_norm_weight", 1, g, x, eps), (0,))
     if with_bias:
         db = F.reduce("sum", g, (0,))
     return F.along("layer_norm_backward", 1, g, x, w, eps), dw, db
@@ -95,9 +94,9 @@ def _log_softmax_backward(dim: int, g: Any, z: Any) -> Any:
     return g - FUNCTIONS["exp"](z) * tensors.sum(g, dim, keepdim=True)
 
 
-def _layer_norm(dim: int, x: Any, w: Any, b: Any, eps: Any) -> Any:
+def _layer_norm_weight(dim: int, g: Any, x: Any, eps: Any) -> Any:
     d = x - mean(x, dim, keepdim=True)
-    return d * FUNCTIONS["rsqrt"](mean(d * d, dim, keepdim=True) + eps) * w + b
+    return g * (d * FUNCTIONS["rsqrt"](mean(d * d, dim, keepdim=True) + eps))
 
 
 def _layer_norm_backward(dim: int, g: Any, x: Any, w: Any, eps: Any) -> Any:
@@ -120,7 +119,7 @@ def _rms_norm_backward(dim: int, g: Any, x: Any, w: Any, eps: Any) -> Any:
 
 _ALONG: dict[str, Any] = {
     "softmax_backward": _softmax_backward, "log_softmax_backward": _log_softmax_backward,
-    "layer_norm": _layer_norm, "layer_norm_backward": _layer_norm_backward,
+    "layer_norm_weight": _layer_norm_weight, "layer_norm_backward": _layer_norm_backward,
     "rms_norm": _rms_norm, "rms_norm_backward": _rms_norm_backward,
 }  # fmt: skip
 
@@ -184,7 +183,7 @@ def layer_norm(
     w = ones if weight is None else weight._array
     b = zeros if bias is None else bias._array
     array = cpu.along("layer_norm", 1, x._array, w, b, numbers[2])
-    saved = (x, w if weight is None else weight, ones, numbers[2])
+    saved = (x, w if weight is None else weight, numbers[2])
     const = (weight is not None, bias is not None)
     z = record(LAYER_NORM, array, (x, weight, bias), saved, const)
     return z if x is input else reshape(z, input._array.shape)

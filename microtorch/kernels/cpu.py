@@ -128,7 +128,8 @@ def rowwise(row: Rowwise) -> ByDtype:
 
     def make(dtype: np.dtype[Any]) -> Ufunc:
         loop = jit.address("loop", text.rowwise(row, dtype.name))
-        return make_ufunc(row.name, loop, 0, [dtype] * (count + 1), 1, signature)
+        shared = threads.share(loop, count + 1, False, rows=True)
+        return make_ufunc(row.name, *shared, [dtype] * (count + 1), 1, signature)
 
     return ByDtype(make)
 

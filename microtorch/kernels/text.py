@@ -302,81 +302,84 @@ def rowwise(row: Rowwise, dtype: str) -> str:
     Rows that are contiguous have a path of their own.
     """
     pointer, shift = C_TYPE[dtype]
-    rows = (*row.inputs, "r")
-    formulas = [row.formula, *(formula for _, _, formula in row.reductions)]
-    formulas += [FOLDS[kind].combine for _, kind, _ in row.reductions]
-    scalars = list(row.params)
-    functions, calls = [], []
-    for name, kind, formula in row.reductions:
-        fold = FOLDS[kind]
-        functions.append(_function(f"{name}_of", [*row.inputs, *scalars], formula))
-        functions.append(_function(f"{name}_with", ("a", "b"), fold.combine))
-        finish = re.sub(r"\bn\b", "F(n)", fold.finish)
-        functions.append(_function(f"{name}_end", ("a", "n"), finish))
-        steps = [f"by_{n}" for n in row.inputs]
-        head = ", ".join([*row.inputs, *steps, *scalars, "n", "lanes"])
-        functions.append(
-            _REDUCE.format(
-                name=name,
-                head=head,
-                initial=_initial(fold.initial, dtype),
-                arguments=", ".join([*(f"{n}[i * by_{n}]" for n in row.inputs), *scalars]),
+    operands = (*row.inputs, *row.params, "out")
+    formulas = [row.formula, *(formula for _, _, formula in row.lines)]
+    folds = [FOLDS[kind] for _, kind, _ in row.lines if kind in FOLDS]
+    rows, scalars = {n: n for n in row.inputs}, list(row.params)
+    functions, body = [], []
+    steps = [f"by_{n}" for n in (*row.inputs, "out")]
+    for name, kind, formula in row.lines:
+        places = [f"{at}[i * by_{at}]" for at in rows.values()]
+        arguments = ", ".join([*places, *scalars])
+        functions.append(_function(f"{name}_of", [*rows, *scalars], formula))
+        if kind == "number":
+            body.append(f"{name} = {name}_of({', '.join(['F(0)'] * len(rows) + scalars)})")
+        elif kind == "row":
+            body += ["for i in range(n):", f"    out[i * by_out] = {name}_of({arguments})"]
+            rows[name] = "out"
+            continue
+        else:
+            fold = FOLDS[kind]
+            functions.append(_function(f"{name}_with", ("a", "b"), fold.combine))
+            finish = re.sub(r"\bn\b", "F(n)", fold.finish)
+            functions.append(_function(f"{name}_end", ("a", "n"), finish))
+            head = ", ".join([*row.inputs, "out", *steps, *scalars, "n", "lanes"])
+            initial = _initial(fold.initial, dtype)
+            functions.append(
+                _REDUCE.format(
+                    name=name,
+                    head=head,
+                    initial=initial,
+                    arguments=arguments,
+                    inner=arguments.replace("[i ", "[(i + j) "),
+                )
             )
-        )
-        calls.append(f"{name} = reduce_{name}({head})")
+            body.append(f"{name} = reduce_{name}({head})")
         scalars.append(name)
-    functions.append(_function("z_of", [*row.inputs, *scalars], row.formula))
-    unit = {f"by_{n}": "1" for n in rows}
-    places = [f"{n}[i * by_{n}]" for n in row.inputs]
-    body = [
-        *calls,
-        "for i in range(n):",
-        f"    r[i * by_r] = z_of({', '.join([*places, *scalars])})",
-    ]
-    contiguous = [re.sub(r"\bby_\w+\b", lambda m: unit.get(m[0], m[0]), line) for line in body]
+    functions.append(_function("z_of", [*rows, *scalars], row.formula))
+    places = [f"{at}[i * by_{at}]" for at in rows.values()]
+    body += ["for i in range(n):", f"    out[i * by_out] = z_of({', '.join([*places, *scalars])})"]
     lines = [
         "def loop(args, dims, steps, data):",
         "    n = i64_at(dims)[1]",
         "    places = i64_at(args)",
         "    strides = i64_at(steps)",
-        f"    lanes = {pointer}_at(words(32))",
+        f"    lanes = {pointer}_at(words({LANES}))",
     ]
-    operands = (*row.inputs, *row.params, "r")
-    at = {n: k for k, n in enumerate(operands)}
-    lines += [f"    by_{n} = strides[{len(operands) + k}] >> {shift}" for k, n in enumerate(rows)]
+    lines += [f"    {n} = strides[{len(operands) + k}] >> {shift}" for k, n in enumerate(steps)]
     lines.append("    for o in range(i64_at(dims)[0]):")
-    lines += [f"        {n} = {pointer}_at(places[{at[n]}] + o * strides[{at[n]}])" for n in rows]
-    lines += [
-        f"        {n} = {pointer}_at(places[{at[n]}] + o * strides[{at[n]}])[0]" for n in row.params
-    ]
-    lines.append(f"        if {' and '.join(f'by_{n} == 1' for n in rows)}:")
-    lines += ["            " + line for line in contiguous]
+    for k, n in enumerate(operands):
+        number = "[0]" if n in row.params else ""
+        lines.append(f"        {n} = {pointer}_at(places[{k}] + o * strides[{k}]){number}")
+    lines.append(f"        if {' and '.join(f'{n} == 1' for n in steps)}:")
+    lines += ["            " + re.sub(r"\bby_\w+\b", "1", line) for line in body]
     lines.append("        else:")
     lines += ["            " + line for line in body]
     lines.append("    feclearexcept(63)")
-    return prologue(dtype, formulas) + "".join(functions) + "\n".join(lines) + "\n"
+    combines = [fold.combine for fold in folds]
+    return prologue(dtype, formulas + combines) + "".join(functions) + "\n".join(lines) + "\n"
 
 
-# 32 partial results, so that the loop over the elements is SIMD.
-_REDUCE = """
-def reduce_{name}({head}):
-    total = F({initial})
-    if n < 32:
-        for i in range(n):
-            total = {name}_with(total, {name}_of({arguments}))
-        return {name}_end(total, n)
-    for j in range(32):
-        lanes[j] = total
-    whole = n & -32
-    for start in range(0, whole, 32):
-        for j in range(32):
-            i = start + j
-            lanes[j] = {name}_with(lanes[j], {name}_of({arguments}))
+# LANES partial results: a shorter inner loop would be unrolled, and miss being SIMD code.
+_REDUCE = f"""
+def reduce_{{name}}({{head}}):
+    total = F({{initial}})
+    whole = n - (n & {LANES - 1})
+    if whole:
+        for j in range({LANES}):
+            lanes[j] = total
+        for i in range(0, whole, {LANES}):
+            for j in range({LANES}):
+                lanes[j] = {{name}}_with(lanes[j], {{name}}_of({{inner}}))
+        width = {LANES}
+        while width > 1:
+            width = width >> 1
+            for j in range(width):
+                lanes[j] = {{name}}_with(lanes[j], lanes[j + width])
+        total = lanes[0]
     for i in range(whole, n):
-        lanes[i - whole] = {name}_with(lanes[i - whole], {name}_of({arguments}))
-    for j in range(32):
-        total = {name}_with(total, lanes[j])
-    return {name}_end(total, n)
+        total = {{name}}_with(total, {{name}}_of({{arguments}}))
+    return {{name}}_end(total, n)
 """
 
 
