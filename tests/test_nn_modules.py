@@ -264,3 +264,20 @@ def test_parameters_as_a_vector():
     assert model.weight.tolist() == [[0, 1], [2, 3], [4, 5]] and model.bias.tolist() == [6, 7, 8]
     with pytest.raises(TypeError):
         microtorch.nn.utils.vector_to_parameters([1.0], model.parameters())
+
+
+def test_parameter_list():
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch: pip install torch==2.13.*")
+    shown = []
+    for library in (torch, microtorch):
+        made = library.nn.ParameterList(
+            [library.zeros(2, 3), library.nn.Parameter(library.ones(4))]
+        )
+        made.append(library.ones(1))
+        made.extend([library.zeros(2)])
+        names = [name for name, _ in made.named_parameters()]
+        shown.append((repr(made), names, len(made), list(made.state_dict())))
+        assert made[-1] is made[3] and [tuple(p.shape) for p in made[1:3]] == [(4,), (1,)]
+        with pytest.raises(IndexError):
+            made[4]
+    assert shown[0] == shown[1]

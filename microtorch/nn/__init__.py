@@ -17,6 +17,7 @@ from .activation import (
 from .container import (
     ModuleDict,
     ModuleList,
+    ParameterList,
     Sequential,
 )
 from .convolution import (
@@ -157,6 +158,7 @@ __all__ = [
     "NLLLoss",
     "PairwiseDistance",
     "Parameter",
+    "ParameterList",
     "PixelShuffle",
     "PoissonNLLLoss",
     "RMSNorm",
