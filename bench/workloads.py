@@ -274,6 +274,62 @@ def numpy_randn1e6(numpy: Any) -> Step:
     return lambda: state.standard_normal(1_000_000)
 
 
+def _function(shape: tuple[int, ...], call: Callable[[Any, Any], Any]) -> Callable[[Any], Step]:
+    """`call(torch, x)` on floats of a shape, forward and backward."""
+
+    def make(torch: Any) -> Step:
+        torch.manual_seed(0)
+        x = torch.randn(*shape, requires_grad=True)
+
+        def step() -> None:
+            x.grad = None
+            z = call(torch, x)
+            z.backward(torch.ones_like(z))
+
+        return step
+
+    return make
+
+
+def torch_conv2d(torch: Any) -> Step:
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(16, 32, 3, padding=1)
+    x = torch.randn(32, 16, 28, 28, requires_grad=True)
+
+    def step() -> None:
+        x.grad = layer.weight.grad = layer.bias.grad = None
+        z = layer(x)
+        z.backward(torch.ones_like(z))
+
+    return step
+
+
+def torch_indexing(n: int) -> Callable[[Any], Step]:
+    """Rows taken by numbers, a slice, and a mask, of an n x n matrix."""
+
+    def make(torch: Any) -> Step:
+        torch.manual_seed(0)
+        x = torch.randn(n, n, requires_grad=True)
+        rows, mask = torch.randint(0, n, (n,)), torch.rand(n, n) > 0.5
+
+        def step() -> None:
+            x.grad = None
+            (x[rows].sum() + x[1:, ::2].sum() + x[mask].sum()).backward()
+
+        return step
+
+    return make
+
+
+# Wanted of what PyTorch has as one function: 1.5 of its time on large arrays, 0.5 on small ones.
+FUNCTIONS = {
+    "cat": lambda torch, x: torch.cat((x, x[1:], x), 0),
+    "softmax": lambda torch, x: torch.softmax(x, 1),
+    "log_softmax": lambda torch, x: torch.log_softmax(x, 1),
+    "layer_norm": lambda torch, x: torch.nn.functional.layer_norm(x, (x.shape[1],)),
+}
+
+
 def _both(make: Callable[[Any], Step], **others: Any) -> dict[str, Callable[[Any], Step]]:
     return {"microtorch": make, "torch": make, **others}
 
@@ -296,4 +352,10 @@ WORKLOADS = (
         "microtorch": value_moons, "micrograd": value_moons}),
     Workload("randn1e6", "numpy", 1.50, {
         "microtorch": torch_randn1e6, "numpy": numpy_randn1e6, "torch": torch_randn1e6}),
+    Workload("indexing_20", "torch", 0.50, _both(torch_indexing(20))),
+    Workload("indexing_1000", "torch", 1.50, _both(torch_indexing(1000))),
+    *(Workload(f"{name}_{rows}x{columns}", "torch", bound, _both(_function((rows, columns), call)))
+      for name, call in FUNCTIONS.items()
+      for rows, columns, bound in ((20, 32, 0.50), (2000, 1000, 1.50))),
+    Workload("conv2d", "torch", 1.50, _both(torch_conv2d)),
 )  # fmt: skip

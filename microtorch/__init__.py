@@ -50,7 +50,7 @@ from .random import (
     seed,
     set_rng_state,
 )
-from .tensor import Size, Tensor, strided
+from .tensor import Size, Tensor, contiguous_format, preserve_format, strided
 from .value import Value
 
 __version__ = "0.1.0"
@@ -61,8 +61,10 @@ globals().update(_PUBLIC)
 # Loaded at first use: name -> module of this package.
 _LAZY = {
     "save": "checkpoint", "load": "checkpoint", "summary": "torchsummary",
+    "from_dlpack": "interop", "draw": "drawing",
     "set_printoptions": "printing", "get_printoptions": "printing",
 }  # fmt: skip
+_SUBMODULES = ("linalg", "utils")
 
 
 def is_tensor(obj: Any) -> "bool":  # type: ignore[valid-type]
@@ -71,8 +73,12 @@ def is_tensor(obj: Any) -> "bool":  # type: ignore[valid-type]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        import importlib
+    import importlib
 
+    if name in _SUBMODULES:
+        return importlib.import_module("." + name, __name__)
+    if name in _LAZY:
         return getattr(importlib.import_module("." + _LAZY[name], __name__), name)
-    raise unknown_name("module 'microtorch'", name, [*globals(), *_LAZY])
+    if name.startswith(("complex", "cfloat", "cdouble")):
+        raise AttributeError(f"microtorch has no complex tensors, so there is no torch.{name}")
+    raise unknown_name("module 'microtorch'", name, [*globals(), *_LAZY, *_SUBMODULES])

@@ -1,5 +1,7 @@
 """`microtorch.cuda`: says that there is no GPU, in place now so that portable code runs."""
 
+from .errors import unknown_names
+
 
 def is_available() -> bool:
     """Whether tensors can live on a GPU."""
@@ -14,3 +16,6 @@ def device_count() -> int:
 def why_unavailable() -> str:
     """One sentence that says why `is_available()` is False."""
     return "This version of microtorch computes on the CPU only."
+
+
+__getattr__ = unknown_names(__name__)

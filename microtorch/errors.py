@@ -1,6 +1,7 @@
 """Error texts that many functions share, in PyTorch's words."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -34,10 +35,22 @@ def unknown_name(owner: str, name: str, known: Iterable[str]) -> AttributeError:
     if not name.startswith("_"):
         import difflib
 
-        close = difflib.get_close_matches(name, [k for k in known if k[0] != "_"], 1)
+        names = [k for k in known if k[0] != "_"]
+        lower = {k.lower(): k for k in names}
+        close = difflib.get_close_matches(name, names, 1)
+        close = close or [lower[k] for k in difflib.get_close_matches(name.lower(), lower, 1)]
         hint = f" Did you mean '{close[0]}'?" if close else ""
-        text += f".{hint} The README lists what differs from PyTorch."
+        text += f'.{hint} See "What differs from PyTorch" in the README.'
     return AttributeError(text)
+
+
+def unknown_names(module: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a module: what it lacks is answered with the closest name it has."""
+
+    def getattr_(name: str) -> Any:
+        raise unknown_name(f"module '{module}'", name, vars(sys.modules[module]))
+
+    return getattr_
 
 
 def broadcast_error(a: tuple[int, ...], b: tuple[int, ...]) -> RuntimeError:
@@ -49,3 +62,15 @@ def broadcast_error(a: tuple[int, ...], b: tuple[int, ...]) -> RuntimeError:
                 f"at non-singleton dimension {max(len(a), len(b)) - back}"
             )
     return RuntimeError(f"shapes {list(a)} and {list(b)} cannot be broadcast")
+
+
+def mismatched(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether two shapes do not broadcast."""
+    return any(m != n and 1 not in (m, n) for m, n in zip(reversed(a), reversed(b), strict=False))
+
+
+class _LinAlgError(RuntimeError):
+    """A matrix that an algorithm cannot handle; `torch.linalg.LinAlgError`."""
+
+
+LinAlgError = _LinAlgError

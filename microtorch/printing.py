@@ -150,6 +150,8 @@ def tensor_repr(
         usual = (dtypes.get_default_dtype(),)
         text = "[]"
     else:
+        if not _options["edgeitems"]:
+            suffixes.append(f"size={tuple(array.shape)}")
         summarize = array.size > _options["threshold"]
         write = _Formatter(_corners(array) if summarize else array)
         text = _nested(array, indent, write, summarize)

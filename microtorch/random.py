@@ -19,6 +19,7 @@ import numpy as np
 
 from . import dtypes
 from .device import device as Device
+from .errors import unknown_names
 from .kernels.stream import FRESH, LEFT_OVER, NORMAL, POSITION, Array, Stream
 from .tensor import Tensor, wrap
 
@@ -460,3 +461,6 @@ def fork_rng(devices: Any = None, enabled: bool = True, device_type: Any = None)
         yield
     finally:
         default_generator.set_state_bytes(state)
+
+
+__getattr__ = unknown_names(__name__)

@@ -28,12 +28,12 @@ def names_in(text: str) -> set[str]:
 class Row:
     """One elementwise op.
 
-    types: "float" - integers are promoted to the default float first; "any" - the result has the
-    inputs' dtype; "bool" - the result is bool. params: trailing inputs that are numbers, never
-    differentiated. domain: an interval per input that values are drawn from in tests. kinks:
-    places where the derivative jumps, as expressions that are 0 there. node: PyTorch's name of
-    the backward node. public: whether it is a function of the package and a method of Tensor; the
-    others serve `nn.functional` or other functions.
+    types: "float" - integers are promoted to the default float first; "real" - integers are
+    refused; "any" - the result has the inputs' dtype; "bool" - the result is bool. params:
+    trailing inputs that are numbers, never differentiated. domain: an interval per input that
+    values are drawn from in tests. kinks: places where the derivative jumps, as expressions that
+    are 0 there. node: PyTorch's name of the backward node. public: whether it is a function of
+    the package and a method of Tensor; the others serve `nn.functional` or other functions.
     """
 
     __slots__ = (
@@ -141,8 +141,20 @@ ROWS: dict[str, Row] = {
             "where(exponent == 0, 0, exponent * pow(x, exponent - 1))", params="exponent",
             domain="0.1 4", node="PowBackward0", public=False,
             doc="input to the power of a number."),
+        Row("hypot", "x y",
+            "where(fabs(x) == inf, inf, where(fabs(y) == inf, inf, where(x == 0, fabs(y),"
+            "where(fabs(x) < fabs(y), fabs(y) * sqrt(1 + (x / y) * (x / y)),"
+            "fabs(x) * sqrt(1 + (y / x) * (y / x))))))", "x / z; y / z", types="real",
+            domain="0.2 4; 0.2 4", doc="sqrt(input^2 + other^2), without overflow."),
+        Row("copysign", "x y", "copysign(x, y)", "where(x == 0, 0, z / x); 0", kinks="x; y",
+            doc="Magnitude of input with the sign of other."),
+        Row("deg2rad", "x", "x * 0.017453292519943295", "0.017453292519943295",
+            doc="Radians of degrees."),
+        Row("rad2deg", "x", "x * 57.29577951308232", "57.29577951308232",
+            doc="Degrees of radians."),
         # Exponentials and logarithms.
         Row("exp", "x", "exp(x)", "z", doc="Exponential."),
+        Row("exp2", "x", "pow(2, x)", "0.6931471805599453 * z", doc="2 to the power of input."),
         Row("expm1", "x", "expm1(x)", "z + 1", doc="exp(input) - 1, accurate near 0."),
         Row("log", "x", "log(x)", "1 / x", domain="0.1 4", doc="Natural logarithm."),
         Row("log1p", "x", "log1p(x)", "1 / (1 + x)", domain="-0.9 4",
@@ -151,6 +163,12 @@ ROWS: dict[str, Row] = {
             doc="Logarithm to base 2."),
         Row("log10", "x", "log10(x)", "0.4342944819032518 / x", domain="0.1 4",
             doc="Logarithm to base 10."),
+        Row("xlogy", "x y", "where(y != y, y, where(x == 0, 0, x * log(y)))",
+            "where((x == 0) * (y <= 0) != 0, 0, log(y)); x / y", domain="-4 4; 0.1 4",
+            doc="input * log(other), 0 where input is 0."),
+        Row("logaddexp", "x y", "where(x == y, x + 0.6931471805599453,"
+            " maximum(x, y) + log1p(exp(-fabs(x - y))))", "sigmoid(x - y); sigmoid(y - x)",
+            types="real", doc="log(exp(input) + exp(other)), without overflow."),
         # Trigonometry.
         Row("sin", "x", "sin(x)", "cos(x)", doc="Sine of radians."),
         Row("cos", "x", "cos(x)", "-sin(x)", doc="Cosine of radians."),
@@ -160,6 +178,10 @@ ROWS: dict[str, Row] = {
         Row("acos", "x", "acos(x)", "-1 / sqrt((1 - x) * (1 + x))", domain="-0.9 0.9",
             doc="Arc cosine, in radians."),
         Row("atan", "x", "atan(x)", "1 / (1 + x * x)", doc="Arc tangent, in radians."),
+        Row("sinc", "x",
+            "where(x == 0, 1, sin(x * 3.141592653589793) / (x * 3.141592653589793))",
+            "where(x == 0, 0, (cos(x * 3.141592653589793) - z) / x)", domain="0.2 4",
+            doc="sin(pi input) / (pi input), 1 at 0."),
         Row("atan2", "x y", "atan2(x, y)", "y / (x * x + y * y); -x / (x * x + y * y)",
             domain="0.2 4; 0.2 4", doc="Angle of the point (other, input), in radians."),
         Row("sinh", "x", "sinh(x)", "cosh(x)", doc="Hyperbolic sine."),
@@ -173,26 +195,62 @@ ROWS: dict[str, Row] = {
         # Sigmoids and their kin. The derivative of a saturated sigmoid is exactly 0, as PyTorch's:
         # it is what keeps BCELoss finite there.
         Row("sigmoid", "x", "1 / (1 + exp(-x))", "(1 - z) * z", doc="1 / (1 + exp(-input))."),
+        Row("logit", "x", "log(x / (1 - x))", "where(z == z, 1 / (x * (1 - x)), z)",
+            domain="0.05 0.95", doc="log(input / (1 - input))."),
         Row("softplus", "x", "softplus(x)", "sigmoid(x)", public=False, doc="log(1 + exp(input))."),
+        Row("softplus_beta", "x", "where(x * beta > threshold, x, softplus(x * beta) / beta)",
+            "where(x * beta > threshold, 1, sigmoid(x * beta))", params="beta threshold",
+            types="real", kinks="x * beta - threshold", node="SoftplusBackward0", public=False,
+            doc="log(1 + exp(beta * input)) / beta; input where beta * input > threshold."),
+        Row("logsigmoid", "x", "-softplus(-x)", "sigmoid(-x)", types="real", public=False,
+            node="LogSigmoidBackward0", doc="log(sigmoid(input))."),
         Row("erf", "x", "erf(x)", "1.1283791670955126 * exp(-(x * x))",
             doc="Error function (DLMF 7.2.1)."),
         Row("erfc", "x", "erfc(x)", "-1.1283791670955126 * exp(-(x * x))",
             doc="Complementary error function (DLMF 7.2.2)."),
         Row("silu", "x", "x * sigmoid(x)", "sigmoid(x) * (1 + x * sigmoid(-x))", public=False,
-            doc="input * sigmoid(input)."),
+            types="real", doc="input * sigmoid(input)."),
+        Row("mish", "x", "x * tanh(softplus(x))", "tanh(softplus(x)) + "
+            "x * sigmoid(x) * (1 - tanh(softplus(x)) * tanh(softplus(x)))", types="real",
+            public=False, doc="input * tanh(softplus(input)) (arXiv:1908.08681)."),
         Row("gelu", "x", "0.5 * x * (1 + erf(x * 0.7071067811865476))",
             "0.5 * (1 + erf(x * 0.7071067811865476)) + 0.3989422804014327 * x * exp(-0.5 * x * x)",
-            public=False,
+            types="real", public=False,
             doc="Gaussian error linear unit, input * Phi(input) (arXiv:1606.08415)."),
+        Row("gelu_tanh", "x",
+            "0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))",
+            "0.5 * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))) + 0.5 * x * (1 - "
+            "tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)) * "
+            "tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))) * "
+            "(0.7978845608028654 + 0.1070322242903246 * x * x)",
+            types="real", public=False, node="GeluBackward0",
+            doc="The tanh approximation of gelu (arXiv:1606.08415)."),
         # Piecewise linear.
         Row("relu", "x", "where(x > 0, x, where(x == x, 0.0, x))", "where(z <= 0, 0, 1)",
             types="any", kinks="x", doc="max(input, 0); derivative 0 at 0."),
-        Row("leaky_relu", "x", "where(x > 0, x, x * slope)", "where(x > 0, 1, slope)",
-            params="slope", kinks="x", public=False,
-            doc="input where positive, else input * slope."),
+        Row("leaky_relu", "x", "where(x > 0, x, x * negative_slope)",
+            "where(x > 0, 1, negative_slope)", params="negative_slope", types="real", kinks="x",
+            public=False, doc="input where positive, else input * negative_slope."),
         Row("elu", "x", "where(x > 0, x, alpha * expm1(x))", "where(x > 0, 1, alpha * exp(x))",
-            params="alpha", kinks="x", public=False,
+            params="alpha", types="real", kinks="x", public=False,
             doc="input where positive, else alpha * (exp(input) - 1)."),
+        Row("selu", "x",
+            "1.0507009873554805 * where(x > 0, x, 1.6732632423543772 * expm1(x))",
+            "1.0507009873554805 * where(x > 0, 1, 1.6732632423543772 * exp(x))", types="real",
+            kinks="x", public=False, node="EluBackward0", doc="Scaled elu (arXiv:1706.02515)."),
+        Row("celu", "x", "where(x > 0, x, alpha * expm1(x / alpha))",
+            "where(x > 0, 1, exp(x / alpha))", params="alpha", types="real", kinks="x",
+            public=False, doc="input where positive, else alpha * (exp(input / alpha) - 1)."),
+        Row("hardsigmoid", "x", "where(x < -3, 0, where(x > 3, 6, x + 3)) / 6",
+            "where(x > -3, where(x < 3, 0.16666666666666666, 0), 0)", types="real",
+            kinks="x + 3; x - 3", public=False, doc="input / 6 + 0.5 limited to [0, 1]."),
+        Row("hardswish", "x", "x * where(x < -3, 0, where(x > 3, 6, x + 3)) / 6",
+            "where(x <= -3, 0, where(x < 3, x / 3 + 0.5, 1))", types="real",
+            kinks="x + 3; x - 3", public=False, doc="input * hardsigmoid(input)."),
+        Row("hardtanh", "x", "where(x < low, low, where(x > high, high, x))",
+            "where(x <= low, 0, where(x >= high, 0, 1))", params="low high", types="any",
+            kinks="x - low; x - high", public=False,
+            doc="input limited to [low, high]; derivative 0 at the bounds."),
         Row("clamp", "x", "where(x < low, low, where(x > high, high, x)) + where(low > high, "
             "high - where(x < low, low, where(x > high, high, x)), 0)",
             "where((x >= low) * (x <= high) != 0, 1, 0)", params="low high", types="any",
@@ -210,9 +268,27 @@ ROWS: dict[str, Row] = {
         Row("minimum", "x y", "minimum(x, y)",
             "where(x < y, 1, where(x == y, 0.5, 0)); where(x > y, 1, where(x == y, 0.5, 0))",
             types="any", kinks="x - y", doc="Smaller of input and other; nan if one is nan."),
+        Row("fmax", "x y", "where(x >= y, x, where(y == y, y, x))",
+            "where(x >= y, 1, where(y == y, 0, 1)); where(x >= y, 0, where(y == y, 1, 0))",
+            types="any", kinks="x - y", doc="Larger of input and other; nan counts as missing."),
+        Row("fmin", "x y", "where(x <= y, x, where(y == y, y, x))",
+            "where(x <= y, 1, where(y == y, 0, 1)); where(x <= y, 0, where(y == y, 1, 0))",
+            types="any", kinks="x - y", doc="Smaller of input and other; nan counts as missing."),
+        Row("nan_to_num", "x",
+            "where(x != x, nan, where(x == inf, above, where(x == -inf, below, x)))",
+            "where(x - x == 0, 1, 0)", params="nan above below", types="real", public=False,
+            doc="input with numbers for nan, inf and -inf."),
         # Rounding: the derivative is 0 wherever it exists.
-        Row("floor", "x", "floor(x)", "0", domain="0.1 0.9", doc="Largest integer not above."),
-        Row("ceil", "x", "-floor(-x)", "0", domain="0.1 0.9", doc="Smallest integer not below."),
+        Row("floor", "x", "floor(x)", "0", types="any", domain="0.1 0.9",
+            doc="Largest integer not above."),
+        Row("ceil", "x", "-floor(-x)", "0", types="any", domain="0.1 0.9",
+            doc="Smallest integer not below."),
+        Row("round", "x", "rint(x)", "0", types="any", domain="0.6 1.4",
+            doc="Nearest integer; the even one where two are equally near."),
+        Row("trunc", "x", "trunc(x)", "0", types="any", domain="0.1 0.9",
+            doc="Integer part."),
+        Row("frac", "x", "x - trunc(x)", "1", types="real", domain="0.1 0.9",
+            doc="What trunc takes away."),
         # Losses, an element; nn.functional reduces them in the same pass.
         Row("mse_loss", "x y", "(x - y) * (x - y)", "2 * (x - y); -2 * (x - y)", public=False,
             doc="Squared error."),
@@ -273,6 +349,14 @@ ROWS: dict[str, Row] = {
         Row("isnan", "x", "x != x", types="bool", doc="Whether an element is nan."),
         Row("isinf", "x", "(x == x) * (x - x != 0) != 0", types="bool",
             doc="Whether an element is infinite."),
+        Row("isfinite", "x", "x - x == 0", types="bool", doc="Whether an element is finite."),
+        Row("logical_not", "x", "x == 0", types="bool", doc="Whether an element is 0."),
+        Row("logical_and", "x y", "(x != 0) * (y != 0) != 0", types="bool",
+            doc="Whether neither element is 0."),
+        Row("logical_or", "x y", "(x == 0) * (y == 0) == 0", types="bool",
+            doc="Whether an element is not 0."),
+        Row("logical_xor", "x y", "(x == 0) != (y == 0)", types="bool",
+            doc="Whether exactly one element is not 0."),
     )
 }  # fmt: skip
 

@@ -9,14 +9,14 @@ of `functions/` are attached to the class as methods.
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
 from . import device as devices
 from . import dtypes
 from .errors import argument_error, unknown_name
-from .graph.node import LEAF, Node, mode, next_change, version_at
+from .graph.node import LEAF, Node, clock, mode, next_change, next_seq, version_at
 
 Array = np.ndarray[Any, Any]
 new: Callable[[type], Any] = object.__new__
@@ -36,6 +36,25 @@ DEEPCOPY = (
     "the moment.  If you were attempting to deepcopy a module, this may be because of a "
     "torch.nn.utils.weight_norm usage, see https://github.com/pytorch/pytorch/pull/103001"
 )
+
+
+DETACH_VIEW = (
+    "Can't detach views in-place. Use detach() instead. If you are using DistributedDataParallel "
+    "(DDP) for training, and gradient_as_bucket_view is set as True, gradients are views of DDP "
+    "buckets, and hence detach_() cannot be called on these gradients. To fix this error, please "
+    "refer to the Optimizer.zero_grad() function in torch/optim/optimizer.py as a solution."
+)
+DETACHED = (
+    "Trying to use a saved tensor that has been detached in-place, i.e. with .detach_().This is "
+    "not supported, please use out-of-place `.detach()` instead"
+)
+MADE_UNSEEN = (
+    "A view was created in no_grad mode and is being modified inplace with grad mode enabled. "
+    "Given that this use case is ambiguous and error-prone, it is forbidden. You can clarify your "
+    "code by moving both the view and the inplace either both inside the no_grad block (if you "
+    "don't want the inplace to be tracked) or both outside (if you want the inplace to be tracked)."
+)
+OWN = object()
 
 
 class Size(tuple[int, ...]):
@@ -68,7 +87,18 @@ class Layout:
         return "strided"
 
 
+class MemoryFormat:
+    """An order of dimensions in memory, `torch.contiguous_format`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return "torch." + self.name
+
+
 strided = Layout()
+contiguous_format, preserve_format = map(MemoryFormat, ("contiguous_format", "preserve_format"))
 # Nodes whose saved result was changed in place: what it is, its version now, and when saved.
 _changed_results: "WeakKeyDictionary[Node, tuple[str, int, int]]" = WeakKeyDictionary()
 
@@ -83,7 +113,15 @@ class Tensor:
     # Defaults of what few tensors have, kept in the instance's dict.
     _grad: "Tensor | None" = None
     _base: "Tensor | None" = None
+    # Where the history of changes goes if not to the base: `OWN`, or the detached tensor viewed.
+    _family: Any = None
     _views: "list[Any] | None" = None
+    # A view of a tensor that requires grad, made under `no_grad`.
+    _unseen: bool = False
+    # When `detach_` cut the tensor off its history.
+    _cut: int | None = None
+    # The last node that saved what it wrote into a view of this base.
+    _written: Any = None
     _changes: "tuple[int, int, Any] | None" = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Tensor":
@@ -308,10 +346,22 @@ class Tensor:
 
     def detach(self) -> "Tensor":
         """The same storage without history; in-place changes are still checked."""
-        return view(self, self._array)
+        z = view(self, self._array)
+        z._family = OWN
+        return z
 
     def detach_(self) -> "Tensor":
-        """Cut this tensor off its history, in place."""
+        """Cut this tensor off its history, in place.
+
+        Raises:
+            RuntimeError: for a view.
+        """
+        if base_of(self) is not self:
+            raise RuntimeError(DETACH_VIEW)
+        if not self.is_leaf:
+            clock.latest_change = self._cut = next_seq()
+            if self._node.op.saves_result:
+                self._written = ref(self._node)
         self._node = None
         return self
 
@@ -331,8 +381,16 @@ class Tensor:
         return self._array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """The elements for NumPy, shared unless another dtype or a copy is asked for.
+
+        Raises:
+            RuntimeError: for a tensor that requires grad.
+            ValueError: for another dtype without a copy.
+        """
         array = self.numpy()
         if dtype is not None and dtype != array.dtype:
+            if copy is False:
+                raise ValueError("Unable to avoid copy while creating an array as requested.")
             return array.astype(dtype)
         return array.copy() if copy else array
 
@@ -409,34 +467,12 @@ class Tensor:
         if self._array.ndim == 0 and type(self) is Tensor:
             return format(self._array.item(), spec)
         if spec:
-            raise TypeError("unsupported format string passed to Tensor.__format__")
+            kind = type(self).__name__
+            raise TypeError(f"unsupported format string passed to {kind}.__format__")
         return repr(self)
-
-    # ------------------------------------------------------------------------- copying
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Tensor":
-        if not self.is_leaf:
-            raise RuntimeError(DEEPCOPY)
-        if id(self) in memo:
-            return memo[id(self)]  # type: ignore[no-any-return]
-        copied = wrap(self._array.copy(), type(self))
-        copied._node = self._node
-        memo[id(self)] = copied
-        if self._grad is not None:
-            copied._grad = self._grad.__deepcopy__(memo)
-        return copied
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # A non-leaf comes back as a leaf.
-        return (_unpickle, (type(self), np.ascontiguousarray(self._array), self.requires_grad))
 
 
 _warned: list[str] = []
-
-
-def _unpickle(cls: "type[Tensor]", array: Array, requires_grad: bool) -> Tensor:
-    made = wrap(array, cls)
-    made._node = LEAF if requires_grad else None
-    return made
 
 
 def wrap(array: Array, cls: "type[Tensor]" = Tensor) -> Tensor:
@@ -459,6 +495,14 @@ def view(x: Tensor, array: Array) -> Tensor:
 def root_of(x: Tensor) -> Tensor:
     """The tensor that owns the storage and its version."""
     return x if x._base is None else x._base
+
+
+def base_of(x: Tensor) -> Tensor:
+    """The tensor whose history a change of x belongs to: a detached tensor has its own."""
+    family = x._family
+    if family is None:
+        return x if x._base is None else x._base
+    return x if family is OWN else family  # type: ignore[no-any-return]
 
 
 def edge(x: Tensor) -> Any:
@@ -507,26 +551,40 @@ def check_in_place(x: Tensor, what: str = "a leaf") -> None:
     """
     node = x._node
     if node is None or not mode.enabled:
+        if x._unseen and mode.enabled and base_of(x)._node is not None:
+            raise RuntimeError(MADE_UNSEEN)
         return
     if node is LEAF:
         raise RuntimeError(
             f"{what} Variable that requires grad is being used in an in-place operation."
         )
     if x._base is not None:
-        if x._base._node is LEAF:
+        base = base_of(x)
+        if base is x:
+            return
+        if base._node is LEAF:
             raise RuntimeError(
                 "a view of a leaf Variable that requires grad is being used in an in-place "
                 "operation."
             )
-        name = node.name()
-        if name.startswith(("Split", "Unbind")):
-            number = node.const[4] if name.startswith("Split") else node.const[1][-1]
-            raise RuntimeError(
-                f"Output {number} of {_op_name(node)} is a view and is being modified inplace. "
-                "This view is the output of a function that returns multiple views. Such functions "
-                "do not allow the output views to be modified inplace. You should replace the "
-                "inplace operation by an out-of-place one."
-            )
+        origin = node
+        while isinstance(origin, Node) and origin is not base._node:
+            if origin.name().startswith(("Split", "Unbind")):
+                _refuse_several(node)
+            origin = origin.parents[0]
+
+
+def _refuse_several(node: Node) -> NoReturn:
+    """Refuse to change one of several views that a function gave, or a view of one."""
+    name, number = node.name(), 0
+    if name.startswith(("Split", "Unbind")):
+        number = node.const[4] if name.startswith("Split") else node.const[1][-1]
+    raise RuntimeError(
+        f"Output {number} of {_op_name(node)} is a view and is being modified inplace. "
+        "This view is the output of a function that returns multiple views. Such functions "
+        "do not allow the output views to be modified inplace. You should replace the "
+        "inplace operation by an out-of-place one."
+    )
 
 
 def changed(x: Tensor) -> None:
@@ -537,9 +595,17 @@ def changed(x: Tensor) -> None:
     root._changes = change = next_change(root._changes)
     node = root._node
     if node is not None and node is not LEAF and node.saved and node.op.saves_result:
-        count = change[0]
-        *_, saved = _changed_results.get(node, (count - 1,))
-        _changed_results[node] = (_description(root, node), count, saved)
+        _note_change(root, node, change[0])
+    if root._written is not None:
+        node = root._written()
+        if node is not None:
+            _note_change(root, node, change[0])
+
+
+def _note_change(root: Tensor, node: Node, count: int) -> None:
+    """Remember that the result which a node saved has been changed."""
+    *_, saved = _changed_results.get(node, (count - 1,))
+    _changed_results[node] = (_description(root, node), count, saved)
 
 
 def _description(x: Tensor, node: Any) -> str:
@@ -563,6 +629,8 @@ def check_saved(node: Node) -> None:
     what = None
     for saved in node.saved or ():
         if isinstance(saved, Tensor):
+            if saved._cut is not None and saved._cut < node.seq:
+                raise RuntimeError(DETACHED)
             root = root_of(saved)
             changes = root._changes
             if changes is not None and changes[1] < node.seq:

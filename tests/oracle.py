@@ -90,7 +90,7 @@ class Near:
         """A number of the formula's text, or a Near as it is."""
         if isinstance(x, Near):
             return x
-        return Near(self.dtype, mp.mpf(x), 0, 0 if self.dtype.type(x) == x else 0.5)
+        return Near(self.dtype, mp.mpf(x), 0, 0 if float(self.dtype.type(x)) == x else 0.5)
 
     def __neg__(self):
         return Near(self.dtype, -self.value, self.error)
@@ -228,7 +228,8 @@ _WIDE = {
     "erfc": _by_element(math.erfc),
 }  # fmt: skip
 
-_WHOLE = {"fabs": np.abs, "floor": np.positive, "maximum": np.maximum, "minimum": np.minimum}
+_WHOLE = {"fabs": np.abs, "maximum": np.maximum, "minimum": np.minimum,
+          "floor": np.positive, "rint": np.positive, "trunc": np.positive}  # fmt: skip
 
 
 def numpy_value(text, dtype, values):

@@ -6,6 +6,7 @@ it was, the random stream too. Where PyTorch is installed the same cases run und
 """
 
 import copy
+import importlib
 import pathlib
 import pickle
 import warnings
@@ -137,3 +138,37 @@ def test_reader_notices_a_wrong_type_and_wrong_words():
     for error in (None, TypeError("first second"), ValueError("second first")):
         with pytest.raises(AssertionError):
             check(error, case)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "closest"),
+    [
+        ("microtorch", "zeroes", "zeros"),
+        ("microtorch", "sofmax", "softmax"),
+        ("microtorch.nn", "Linaer", "Linear"),
+        ("microtorch.nn", "Relu", "ReLU"),
+        ("microtorch.nn.functional", "crossentropy", "cross_entropy"),
+        ("microtorch.nn.init", "xavier_unifrom_", "xavier_uniform_"),
+        ("microtorch.optim", "Adan", "Adam"),
+        ("microtorch.autograd", "gradd", "grad"),
+        ("microtorch.cuda", "is_availabel", "is_available"),
+        ("microtorch.random", "manual_sed", "manual_seed"),
+        ("microtorch", "Tensor.reshap", "reshape"),
+        ("microtorch", "wholly_unknown_xyz", None),
+    ],
+)
+def test_unknown_names_are_answered_with_the_closest(owner, name, closest):
+    place = importlib.import_module(owner)
+    if name.startswith("Tensor."):
+        place, name = microtorch.ones(2), name.partition(".")[2]
+    hint = f" Did you mean '{closest}'?" if closest else ""
+    with pytest.raises(AttributeError) as caught:
+        getattr(place, name)
+    words = f"has no attribute '{name}'.{hint} See \"What differs from PyTorch\" in the README."
+    assert str(caught.value).endswith(words)
+    assert not hasattr(place, name)
+
+
+def test_the_page_of_differences_exists():
+    readme = pathlib.Path(__file__).parent.parent / "README.md"
+    assert "\n## What differs from PyTorch\n" in readme.read_text(encoding="utf-8")

@@ -237,6 +237,8 @@ def test_sample(pytorch: Any, sample: Sample) -> None:
         for part, value in theirs.items():
             if part == "no second":
                 continue
+            if part == "second gradients" and part not in ours and not any(map(np.any, value)):
+                continue  # No gradient stands for zeros.
             assert part in ours, (part, ours.get("no second"))
             same(ours[part], value, tolerance, part)
 

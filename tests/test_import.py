@@ -107,7 +107,7 @@ def test_names_loaded_on_demand_are_found(tmp_path):
     code = (
         "import sys, microtorch as torch\n"
         "names = list(torch._LAZY)\n"
-        "assert all(callable(getattr(torch, name)) for name in names)\n"
+        "assert all(getattr(torch, name) is not None for name in names)\n"
         "from microtorch import " + "save, load\n"
         "assert torch.save is save\n"
     )

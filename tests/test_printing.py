@@ -69,7 +69,7 @@ def arrays(draw):
     wide = np.round(wide) if draw(st.booleans()) else wide
     for special in draw(st.lists(st.sampled_from([np.nan, np.inf, -np.inf, -0.0]), max_size=2)):
         wide = np.where(rng.random(shape) < 0.3, special, wide)
-    dtype = draw(st.sampled_from(["f4", "f8", "i8", "i4", "i2", "i1", "u1", "?"]))
+    dtype = draw(st.sampled_from(["f4", "f8", "f2", "i8", "i4", "i2", "i1", "u1", "?"]))
     if dtype[0] != "f":
         wide = np.nan_to_num(wide, posinf=9, neginf=-9) % 100
     with np.errstate(all="ignore"):
@@ -84,3 +84,82 @@ def arrays(draw):
 def test_same_text_as_pytorch(array):
     torch = import_module("torch")
     assert tensor_repr(array) == repr(torch.from_numpy(array.copy()))
+
+
+@st.composite
+def options(draw):
+    """Arguments of set_printoptions."""
+    names = ("profile", "precision", "threshold", "edgeitems", "linewidth", "sci_mode")
+    values = (
+        st.sampled_from(["default", "short", "full", "FULL"]), st.integers(0, 9),
+        st.sampled_from([0, 1, 5, 20, 1000]), st.integers(0, 4), st.sampled_from([1, 10, 40, 80, 200]),
+        st.booleans(),
+    )  # fmt: skip
+    return {name: draw(value) for name, value in zip(names, values) if draw(st.booleans())}
+
+
+def printed(torch, array, given, kind):
+    """What one library prints under these options."""
+    try:
+        torch.set_printoptions(profile="default")
+        torch.set_printoptions(**given)
+        t = torch.from_numpy(array.copy())
+        if kind and array.dtype.kind == "f":
+            t = torch.nn.Parameter(t) if kind == "parameter" else t.requires_grad_()
+            t = t.clone() if kind == "result" else t
+        return repr(t)
+    finally:
+        torch.set_printoptions(profile="default")
+
+
+@pytest.mark.skipif(
+    find_spec("torch") is None, reason="compares with PyTorch: pip install torch==2.13.0"
+)
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(
+    array=arrays(),
+    given=options(),
+    kind=st.sampled_from([None, "leaf", "result", "parameter"]),
+)
+def test_same_text_as_pytorch_under_all_options(array, given, kind):
+    torch = import_module("torch")
+    assert printed(mt, array, given, kind) == printed(torch, array, given, kind)
+
+
+FORMATS = """
+f"{T(2.5):.2f}"
+f"{T(3):5d}"
+f"{T(2.5)}"
+f"{T([1.0, 2.0])}"
+f"{T([1.0]):.2f}"
+"%.3f" % T(2.5)
+"%d" % T(2)
+f"{T(2.0, requires_grad=True):.2f}"
+f"{T(2.0, requires_grad=True)}"
+f"{T(True)}"
+f"{T(2):>6}"
+f"{T([1, 2])!r:>20}"
+f"{torch.nn.Parameter(T(2.5))}"
+f"{torch.nn.Parameter(T(2.5)):.1f}"
+"{:8.3f}|{}".format(T(1.5), T(2))
+str(T(2.5)), str(torch.nn.Parameter(T(1.0)))
+[T(1.0), T(2)]
+f"{T(2.5):x}"
+f"{T(1e-8):g} {T(1e-8)}"
+f"{T(float('nan'))} {T(float('-inf')):.1f}"
+""".strip().splitlines()
+
+
+@pytest.mark.skipif(
+    find_spec("torch") is None, reason="compares with PyTorch: pip install torch==2.13.0"
+)
+@pytest.mark.parametrize("code", FORMATS)
+@pytest.mark.filterwarnings("ignore")
+def test_formats_as_pytorch(code):
+    def shown(torch):
+        try:
+            return str(eval(code, {"torch": torch, "T": torch.tensor}))
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+
+    assert shown(mt) == shown(import_module("torch"))

@@ -1,5 +1,6 @@
 """`microtorch.autograd`: backward, grad, and the grad modes."""
 
+from ..errors import unknown_names
 from ..tensor import Tensor
 from .backward import backward, grad
 from .modes import (
@@ -26,3 +27,5 @@ __all__ = [
     "set_detect_anomaly",
     "set_grad_enabled",
 ]
+
+__getattr__ = unknown_names(__name__)

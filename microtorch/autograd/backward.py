@@ -132,26 +132,25 @@ def backward(
 def accumulate(leaf: Tensor, g: Any) -> None:
     """Add a gradient to a leaf's, in place if there is one already.
 
-    An array that nothing else refers to is taken over as it is; others are copied.
+    An array that nothing else refers to is taken over as it is; others are copied. A leaf that no
+    longer requires grad gets none.
     """
+    if leaf._node is None:
+        return
     held = leaf._grad
     if g.__class__ is not np.ndarray:
         g = g if isinstance(g, Tensor) else wrap(np.asarray(g))
         leaf._grad = g if held is None else held + g
     elif held is None:
-        # This function's argument and that of getrefcount are two references; a caller may hold
-        # one more in a variable.
-        own = g.base is None and sys.getrefcount(g) <= 3 and g.flags.c_contiguous
+        own = g.base is None and sys.getrefcount(g) <= cpu.ALONE and g.flags.c_contiguous
         leaf._grad = wrap(g if own else np.array(g, order="C"))
     elif held._node is not None:
         leaf._grad = held + wrap(g)
     else:
-        a = held._array
-        _add_into[a.dtype](a, g, a)
+        cpu.add_into(held._array, g)
         held._changes = next_change(held._changes)
 
 
-_add_into = cpu.IN_PLACE["add"]
 _ONES = {dtype: cpu.constant(1, dtype) for dtype in map(np.dtype, ("f4", "f8"))}
 
 

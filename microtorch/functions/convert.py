@@ -6,13 +6,14 @@ import numpy as np
 
 from .. import device as devices
 from .. import dtypes
-from ..errors import argument_error, broadcast_error, combination_error
+from ..errors import argument_error, broadcast_error, combination_error, mismatched
 from ..graph.node import mode
 from ..kernels import cpu
-from ..tensor import Tensor, changed, check_in_place, wrap
+from ..tensor import Tensor, changed, check_in_place, contiguous_format, wrap
 from .history import take_over
 from .names import function, method, public
-from .op import Rule, record, tensors
+from .op import Rule, deliver, record, tensors
+from .overlap import check_overlap
 
 
 def _cast_rule(F: Any, g: Any, dtype: Any) -> tuple[Any, ...]:
@@ -40,8 +41,8 @@ COPY = Rule("CopyBackwards", _copied_rule)
 WHERE = Rule(
     "WhereBackward0",
     lambda F, g, shapes, c: (
-        F.sum_to(F.mul(g, c), shapes[0]),
-        F.sum_to(F.mul(g, F.logical_not(c)), shapes[1]),
+        F.sum_to(F.where(c, g, 0.0), shapes[0]),
+        F.sum_to(F.where(c, 0.0, g), shapes[1]),
     ),
 )
 
@@ -77,28 +78,53 @@ def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 @public()
 def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
     """A copy, through which gradients flow."""
-    return record(CLONE, input._array.copy(order="K"), (input,))
+    a = input._array
+    # NumPy's "K" would make a repeated dimension the innermost one.
+    order: Any = "C" if memory_format is contiguous_format or 0 in a.strides else "K"
+    return record(CLONE, a.copy(order), (input,))
 
 
 @function()
-def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
-    """input where condition holds, else other; with condition alone, its nonzero indices."""
-    if input is None and other is None:
-        return tuple(wrap(a.copy()) for a in np.nonzero(condition._array))
+def detach(input: Tensor) -> Tensor:
+    """The same storage without history."""
+    return input.detach()
+
+
+@function()
+def where(
+    condition: Tensor, input: Any = None, other: Any = None, *, out: Tensor | None = None
+) -> Any:
+    """input where condition holds, else other; with condition alone, its nonzero indices.
+
+    Raises:
+        RuntimeError: unless condition is of bools, or for shapes that do not broadcast.
+    """
+    kinds = (Tensor, bool, int, float, np.generic)
+    if isinstance(condition, Tensor) and input is None and other is None:
+        return tuple(wrap(a.copy()) for a in np.nonzero(np.atleast_1d(condition._array)))
     if not isinstance(condition, Tensor):
-        raise argument_error("where", "condition", 1, "Tensor", condition)
+        raise combination_error("where", condition, input, other)
+    if not (isinstance(input, kinds) and isinstance(other, kinds)):
+        raise combination_error("where", condition, input, other)
     x, y = tensors.same_dtype(input, other)
+    if condition._array.dtype == np.uint8:
+        condition = wrap(condition._array.astype(np.bool_))
     c = condition._array
     if c.dtype != np.bool_:
         raise RuntimeError(
             "where expected condition to be a boolean tensor, but got a tensor with dtype "
             + condition.dtype.short
         )
+    a, b = x._array, y._array
     try:
-        array = np.where(c, x._array, y._array)
+        array = np.where(c, a, b)
     except ValueError:
-        raise broadcast_error(x._array.shape, y._array.shape) from None
-    return record(WHERE, np.asarray(array), (x, y), (condition,), (x._array.shape, y._array.shape))
+        wrong = (a.shape, b.shape) if mismatched(a.shape, b.shape) else (c.shape, a.shape)
+        raise broadcast_error(*(wrong if mismatched(*wrong) else (c.shape, b.shape))) from None
+    if out is not None and out.dtype is not x.dtype:
+        raise RuntimeError(f"Expected out type to be {x.dtype.short} but got {out.dtype.short}")
+    shapes = (a.shape, b.shape)
+    return deliver(record(WHERE, np.asarray(array), (x, y), (condition,), shapes), out)
 
 
 @method("where")
@@ -125,17 +151,26 @@ def cuda(input: Tensor, device: Any = None, *_: Any, **__: Any) -> Tensor:
 
 
 @method()
-def copy_(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
+def copy_(input: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """Write src, broadcast and cast, into this tensor, in place."""
     check_in_place(input)
+    if isinstance(src, (bool, int, float)):
+        src = wrap(np.array(src))
     if not isinstance(src, Tensor):
         raise argument_error("copy_", "other", 1, "Tensor", src)
+    if src is not input:
+        check_overlap(input, src)
     source, shape = src, input._array.shape
     if src._array.shape != shape:
         try:
             source = tensors.expand(src, shape)
         except RuntimeError:
-            raise broadcast_error(shape, src._array.shape) from None
+            if src._array.ndim <= len(shape):
+                raise broadcast_error(shape, src._array.shape) from None
+            raise RuntimeError(
+                f"output with shape {list(shape)} doesn't match the broadcast shape "
+                f"{list(src._array.shape)}"
+            ) from None
     source = cast(source, input.dtype)
     np.copyto(input._array, source._array, casting="unsafe")
     changed(input)
@@ -148,11 +183,22 @@ def copy_(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
 
 @method()
 def fill_(input: Tensor, value: Any) -> Tensor:
-    """Write a number everywhere, in place; gradients end here."""
+    """Write a number, or a tensor's only element, everywhere, in place.
+
+    Raises:
+        RuntimeError: for a tensor with dimensions.
+    """
     check_in_place(input)
     if not isinstance(value, (Tensor, bool, int, float, np.generic)):
         raise combination_error("fill_", value, expected="a number or a Tensor")
-    input._array.fill(value.item() if isinstance(value, Tensor) else value)
+    if isinstance(value, Tensor):
+        if value._array.ndim:
+            raise RuntimeError(
+                "fill_ only supports 0-dimension value tensor but got tensor with "
+                f"{value._array.ndim} dimensions."
+            )
+        return copy_(input, value)
+    input._array.fill(value)
     cut(input, FILL)
     return input
 
@@ -167,7 +213,11 @@ def cut(x: Tensor, op: Rule) -> None:
 @method()
 def zero_(input: Tensor) -> Tensor:
     """Write zeros, in place."""
-    check_in_place(input)
-    input._array.fill(0)
-    cut(input, ZERO)
+    if input._node is None:
+        input._array.fill(0)
+        changed(input)
+    else:
+        check_in_place(input)
+        input._array.fill(0)
+        cut(input, ZERO)
     return input

@@ -12,11 +12,12 @@ import numpy as np
 from ..kernels import cpu
 from ..kernels.windows import Plan, Windows
 from ..tensor import Tensor
+from .cat import pad_dim
 from .elementwise import FLOATS
 from .names import function
 from .op import Rule, primitive, record
 from .product import needs
-from .view import pad_dim, reshape, squeeze, unsqueeze
+from .view import reshape, squeeze, unsqueeze
 
 Sizes = int | Sequence[int]
 

@@ -9,12 +9,13 @@ import numpy as np
 
 from .. import device as devices
 from .. import dtypes
-from ..errors import argument_error, combination_error
+from ..errors import argument_error
 from ..graph.node import LEAF
-from ..tensor import Array, Tensor, strided, wrap
+from ..tensor import Array, Tensor, contiguous_format, strided, wrap
 from .convert import to
-from .names import function, method
+from .names import function
 
+NO_COMPLEX = "microtorch has no complex tensors"
 REQUIRES_FLOAT = "Only Tensors of floating point and complex dtype can require gradients"
 
 
@@ -91,12 +92,13 @@ def sizes_of(name: str, sizes: tuple[Any, ...], argument: str = "size") -> tuple
     return shape
 
 
-def _numpy_dtype(dtype: Any, out: Tensor | None, default: Any = None) -> Any:
+def dtype_for(dtype: Any, out: Tensor | None, default: Any = None) -> Any:
+    """The element type by `dtype`, else that of `out`, else a default."""
     if dtype is None:
         if out is not None:
             return out._array.dtype
         return (default or dtypes.get_default_dtype()).numpy
-    _check_dtype(dtype)
+    dtype = as_dtype(dtype)
     if out is not None and out.dtype is not dtype:
         raise RuntimeError(
             f"dtype {dtype.short} does not match dtype of out parameter ({out.dtype.short})"
@@ -104,9 +106,21 @@ def _numpy_dtype(dtype: Any, out: Tensor | None, default: Any = None) -> Any:
     return dtype.numpy
 
 
-def _check_dtype(dtype: Any) -> None:
-    if not isinstance(dtype, dtypes.dtype):
+_OF_PYTHON = {
+    builtins.bool: dtypes.bool, builtins.int: dtypes.int64, builtins.float: dtypes.float64,
+}  # fmt: skip
+
+
+def as_dtype(dtype: Any) -> dtypes.dtype:
+    """A dtype, or the one that a type of Python's stands for.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    found = _OF_PYTHON.get(dtype, dtype) if isinstance(dtype, type) else dtype
+    if not isinstance(found, dtypes.dtype):
         raise TypeError(f"argument 'dtype' must be torch.dtype, not {type(dtype).__name__}")
+    return found
 
 
 def _ragged(data: Any, shape: tuple[int, ...], dim: int = 0) -> None:
@@ -127,7 +141,8 @@ def _array_of(data: Any, dtype: dtypes.dtype | None) -> Array:
         array = np.array(data)
         dtypes.of(array.dtype)
     else:
-        data = _plain(data)
+        kinds: set[Any] = set()
+        data = _plain(data, kinds)
         if data is None:
             raise RuntimeError("Could not infer dtype of NoneType")
         try:
@@ -145,7 +160,7 @@ def _array_of(data: Any, dtype: dtypes.dtype | None) -> Array:
                 raise ValueError("too many dimensions 'str'")
             raise TypeError("new(): invalid data type 'str'")
         if array.dtype.kind == "c":
-            raise TypeError("microtorch has no complex tensors")
+            raise TypeError(NO_COMPLEX)
         if array.dtype.kind == "O" or array.dtype == np.uint64:
             flat = array.ravel().tolist()
             if builtins.all(isinstance(v, builtins.int) for v in flat):
@@ -153,24 +168,47 @@ def _array_of(data: Any, dtype: dtypes.dtype | None) -> Array:
             bad = next(v for v in flat if not isinstance(v, (builtins.int, builtins.float)))
             raise RuntimeError(f"Could not infer dtype of {type(bad).__name__}")
         if array.dtype == np.float64 and dtype is None:
-            array = _astype(array, dtypes.get_default_dtype().numpy)
-    return array if dtype is None else _astype(array, dtype.numpy)
+            array = astype(array, _common(kinds).numpy)
+        if dtype is not None and dtype.category == 1 and array.size and array.dtype != dtype.numpy:
+            _refuse_overflow(array.min(), array.max(), dtype.numpy, dtype.name)
+    return array if dtype is None else astype(array, dtype.numpy)
 
 
-def _astype(array: Array, dtype: Any) -> Array:
+def astype(array: Array, dtype: Any) -> Array:
+    """The elements as another type; out of range is not an error."""
     with np.errstate(all="ignore"):
         return array.astype(dtype)
 
 
-def _plain(data: Any) -> Any:
-    """Tensors inside sequences as numbers."""
-    if isinstance(data, Tensor):
-        return data._array.tolist()
+_PLAIN = {builtins.int, builtins.float, bool}
+
+
+def _plain(data: Any, kinds: set[Any]) -> Any:
+    """Tensors inside sequences as numbers; kinds are the types or dtypes of all numbers."""
     if isinstance(data, (list, tuple)):
-        return [_plain(d) for d in data]
-    if hasattr(data, "__array__") and not isinstance(data, np.generic):
-        return np.asarray(data).tolist()
+        types = set(map(type, data))
+        if types <= _PLAIN:
+            kinds |= types
+            return data
+        return [_plain(d, kinds) for d in data]
+    if isinstance(data, Tensor):
+        kinds.add(data.dtype)
+        return data._array.tolist()
+    if hasattr(data, "__array__"):
+        array = np.asarray(data)
+        kinds.add(dtypes.of(array.dtype))
+        return data if isinstance(data, np.generic) else array.tolist()
+    kinds.add(type(data))
     return data
+
+
+def _common(kinds: set[Any]) -> dtypes.dtype:
+    """The dtype of numbers of several kinds, at least one of them floating-point."""
+    found = dtypes.bool if kinds else dtypes.get_default_dtype()
+    for kind in kinds:
+        of_kind = kind if isinstance(kind, dtypes.dtype) else dtypes.of_number(kind())
+        found = dtypes.promote(found, of_kind)
+    return found
 
 
 @function()
@@ -189,7 +227,7 @@ def tensor(
     if data is ...:
         raise TypeError('tensor() missing 1 required positional arguments: "data"')
     if dtype is not None:
-        _check_dtype(dtype)
+        dtype = as_dtype(dtype)
     if isinstance(data, Tensor):
         warnings.warn(
             "To copy construct from a tensor, it is recommended to use "
@@ -198,7 +236,7 @@ def tensor(
             "torch.tensor(sourceTensor).",
             stacklevel=2,
         )
-        array = data._array.copy() if dtype is None else _astype(data._array, dtype.numpy)
+        array = data._array.copy() if dtype is None else astype(data._array, dtype.numpy)
     else:
         array = _array_of(data, dtype)
     return finish("tensor", array, None, None, device, requires_grad, pin_memory)
@@ -242,18 +280,63 @@ def from_numpy(ndarray: Array) -> Tensor:
     return wrap(ndarray)
 
 
+def memory_order(x: Tensor, memory_format: Any = None) -> list[builtins.int]:
+    """The dimensions from the one of the largest stride on, in which a tensor like x is filled."""
+    strides = x._array.strides
+    dims = builtins.list(range(len(strides)))
+    if memory_format is contiguous_format or x._array.flags.c_contiguous or 0 in strides:
+        return dims
+    return sorted(dims, key=lambda d: -strides[d])
+
+
+def empty_array_like(x: Tensor, dtype: dtypes.dtype, memory_format: Any = None) -> Array:
+    """An array of the shape of x, with its dimensions in the same order in memory."""
+    if x._array.flags.c_contiguous:
+        return np.empty(x._array.shape, dtype.numpy)
+    order = memory_order(x, memory_format)
+    made = np.empty([x._array.shape[d] for d in order], dtype.numpy)
+    return made.transpose(np.argsort(order))
+
+
+def _refuse_overflow(low: Any, high: Any, dtype: Any, name: str) -> None:
+    """Refuse numbers that an element type cannot hold; negative ones wrap in unsigned types."""
+    if dtype.kind == "f":
+        outside = np.isfinite(high) and builtins.max(builtins.abs(low), high) > np.finfo(dtype).max
+    elif dtype.kind in "iu":
+        most = np.iinfo(dtype).max
+        least = -most if dtype.kind == "u" else np.iinfo(dtype).min
+        outside = not (least <= low and high <= most)
+    else:
+        outside = False
+    if outside:
+        raise RuntimeError(f"value cannot be converted to type {name} without overflow")
+
+
+def _fill_number(value: Any, dtype: Any) -> Any:
+    """A number to fill with, as an array of the element type.
+
+    Raises:
+        RuntimeError: if the type cannot hold it.
+    """
+    name = {"float32": "float", "int32": "int"}.get(dtype.name, f"{dtype.name}_t")
+    _refuse_overflow(value, value, dtype, name)
+    return astype(np.asarray(value), dtype)
+
+
 def _filled(name: str, value: Any) -> Any:
     def create(
-        *size: Any,
+        *sizes: Any,
+        size: Any = None,
         out: Tensor | None = None,
         dtype: dtypes.dtype | None = None,
         layout: Any = None,
         device: Any = None,
         requires_grad: bool = False,
         pin_memory: bool = False,
+        memory_format: Any = None,
     ) -> Tensor:
-        shape = sizes_of(name, size)
-        numpy_dtype = _numpy_dtype(dtype, out)
+        shape = sizes_of(name, sizes if size is None else (size,))
+        numpy_dtype = dtype_for(dtype, out)
         array = np.empty(shape, numpy_dtype)
         if value is not None:
             array.fill(value)
@@ -266,14 +349,15 @@ def _filled(name: str, value: Any) -> Any:
         layout: Any = None,
         device: Any = None,
         requires_grad: bool = False,
+        pin_memory: bool = False,
         memory_format: Any = None,
     ) -> Tensor:
         if not isinstance(input, Tensor):
             raise argument_error(name + "_like", "input", 1, "Tensor", input)
-        array = np.empty(input._array.shape, (dtype or input.dtype).numpy)
+        array = empty_array_like(input, dtype or input.dtype, memory_format)
         if value is not None:
             array.fill(value)
-        return finish(name + "_like", array, None, layout, device, requires_grad)
+        return finish(name + "_like", array, None, layout, device, requires_grad, pin_memory)
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"A tensor of the given shape, {name}."
@@ -295,14 +379,17 @@ def full(
     """A tensor of one number; the dtype is that of the number."""
     if not isinstance(size, (tuple, list)):
         raise argument_error("full", "size", 1, "tuple of ints", size)
-    if isinstance(fill_value, Tensor):
+    if isinstance(fill_value, Tensor) and fill_value.ndim == 0:
         default: Any = fill_value.dtype
         fill_value = fill_value.item()
+    elif isinstance(fill_value, complex):
+        raise TypeError(NO_COMPLEX)
     elif isinstance(fill_value, (bool, builtins.int, builtins.float, np.generic)):
         default = dtypes.of_number(fill_value)
     else:
         raise argument_error("full", "fill_value", 2, "Number", fill_value)
-    array = np.full(sizes_of("full", tuple(size)), fill_value, _numpy_dtype(dtype, out, default))
+    shape, numpy_dtype = sizes_of("full", tuple(size)), dtype_for(dtype, out, default)
+    array = np.full(shape, _fill_number(fill_value, numpy_dtype))
     return finish("full", array, out, **options)
 
 
@@ -311,132 +398,10 @@ def full_like(input: Tensor, fill_value: Any, *, dtype: Any = None, **options: A
     """`full` with the shape and dtype of input."""
     if not isinstance(input, Tensor):
         raise argument_error("full_like", "input", 1, "Tensor", input)
-    numpy_dtype = (dtype or input.dtype).numpy
-    array = _astype(np.full(input._array.shape, fill_value), numpy_dtype)
+    if isinstance(fill_value, Tensor) and fill_value.ndim == 0:
+        fill_value = fill_value.item()
+    if not isinstance(fill_value, (bool, builtins.int, builtins.float, np.generic)):
+        raise argument_error("full_like", "fill_value", 2, "Number", fill_value)
+    array = empty_array_like(input, dtype or input.dtype, options.pop("memory_format", None))
+    array[...] = _fill_number(fill_value, array.dtype)
     return finish("full_like", array, None, **options)
-
-
-def _number(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor) else value
-
-
-@function()
-def arange(
-    start: Any = None, end: Any = None, step: Any = 1, *, out: Tensor | None = None,
-    dtype: dtypes.dtype | None = None, **options: Any,
-) -> Tensor:  # fmt: skip
-    """start, start + step, ... below end; element i is start + i * step, rounded once."""
-    if end is None:
-        start, end = None, start
-    if end is None:
-        raise combination_error("arange", expected="(end) or (start, end, step)")
-    start, end, step = (_number(v) for v in (0 if start is None else start, end, step))
-    for name, value in (("start", start), ("end", end), ("step", step)):
-        if not isinstance(value, (builtins.int, builtins.float, np.generic)):
-            raise argument_error("arange", name, 1, "Number", value)
-    if step == 0:
-        raise RuntimeError("step must be nonzero")
-    if not (np.isfinite(start) and np.isfinite(end)):
-        raise RuntimeError(f"unsupported range: {start} -> {end}")
-    if (end - start) * step < 0:
-        raise RuntimeError("upper bound and lower bound inconsistent with step sign")
-    whole = builtins.all(isinstance(v, (builtins.int, np.integer)) for v in (start, end, step))
-    numpy_dtype = _numpy_dtype(dtype, out, dtypes.int64 if whole else None)
-    count = -(-(end - start) // step) if whole else builtins.int(np.ceil((end - start) / step))
-    if numpy_dtype.kind in "iu" and not whole:
-        # PyTorch rounds the start and the step, for int64 before it counts.
-        start, end, step = builtins.int(start), builtins.int(end), builtins.int(step)
-        count = -(-(end - start) // step) if numpy_dtype == np.int64 else count
-    array = _astype(start + np.arange(count) * step, numpy_dtype)
-    return finish("arange", array, out, **options)
-
-
-def _line(start: Any, end: Any, steps: Any, dtype: Any) -> Array:
-    """PyTorch's points: from both ends towards the middle, each rounded once."""
-    real = dtype if dtype.kind == "f" else np.dtype(np.float64)
-    first, last = real.type(start), real.type(end)
-    if steps < 2:
-        return np.full(steps, first).astype(dtype)
-    step = (last - first) / real.type(steps - 1)
-    wide = np.longdouble if real == np.float64 else np.float64
-    i = np.arange(steps)
-    low = i * wide(step) + wide(first)
-    high = wide(last) - (steps - 1 - i) * wide(step)
-    return np.where(i < steps // 2, low, high).astype(real).astype(dtype)
-
-
-def _steps(name: str, steps: Any) -> builtins.int:
-    if not isinstance(steps, (builtins.int, np.integer)) or isinstance(steps, bool):
-        raise combination_error(name, steps, expected="an int as steps")
-    if steps < 0:
-        raise RuntimeError("number of steps must be non-negative")
-    return builtins.int(steps)
-
-
-@function()
-def linspace(
-    start: Any, end: Any, steps: Any = None, *, out: Tensor | None = None,
-    dtype: dtypes.dtype | None = None, **options: Any,
-) -> Tensor:  # fmt: skip
-    """`steps` points from start to end, both exact."""
-    array = _line(_number(start), _number(end), _steps("linspace", steps), _numpy_dtype(dtype, out))
-    return finish("linspace", array, out, **options)
-
-
-@function()
-def logspace(
-    start: Any, end: Any, steps: Any = None, base: float = 10.0, *, out: Tensor | None = None,
-    dtype: dtypes.dtype | None = None, **options: Any,
-) -> Tensor:  # fmt: skip
-    """base to the power of `steps` points from start to end."""
-    numpy_dtype = _numpy_dtype(dtype, out)
-    points = _line(_number(start), _number(end), _steps("logspace", steps), np.dtype(np.float64))
-    with np.errstate(all="ignore"):
-        array = np.power(np.float64(base), points).astype(numpy_dtype)
-    return finish("logspace", array, out, **options)
-
-
-@function()
-def eye(
-    n: Any, m: Any = None, *, out: Tensor | None = None, dtype: dtypes.dtype | None = None,
-    **options: Any,
-) -> Tensor:  # fmt: skip
-    """An n x m matrix with ones on the diagonal; square by default."""
-    m = n if m is None else m
-    for k, (name, value) in enumerate((("n", n), ("m", m))):
-        if not isinstance(value, (builtins.int, np.integer)):
-            raise argument_error("eye", name, k + 1, "int", value)
-        if value < 0:
-            raise RuntimeError(f"{name} must be greater or equal to 0, got {value}")
-    return finish("eye", np.eye(n, m, dtype=_numpy_dtype(dtype, out)), out, **options)
-
-
-# ----------------------------------------------------------- tensors of another one's dtype
-@method()
-def new_zeros(input: Tensor, *size: Any, **options: Any) -> Tensor:
-    """Zeros of input's dtype."""
-    return zeros(*size, **{"dtype": input.dtype, **options})
-
-
-@method()
-def new_ones(input: Tensor, *size: Any, **options: Any) -> Tensor:
-    """Ones of input's dtype."""
-    return ones(*size, **{"dtype": input.dtype, **options})
-
-
-@method()
-def new_empty(input: Tensor, *size: Any, **options: Any) -> Tensor:
-    """Uninitialized memory of input's dtype."""
-    return empty(*size, **{"dtype": input.dtype, **options})
-
-
-@method()
-def new_full(input: Tensor, size: Any, fill_value: Any, **options: Any) -> Tensor:
-    """fill_value everywhere, in input's dtype."""
-    return full(size, fill_value, **{"dtype": input.dtype, **options})
-
-
-@method()
-def new_tensor(input: Tensor, data: Any, **options: Any) -> Tensor:
-    """A copy of data in input's dtype."""
-    return tensor(data, **{"dtype": input.dtype, **options})

@@ -5,19 +5,22 @@ arguments and no isinstance; whatever is not two tensors of one dtype, or a tens
 that needs no promotion, leaves it through `_prepare`.
 """
 
+import ast
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import dtypes
-from ..errors import argument_error, broadcast_error
+from ..errors import argument_error, broadcast_error, combination_error
 from ..graph.node import LEAF, Node, mode, next_seq, node_class
 from ..kernels import cpu, text
-from ..table import ROWS, Row
+from ..table import FOLDS, ROWS, VOCABULARY, Row, names_in
 from ..tensor import TENSORS, Tensor, edge, new, wrap
-from .op import Array, saved_tensors, tensors
+from .op import Array, deliver, saved_tensors, tensors
+from .refusals import check_dtype
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -49,7 +52,8 @@ class RowOp:
         if len(self.needed) == 1:
             return _one_of_one(fused, len(self.names))
         if sum(self.needed) == 1:
-            return _one_of_two(fused, self.needed.index(True))
+            place = self.needed.index(True)
+            return _one_of_two(fused, self._summed(place), len(self.names), place)
         alone = [tuple(j == k for j in range(len(self.needed))) for k in range(len(self.needed))]
         places = [
             [self.names.index(n) for n in text.backward_operands(self.row, one)] for one in alone
@@ -60,11 +64,20 @@ class RowOp:
         ]
         return _both(fused, single, places)
 
+    def _summed(self, place: int) -> Any:
+        """Kernels of the sum of a gradient over all elements, if one value is saved for it."""
+        if len(self.names) != 1 or self.row.derivatives is None:
+            return None
+        gradient = text.chain(self.row.derivatives[place])
+        operands = f"g {self.names[0]}".replace("z", "y")
+        row = Row(self.row.name + "_sum", operands, gradient.replace("z", "y"), doc="")
+        return cpu.fold(FOLDS["sum"], row)
+
     def differentiate(self, node: Node, g: Tensor) -> tuple[Any, ...]:
         """The derivatives' text, evaluated on Tensors."""
-        values = dict(zip(self.names, saved_tensors(node), strict=True))
+        values = {**dict(zip(self.names, saved_tensors(node), strict=True)), "g": g}
         found = [
-            None if not on else g if d == "1" else -g if d == "-1" else g * evaluate(d, values, g)
+            evaluate(text.chain(d), values, g) if on else None
             for d, on in zip(self.row.derivatives or (), self.needed, strict=True)
         ]
         return (
@@ -78,52 +91,63 @@ def _arrays(saved: Any) -> list[Array]:
     return [s._array if s.__class__ in TENSORS else s for s in saved]
 
 
-def without_ones(a: Array, b: Array) -> tuple[Array, Array]:
-    """An operand of one element as a 0-d array, which NumPy repeats three times faster."""
-    if b.size == 1 and b.ndim <= a.ndim:
-        return a, b.reshape(())
-    if a.size == 1 and a.ndim <= b.ndim:
-        return a.reshape(()), b
-    return a, b
-
-
 def _pass_through(needed: tuple[bool, ...]) -> Callable[[Node, Array], tuple[Any, ...]]:
     x_on, y_on = (*needed, False)[:2]
 
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
-        found = (g if x_on else None, g if y_on else None)
-        return found if node.const is None else unbroadcast(cpu, found, node.const)
+        shapes = node.const
+        if shapes is None:
+            return (g if x_on else None, g if y_on else None)
+        return (
+            cpu.sum_to(g, shapes[0]) if x_on else None,
+            cpu.sum_to(g, shapes[1]) if y_on else None,
+        )
 
     return backward
 
 
 def _one_of_one(kernels: Any, saved: int) -> Callable[[Node, Array], tuple[Any, ...]]:
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
-        return (kernels[g.dtype](g, *_arrays(node.saved), out=...),)
+        return (kernels[g.dtype](g, *_arrays(node.saved)),)
 
     def backward_of_one(node: Node, g: Array) -> tuple[Any, ...]:
         (s,) = node.saved  # type: ignore[misc]
-        return (kernels[g.dtype](g, s._array if s.__class__ in TENSORS else s, out=...),)
+        return (kernels[g.dtype](g, s._array if s.__class__ in TENSORS else s),)
 
     return backward_of_one if saved == 1 else backward
 
 
-def _one_of_two(kernels: Any, place: int) -> Callable[[Node, Array], tuple[Any, ...]]:
+def _one_of_two(
+    kernels: Any, summed: Any, saved: int, place: int
+) -> Callable[[Node, Array], tuple[Any, ...]]:
+    """The gradient of one of two inputs; `summed` are kernels of its sum over all elements."""
+
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
-        saved = node.saved
-        if len(saved) == 1:  # type: ignore[arg-type]
-            (s,) = saved  # type: ignore[misc]
-            a = s._array if s.__class__ in TENSORS else s
-            if a.size == 1 and g.ndim:
-                a = a.reshape(())
-            d = kernels[g.dtype](g, a, out=...)
-        else:
-            d = kernels[g.dtype](g, *_arrays(saved), out=...)
+        d = kernels[g.dtype](g, *_arrays(node.saved))
         if node.const.__class__ is tuple:
             d = cpu.sum_to(d, node.const[place])
         return (None, d) if place else (d, None)
 
-    return backward
+    def backward_of_one(node: Node, g: Array) -> tuple[Any, ...]:
+        (s,) = node.saved  # type: ignore[misc]
+        if s.__class__ in TENSORS:
+            s = s._array
+        shapes = node.const
+        if shapes.__class__ is not tuple:
+            d = kernels[g.dtype](g, s)
+        elif s.shape == g.shape and math.prod(shapes[place]) == 1:
+            d = summed[g.dtype](g.ravel(), s.ravel()).reshape(shapes[place])
+        else:
+            d = cpu.sum_to(kernels[g.dtype](g, s), shapes[place])
+        return (None, d) if place else (d, None)
+
+    def backward_of_none(node: Node, g: Array) -> tuple[Any, ...]:
+        d = kernels[g.dtype](g)
+        if node.const.__class__ is tuple:
+            d = cpu.sum_to(d, node.const[place])
+        return (None, d) if place else (d, None)
+
+    return (backward_of_none, backward_of_one, backward)[min(saved, 2)]
 
 
 def _both(
@@ -136,7 +160,7 @@ def _both(
         dtype = g.dtype
         return tuple(
             [
-                g if kernels is None else kernels[dtype](g, *[saved[p] for p in of], out=...)
+                g if kernels is None else kernels[dtype](g, *[saved[p] for p in of])
                 for kernels, of in zip(single, places, strict=True)
             ]
         )
@@ -148,24 +172,22 @@ def _both(
         (dx, dy), ((x_at,), (y_at,)) = single, places
 
         def backward_by_one(node: Node, g: Array) -> tuple[Any, ...]:
-            if g.size > 8192:
+            if g.size > cpu.LARGE:
                 return backward(node, g)
             dtype = g.dtype
             x, y = node.saved[x_at], node.saved[y_at]  # type: ignore[index]
             x = x._array if x.__class__ in TENSORS else x
             y = y._array if y.__class__ in TENSORS else y
             if node.const.__class__ is not tuple:
-                return dx[dtype](g, x, out=...), dy[dtype](g, y, out=...)
-            _, x = without_ones(g, x)
-            _, y = without_ones(g, y)
-            found = dx[dtype](g, x, out=...), dy[dtype](g, y, out=...)
+                return dx[dtype](g, x), dy[dtype](g, y)
+            found = dx[dtype](g, x), dy[dtype](g, y)
             return unbroadcast(cpu, found, node.const)
 
         by_one = backward_by_one
 
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
         saved = _arrays(node.saved)
-        found = fused[g.dtype](g, *saved, out=...) if g.size > 8192 else small(saved, g)
+        found = fused[g.dtype](g, *saved) if g.size > cpu.LARGE else small(saved, g)
         return found if node.const.__class__ is not tuple else unbroadcast(cpu, found, node.const)
 
     return backward if by_one is None else by_one
@@ -187,17 +209,26 @@ def evaluate(formula: str, values: dict[str, Any], like: Tensor) -> Any:
     """A formula of the table on Tensors; numbers among choices get the dtype of `like`."""
     code = _code.get(formula)
     if code is None:
-        code = _code[formula] = compile(formula, "<row>", "eval")
+        code = _code[formula] = _compile(formula)
     dtype = like.dtype
 
-    def where(condition: Tensor, a: Any, b: Any) -> Tensor:
-        numbers = [
-            v if isinstance(v, Tensor) else wrap(cpu.constant(v, dtype.numpy)) for v in (a, b)
-        ]
-        return tensors.where(condition, *numbers)  # type: ignore[no-any-return]
+    def number(v: Any) -> Tensor:
+        return wrap(cpu.constant(v, dtype.numpy))
 
-    names = {**FUNCTIONS, "fabs": FUNCTIONS["abs"], "where": where, "inf": float("inf"), **values}
+    def where(condition: Tensor, a: Any, b: Any) -> Tensor:
+        choices = [v if isinstance(v, Tensor) else number(v) for v in (a, b)]
+        return tensors.where(condition, *choices)  # type: ignore[no-any-return]
+
+    names = {**_WORDS, "where": where, "F": number, **values}
     return eval(code, {"__builtins__": {}}, names)
+
+
+def _compile(formula: str) -> Any:
+    """The code of a formula; its numbers are Tensors if a function is called with numbers alone."""
+    calls = [ast.unparse(c) for c in ast.walk(ast.parse(formula)) if isinstance(c, ast.Call)]
+    if any(not names_in(call) - VOCABULARY for call in calls):
+        formula = text.typed(formula)
+    return compile(formula, "<row>", "eval")
 
 
 def _prepare(row: Row, operands: tuple[Any, ...]) -> list[Tensor]:
@@ -211,29 +242,17 @@ def _prepare(row: Row, operands: tuple[Any, ...]) -> list[Tensor]:
         else:
             name = ("input", "other", "other")[k]
             raise argument_error(row.name, name, k + 1, "Tensor", x)
+    if row.types == "bool" and not isinstance(operands[0], Tensor):
+        raise combination_error(row.name, *operands)
     result = dtypes.result_type(kinds)
     if row.types == "float" and not result.is_floating_point:
         result = dtypes.get_default_dtype()
-    if result.numpy == np.float16:
-        raise NotImplementedError(f"\"{row.name}_cpu\" not implemented for 'Half'")
     bools = sum(isinstance(x, Tensor) and x.dtype is dtypes.bool for x in operands)
-    if bools and row.name in ("sub", "rsub", "neg"):
-        _refuse_bools(row.name, bools)
+    result = check_dtype(row, result, bools)
     return [
         tensors.cast(x, result) if isinstance(x, Tensor) else wrap(cpu.constant(x, result.numpy))
         for x in operands
     ]
-
-
-def _refuse_bools(name: str, count: int) -> None:
-    sign = "Negation" if name == "neg" else "Subtraction"
-    many = "on" if name == "neg" else "with"
-    which = "two bool tensors" if count == 2 else "a bool tensor"
-    other = "`^` or `logical_xor()`" if count == 2 else "`~` or `logical_not()`"
-    raise RuntimeError(
-        f"{sign}, the `-` operator, {many} {which} is not supported. "
-        f"If you are trying to invert a mask, use the {other} operator instead."
-    )
 
 
 def _unary(row: Row) -> Callable[..., Tensor]:
@@ -244,7 +263,9 @@ def _unary(row: Row) -> Callable[..., Tensor]:
     save_x, save_z = (op.saves[0], op.saves[-1]) if differentiable else (False, False)
     kind = op.kind if op else Node
 
-    def apply(input: Tensor) -> Tensor:
+    def apply(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+        if out is not None:
+            return deliver(apply(input), out)
         try:
             a = input._array
         except AttributeError:
@@ -255,7 +276,7 @@ def _unary(row: Row) -> Callable[..., Tensor]:
             a = input._array
             kernel = ready_for(a.dtype)
         z = new(Tensor)
-        z._array = array = kernel(a, out=...)
+        z._array = array = kernel(a)
         parent = input._node
         if parent is not None and differentiable and mode.enabled:
             z._node = node = new(kind)
@@ -313,9 +334,11 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
     by_number, by_other, by_both = table[True][False], table[False][True], table[True][True]
     number_op, number_kind, number_saves = by_number or (None, Node, 0)
 
-    def apply(input: Any, other: Any) -> Tensor:
+    def apply(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+        if out is not None:
+            return deliver(apply(input, other), out)
         kind = other.__class__
-        if kind not in TENSORS:
+        if kind is not Tensor and kind not in TENSORS:
             if kind is float or kind is int:
                 return with_number(input, other)
             return slow(input, other)
@@ -325,17 +348,16 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
         dtype = a.dtype
         if dtype is not b.dtype:
             return slow(input, other)
-        x_shape, y_shape = a.shape, b.shape
-        if x_shape != y_shape:
-            a, b = without_ones(a, b)
+        shapes = None
+        if a.shape != b.shape:
+            shapes = (a.shape, b.shape)
+        z = new(Tensor)
         try:
-            array = ready[dtype](a, b, out=...)
+            z._array = array = ready[dtype](a, b)
         except KeyError:
             return slow(input, other)
         except ValueError:
-            raise broadcast_error(x_shape, y_shape) from None
-        z = new(Tensor)
-        z._array = array
+            raise broadcast_error(*shapes) from None  # type: ignore[misc]
         x_parent = input._node
         y_parent = other._node
         if x_parent is None:
@@ -356,23 +378,23 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
             input if x_parent is LEAF else x_parent,
             other if y_parent is LEAF else y_parent,
         )
-        if saves == 2:
+        node.const = shapes
+        if not saves:
+            node.saved = ()
+        elif saves == 3:
+            node.saved = (input, other)
+        elif saves == 2:
             node.saved = (other,)
         elif saves == 1:
             node.saved = (input,)
-        elif saves == 3:
-            node.saved = (input, other)
-        elif saves:
+        else:
             node.saved = tuple(
                 [v for bit, v in ((1, input), (2, other), (4, array)) if saves & bit]
             )
-        else:
-            node.saved = ()
-        node.const = None if x_shape == y_shape else (x_shape, y_shape)
         return z  # type: ignore[no-any-return]
 
     def with_number(input: Any, other: Any) -> Tensor:
-        if not (operator or input.__class__ in TENSORS):
+        if not operator and input.__class__ not in TENSORS:
             return slow(input, other)
         a = input._array
         dtype = a.dtype
@@ -383,7 +405,7 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
         if b is None:
             b = cpu.constant(other, dtype)
         z = new(Tensor)
-        z._array = array = ready[dtype](a, b, out=...)
+        z._array = array = ready[dtype](a, b)
         parent = input._node
         if parent is None or not differentiable or not mode.enabled:
             z._node = None
@@ -416,6 +438,7 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
                 numbers[dtype] = cpu.constants.setdefault(dtype, {})
         return apply(x, y)
 
+    apply.with_number = with_number  # type: ignore[attr-defined]
     return apply
 
 
@@ -429,14 +452,21 @@ def _with_params(row: Row) -> Callable[..., Tensor]:
         if any(needed)
     }
 
-    def apply(*operands: Any) -> Tensor:
+    def apply(*operands: Any, out: Tensor | None = None) -> Tensor:
+        if out is not None:
+            return deliver(apply(*operands), out)
         params = operands[count:]
+        if not isinstance(operands[0], Tensor):
+            raise argument_error(row.name, "input", 1, "Tensor", operands[0])
+        for position, (name, p) in enumerate(zip(row.params, params, strict=True), count + 1):
+            if not isinstance(p, (bool, int, float, np.generic)):
+                raise argument_error(row.name, name, position, "Number", p)
         inputs = _prepare(row, operands if row.types == "any" else operands[:count])[:count]
         dtype = inputs[0]._array.dtype
         numbers = [cpu.constant(p, dtype) for p in params]
         arrays = [x._array for x in inputs]
         try:
-            z = wrap(kernels[dtype](*arrays, *numbers, out=...))
+            z = wrap(kernels[dtype](*arrays, *numbers))
         except ValueError:
             raise broadcast_error(arrays[0].shape, arrays[-1].shape) from None
         needed = tuple(x._node is not None for x in inputs)
@@ -466,6 +496,11 @@ def make(row: Row) -> Callable[..., Tensor]:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {name: make(row) for name, row in ROWS.items()}
+# The vocabulary of formulas, on Tensors.
+_WORDS: dict[str, Any] = {
+    **FUNCTIONS, "fabs": FUNCTIONS["abs"], "rint": FUNCTIONS["round"], "inf": float("inf"),
+    "INF": float("inf"),
+}  # fmt: skip
 OPERATORS = {
     name: _binary(ROWS[name], True)
     for name in ("add", "sub", "rsub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge")

@@ -11,7 +11,7 @@ from weakref import ref
 import numpy as np
 
 from ..graph.node import Node
-from ..tensor import Tensor, root_of
+from ..tensor import Tensor, base_of, root_of
 from .op import Array, Rule, record
 
 
@@ -50,7 +50,9 @@ def remember(view: Tensor, base: Any) -> None:
 def take_over(x: Tensor, node: Node | None) -> None:
     """Give x the history of what was written into it, and with it its base and all their views."""
     x._node = node
-    base = root_of(x)
+    base = base_of(x)
+    if x is not root_of(x) and node is not None and node.saved and node.op.saves_result:
+        root_of(x)._written = ref(node)
     if x is not base:
         base._node = record(COPY_SLICES, base._array, (base, x), const=_const(x, base))._node
     for reference in base._views or ():
@@ -62,17 +64,17 @@ def take_over(x: Tensor, node: Node | None) -> None:
 def _const(view: Tensor, base: Tensor) -> tuple[Any, ...]:
     """Where the view's elements are in the flattened base, and both shapes."""
     a, whole = view._array, base._array
-    places = (_offsets(a) + (a.ctypes.data - whole.ctypes.data)).ravel()
+    places = (offsets(a) + (a.ctypes.data - whole.ctypes.data)).ravel()
     if whole.flags.c_contiguous:
         found = places // whole.itemsize
     else:
-        there = _offsets(whole).ravel()
+        there = offsets(whole).ravel()
         order = np.argsort(there)
         found = order[np.searchsorted(there[order], places)]
     return (found,), whole.shape, a.shape
 
 
-def _offsets(a: Array) -> Array:
+def offsets(a: Array) -> Array:
     """Distance of each element from the first, in bytes."""
     found = np.zeros(a.shape, np.int64)
     for d, (length, stride) in enumerate(zip(a.shape, a.strides, strict=True)):

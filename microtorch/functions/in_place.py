@@ -1,5 +1,6 @@
 """In-place forms: `x.name_(...)` writes a result into x, which takes over its history."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -7,46 +8,65 @@ import numpy as np
 
 from ..graph.node import mode
 from ..kernels import cpu
+from ..table import ROWS
 from ..tensor import TENSORS, Tensor, changed, check_in_place, wrap
 from .elementwise import FLOATS
 from .history import take_over
+from .overlap import check_overlap
 
 
 def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`x.name_(...)`: the result is written into x, which takes over its history."""
-    kernels = cpu.IN_PLACE.get(name)
+    # Kernels that a call may use at once: of rows whose second input, if there is one, is a
+    # tensor or a number.
+    row = ROWS.get(name)
+    count = 0 if row is None else len(row.inputs) - 1
+    simple = row is not None and not row.params and name not in ("atan2", "hypot")
+    kernels = cpu.IN_PLACE.get(name) if simple else None
 
     def apply(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if mode.enabled:
+        recorded = input._node is not None and mode.enabled
+        if recorded or (input._base is not None and mode.enabled):
             check_in_place(input)
-        if kernels is None or len(args) != 1 or kwargs or not silently(input, args[0]):
-            write(input, function(input, *args, **kwargs))
-        else:
-            changed(input)
+        if input._base is not None or (args and args[0].__class__ in TENSORS):
+            check_overlap(input, *args)
+        if kernels is not None and len(args) == count and not (recorded or kwargs):
+            others = plain(input, *args)
+            if others is not None:
+                a = input._array
+                kernels[a.dtype](a, *others, a)
+                changed(input)
+                return input
+        try:
+            result = function(input, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(_renamed(str(error), name)) from None
+        write(input, result)
         return input
 
-    def silently(x: Tensor, y: Any) -> bool:
-        """Write at once where there is no graph, no promotion and no larger result."""
-        a = x._array
-        dtype = a.dtype
-        if dtype not in FLOATS or (x._node is not None and mode.enabled):
-            return False
+    def plain(x: Tensor, y: Any = None) -> tuple[Any, ...] | None:
+        """The other operands as arrays, if the result can be written into x at once."""
+        dtype = x._array.dtype
+        if dtype not in FLOATS:
+            return None
+        if not count:
+            return ()
         if y.__class__ in TENSORS:
             b = y._array
             if b.dtype is not dtype or (y._node is not None and mode.enabled):
-                return False
-            if b.ndim and b.shape != a.shape:
-                return False
-        elif y.__class__ is float or y.__class__ is int:
-            b = cpu.constant(y, dtype)
-        else:
-            return False
-        kernels[dtype](a, b, a)  # type: ignore[index]
-        return True
+                return None
+            return (b,) if not b.ndim or b.shape == x._array.shape else None
+        return (cpu.constant(y, dtype),) if y.__class__ is float or y.__class__ is int else None
 
     apply.__name__ = apply.__qualname__ = name + "_"
     apply.__doc__ = f"In-place form of `{name}`."
     return apply
+
+
+def _renamed(message: str, name: str) -> str:
+    """A message about `name(input, ...)` as one about `input.name_(...)`."""
+    message = message.replace(f"{name}()", f"{name}_()", 1)
+    return re.sub(r"\(position (\d+)\)", lambda m: f"(position {int(m[1]) - 1})", message)
 
 
 def write(x: Tensor, z: Tensor) -> None:

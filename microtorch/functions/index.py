@@ -8,10 +8,12 @@ import numpy as np
 from ..errors import argument_error, broadcast_error
 from ..graph.node import mode
 from ..kernels import cpu
-from ..tensor import Tensor, changed, check_in_place, normal_dim, wrap
+from ..tensor import Tensor, changed, check_in_place, normal_dim, root_of, wrap
+from .convert import copy_
 from .history import take_over
 from .names import public
 from .op import Array, Rule, deliver, record
+from .overlap import check_repeated, check_shared
 from .view import expand, linked
 
 
@@ -23,8 +25,13 @@ def _place_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
 def _assign_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
     """Gradient of x after x[key] = value: zero where written; the rest went to the value."""
     key, value_shape = const
-    into = None if value_shape is None else F.sum_to(F.take_index(g, key), value_shape)
-    return F.clear_index(g, key), into
+    if value_shape is None:
+        return F.clear_index(g, key), None
+    written = F.take_index(g, key)
+    # A value may have leading dimensions of length 1 that the region lacks.
+    extra = len(value_shape) - written.ndim
+    into = F.sum_to(written, value_shape[extra:] if extra > 0 else value_shape)
+    return F.clear_index(g, key), F.reshape(into, value_shape) if extra > 0 else into
 
 
 SELECT = Rule("SelectBackward0", _place_rule)
@@ -139,8 +146,22 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     a = input._array
     places = _key(key)
     copies = any(isinstance(i, np.ndarray) or isinstance(i, bool) for i in places)
+    try:
+        region = _take(a, places)
+    except IndexError as error:
+        if copies and "out of bounds" in str(error):
+            check_in_place(input)
+        raise
     check_in_place(input, "a leaf" if copies else "a view of a leaf")
-    region = _take(a, places)
+    if not copies and region.ndim:
+        check_repeated(region)
+        if isinstance(value, Tensor) and root_of(value) is root_of(input):
+            check_shared(region, value._array)
+        if 0 in a.strides and isinstance(value, (Tensor, bool, int, float)):
+            # A repeated element belongs to one history: that of the region written.
+            if not isinstance(value, Tensor) or value._array.ndim <= region.ndim:
+                copy_(getitem(input, key), value)
+                return
     if isinstance(value, str):
         raise TypeError(f"can't assign a str to a {input.type()}")
     if not isinstance(value, Tensor):
@@ -172,6 +193,8 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """The slices along a dimension, as views without it."""
     a = input._array
+    if a.ndim == 0:
+        raise IndexError(f"Dimension specified as {dim} but tensor has no dimensions")
     dim = normal_dim(dim, a.ndim)
     lead: tuple[Any, ...] = (slice(None),) * dim
     return tuple(

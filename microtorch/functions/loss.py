@@ -29,7 +29,7 @@ class ReducedOp(RowOp):
 
         def backward(node: Node, g: Any) -> tuple[Any, ...]:
             if node.const is not None:
-                g = _DIV[g.dtype](g, cpu.constant(node.const, g.dtype), out=...)
+                g = _DIV[g.dtype](g, cpu.constant(node.const, g.dtype))
             return of_row(node, g)
 
         self.backward = backward
@@ -58,9 +58,13 @@ def _reduced_ops(row: Row, node: str) -> dict[tuple[bool, bool], ReducedOp]:
 class RowLoss:
     """The loss of a row under every reduction."""
 
-    def __init__(self, row: Row, node: str, **others: str) -> None:
-        self.row = row
-        self.kernels = {kind: cpu.fold(FOLDS[kind], row) for kind in ("mean", "sum")}
+    def __init__(self, row: Row, node: str, formula: str = "{}", **others: str) -> None:
+        value = Row(
+            row.name, " ".join(row.inputs), formula.format(row.formula),
+            params=" ".join(row.params), doc=row.doc,
+        )  # fmt: skip
+        self.kernels = {kind: cpu.fold(FOLDS[kind], value) for kind in ("mean", "sum")}
+        self.each = cpu.forward(value)
         shared = _reduced_ops(row, node)
         self.ops = {
             kind: _reduced_ops(row, others[kind]) if kind in others else shared
@@ -72,12 +76,12 @@ class RowLoss:
         a, b = x._array, y._array
         numbers = tuple([cpu.constant(p, a.dtype) for p in params]) if params else ()
         if reduction == "none":
-            array = cpu.ROW_KERNELS[self.row.name][a.dtype](a, b, *numbers, out=...)
+            array = self.each[a.dtype](a, b, *numbers)
         else:
             if a.ndim != 1:
                 a, b = a.reshape(-1), b.reshape(-1)
             rows = [cpu.spread(p, a.shape) for p in numbers]
-            array = self.kernels[reduction][a.dtype](a, b, *rows, out=...)
+            array = self.kernels[reduction][a.dtype](a, b, *rows)
         z = new(Tensor)
         z._array = array
         z._node = None
@@ -158,18 +162,15 @@ def _simple(name: str, short: str, node: str, **others: str) -> Callable[..., Te
 
 mse_loss = _simple("mse_loss", "mse", "MseLossBackward0")
 l1_loss = _simple("l1_loss", "l1", "MeanBackward0", sum="SumBackward0", none="AbsBackward0")
-_bce = RowLoss(ROWS["binary_cross_entropy"], "BinaryCrossEntropyBackward0")
+# An x outside [0, 1] makes the loss nan by its logarithm; a y outside is made to do so too.
+_bce = RowLoss(
+    ROWS["binary_cross_entropy"],
+    "BinaryCrossEntropyBackward0",
+    "where((y >= 0) * (y <= 1) != 0, {}, inf - inf)",
+)
 _bce_logits = RowLoss(
     ROWS["binary_cross_entropy_with_logits"], "BinaryCrossEntropyWithLogitsBackward0"
 )
-
-
-# How many pairs are no probabilities (nan is none): both operands are checked in one pass.
-_outside = cpu.fold(
-    FOLDS["sum"],
-    Row("outside", "x y", "where((x >= 0) * (x <= 1) * (y >= 0) * (y <= 1) != 0, 0, 1)",
-        doc="1 where x or y is outside [0, 1]."),
-)  # fmt: skip
 
 
 def _refuse(a: Any, b: Any) -> None:
@@ -216,12 +217,11 @@ def binary_cross_entropy(
         raise NotImplementedError(
             f"\"binary_cross_entropy\" not implemented for '{input.dtype.short}'"
         )
-    flat = (a, b) if a.ndim == 1 else (a.reshape(-1), b.reshape(-1))
-    if a.size and _outside[a.dtype](*flat):
+    loss = _bce(input, target, reduction if weight is None else "none")
+    value = loss._array
+    if value.item() != value.item() if value.ndim == 0 else (value != value).any():
         _refuse(a, b)
-    if weight is None:
-        return _bce(input, target, reduction)
-    return _weighted(_bce(input, target, "none"), weight, reduction)
+    return loss if weight is None else _weighted(loss, weight, reduction)
 
 
 def binary_cross_entropy_with_logits(

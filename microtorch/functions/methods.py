@@ -7,11 +7,33 @@ import numpy as np
 
 from .. import dtypes
 from ..table import ROWS
-from ..tensor import Tensor
-from . import arithmetic, convert, index, normalization, product, reduce, view
-from . import convolution as convolution
-from . import pooling as pooling
-from . import random as random  # its decorators enter its functions
+from ..tensor import Tensor, wrap
+from . import (  # noqa: F401 - the decorators of all enter their functions
+    affine,
+    arithmetic,
+    bits,
+    cat,
+    convert,
+    convolution,
+    copying,
+    create_like,
+    division,
+    einsum,
+    index,
+    join,
+    mix,
+    normalization,
+    norms,
+    parts,
+    pooling,
+    product,
+    random,
+    ranges,
+    rearrange,
+    reduce,
+    strided,
+    view,
+)
 from .arithmetic import same_dtype
 from .elementwise import FUNCTIONS, OPERATORS, operand
 from .in_place import in_place
@@ -22,8 +44,11 @@ from .op import primitive, tensors
 def _reflected(function: Callable[..., Tensor]) -> Callable[..., Any]:
     """`number op tensor`, by a function of (tensor, number); an ndarray is refused, as PyTorch
     does."""
+    with_number = getattr(function, "with_number", function)
 
     def apply(self: Tensor, other: Any) -> Any:
+        if other.__class__ is float or other.__class__ is int:
+            return with_number(self, other)
         if isinstance(other, np.ndarray):
             return NotImplemented
         other = operand(other, self)
@@ -40,17 +65,27 @@ def _operator(function: Callable[..., Tensor]) -> Callable[..., Any]:
     """`tensor op other`, where other may be an ndarray; the rest is left to the other side."""
 
     def apply(self: Tensor, other: Any) -> Any:
-        other = operand(other, self)
-        return NotImplemented if other is None else function(self, other)
+        if other.__class__ is not int and other.__class__ is not float:
+            other = operand(other, self)
+            if other is None:
+                return NotImplemented
+        return function(self, other)
 
     return apply
 
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
-    "pow": arithmetic.pow, "mod": arithmetic.remainder,
-    "matmul": lambda x, y: product.matmul(x, y) if isinstance(y, Tensor) else NotImplemented,
-    "floordiv": lambda x, y: arithmetic.div(x, y, rounding_mode="floor"),
+    "pow": arithmetic.power, "mod": division.remainder, "floordiv": division.floor_divide,
     "and": PUBLIC["bitwise_and"], "or": PUBLIC["bitwise_or"], "xor": PUBLIC["bitwise_xor"],
+    "lshift": PUBLIC["bitwise_left_shift"], "rshift": PUBLIC["bitwise_right_shift"],
+}  # fmt: skip
+
+
+# Operators like `+=`, by the methods that they are.
+_IN_PLACE_OPERATORS = {
+    "add": "add_", "sub": "sub_", "mul": "mul_", "truediv": "div_", "pow": "pow_",
+    "floordiv": "floor_divide_", "mod": "remainder_", "and": "bitwise_and_", "or": "bitwise_or_",
+    "xor": "bitwise_xor_", "lshift": "bitwise_left_shift_", "rshift": "bitwise_right_shift_",
 }  # fmt: skip
 
 
@@ -59,11 +94,12 @@ def _enter_rows() -> None:
     for name, row in ROWS.items():
         f = PUBLIC.get(name, FUNCTIONS[name])
         if row.public and f is FUNCTIONS[name]:
-            public(in_place=row.types != "bool" or len(row.inputs) == 2)(f)
+            public(in_place=name not in ("isnan", "isinf", "isfinite", "rsub"))(f)
     for alias, name in (("absolute", "abs"), ("negative", "neg"), ("arccos", "acos"),
                         ("arcsin", "asin"), ("arctan", "atan"), ("arctan2", "atan2"),
                         ("arcsinh", "asinh"), ("arccosh", "acosh"), ("arctanh", "atanh"),
-                        ("not_equal", "ne"), ("less", "lt"), ("less_equal", "le"),
+                        ("multiply", "mul"), ("fix", "trunc"), ("not_equal", "ne"),
+                        ("less", "lt"), ("less_equal", "le"),
                         ("greater", "gt"), ("greater_equal", "ge")):  # fmt: skip
         PUBLIC[alias] = METHODS[alias] = IN_PLACE[alias] = PUBLIC[name]
 
@@ -78,19 +114,18 @@ def attach() -> None:
     for name, function in _OPERATORS.items():
         setattr(Tensor, f"__{name}__", _operator(function))
         setattr(Tensor, f"__r{name}__", _reflected(_swapped(function)))
-    for name in ("add", "sub", "mul", "pow"):
-        setattr(Tensor, f"__i{name}__", getattr(Tensor, name + "_"))
+    for name, name_ in _IN_PLACE_OPERATORS.items():
+        setattr(Tensor, f"__i{name}__", getattr(Tensor, name_))
     for name, function in OPERATORS.items():
         setattr(Tensor, f"__{'truediv' if name == 'div' else name}__", function)
     for name in ("add", "mul"):
         setattr(Tensor, f"__r{name}__", _reflected(OPERATORS[name]))
     setattr(Tensor, "__rsub__", _reflected(OPERATORS["rsub"]))  # noqa: B010
-    special = {
-        "__itruediv__": Tensor.__dict__["div_"], "__neg__": FUNCTIONS["neg"],
-        "__abs__": FUNCTIONS["abs"],
-        "__pos__": lambda x: x, "__invert__": arithmetic.bitwise_not, "__getitem__": index.getitem,
+    special: dict[str, Any] = {
+        "__neg__": FUNCTIONS["neg"], "__abs__": FUNCTIONS["abs"], "__matmul__": _matmul,
+        "__pos__": lambda x: x, "__invert__": bits.invert, "__getitem__": index.getitem,
         "__setitem__": index.setitem, "__iter__": index.iterate, "T": property(view.reversed_dims),
-        "mT": property(view.matrix_transpose), "__rtruediv__": _reflected(_reciprocal_times),
+        "mT": property(view.matrix_transpose), "__rtruediv__": _reciprocal_times,
     }  # fmt: skip
     for name, function in special.items():
         setattr(Tensor, name, function)
@@ -105,8 +140,8 @@ def attach() -> None:
         "mul": FUNCTIONS["mul"], "div": FUNCTIONS["div"], "neg": FUNCTIONS["neg"],
         "reshape": view.reshape, "permute": view.permute, "expand": view.expand,
         "mT": view.matrix_transpose, "matmul": product.matmul, "narrow": view.narrow,
-        "pad_dim": view.pad_dim, "cast": convert.cast, "clone": convert.clone,
-        "where": convert.where, "logical_not": arithmetic.logical_not,
+        "pad_dim": cat.pad_dim, "cast": convert.cast, "clone": convert.clone,
+        "where": convert.where, "logical_not": FUNCTIONS["logical_not"],
         "take_index": index.take_index,
         "put_index": index.put_index, "clear_index": index.clear_index,
         "along": normalization.along,
@@ -119,9 +154,19 @@ def attach() -> None:
         setattr(tensors, name, function)
 
 
+def _matmul(x: Tensor, y: Any) -> Any:
+    """x @ y; an ndarray y makes the product itself, and `__array_wrap__` makes it a tensor."""
+    return product.matmul(x, y) if isinstance(y, Tensor) else NotImplemented
+
+
 def _reciprocal_times(x: Tensor, y: Any) -> Tensor:
     """y / x for a number y: PyTorch records reciprocal, then mul."""
     if isinstance(y, Tensor):
+        return FUNCTIONS["div"](y, x)
+    y = operand(y, x)
+    if y is None:
+        return NotImplemented
+    if isinstance(y, Tensor) and y._node is not None:
         return FUNCTIONS["div"](y, x)
     return FUNCTIONS["mul"](FUNCTIONS["reciprocal"](x), y)
 
@@ -150,8 +195,18 @@ def put_along(g: Tensor, places: Tensor, shape: tuple[int, ...], dim: int) -> Te
 
 @primitive
 def products_of_others(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """For each element, the product of all others reduced with it (no element may be 0)."""
-    return FUNCTIONS["div"](reduce_keep(x, dims), x)
+    """For each element, the product of all others reduced with it."""
+    if x._array.all():
+        return FUNCTIONS["div"](reduce_keep(x, dims), x)
+    # Around a 0: the products of rows in which one element after the other is a 1.
+    shape = x._array.shape
+    kept = tuple(d for d in range(len(shape)) if d not in dims)
+    moved = view.permute(x, kept + dims)
+    rows = view.reshape(moved, (*(shape[d] for d in kept), 1, -1))
+    count = rows._array.shape[-1]
+    others = convert.where(wrap(np.eye(count, dtype=bool)), 1.0, rows)
+    found = view.reshape(reduce.prod(others, -1), moved._array.shape)
+    return view.permute(found, tuple(np.argsort(kept + dims).tolist()))
 
 
 def reduce_keep(x: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -24,6 +24,17 @@ def function(*aliases: str) -> Callable[[F], F]:
     return _enter(aliases, (PUBLIC,))
 
 
+def function_as(name: str) -> Callable[[F], F]:
+    """A function of `microtorch` under this name, beside a method that takes other arguments."""
+
+    def enter(f: F) -> F:
+        f.__name__ = f.__qualname__ = name
+        PUBLIC[name] = f
+        return f
+
+    return enter
+
+
 def method(*names: str, in_place: bool = False) -> Callable[[F], F]:
     """A method of Tensor alone, under these names or its own."""
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..graph.node import LEAF, Node, mode, next_seq, node_class
 from ..kernels import cpu
-from ..tensor import TENSORS, Tensor, new, wrap
+from ..tensor import TENSORS, Tensor, changed, new, wrap
 
 Array = np.ndarray[Any, Any]
 
@@ -74,25 +74,23 @@ def record(
 ) -> Tensor:
     """The result of an op: in the graph if a Tensor of `inputs` requires grad and grad is on.
 
-    saved: what backward needs, in the order of the rule; `...` stands for the result.
+    saved: what backward needs, in the order of the rule; `...` stands for the result, last.
     """
     z = new(Tensor)
     z._array = array
     z._node = None
     if mode.enabled:
-        parents = []
-        wanted = False
         for x in inputs:
-            node = None if x is None else x._node
-            wanted = wanted or node is not None
-            parents.append(x if node is LEAF else node)
-        if wanted:
-            z._node = node = new(op.kind)
-            node.op = op
-            node.seq = next_seq()
-            node.parents = parents
-            node.saved = tuple([array if s is ... else s for s in saved]) if saved else ()
-            node.const = const
+            if x is not None and x._node is not None:
+                break
+        else:
+            return z  # type: ignore[no-any-return]
+        z._node = node = new(op.kind)
+        node.op = op
+        node.seq = next_seq()
+        node.parents = [None if x is None else x if x._node is LEAF else x._node for x in inputs]
+        node.saved = (*saved[:-1], array) if op.saves_result else saved
+        node.const = const
     return z  # type: ignore[no-any-return]
 
 
@@ -100,11 +98,14 @@ def deliver(z: Tensor, out: Tensor | None) -> Tensor:
     """A result, written into `out` if that is given; `out` is resized where it must be.
 
     Raises:
-        RuntimeError: if `out` requires grad or has a dtype of a lower category.
+        TypeError: if `out` is no Tensor.
+        RuntimeError: if an argument requires grad, or `out` has a dtype of a lower category.
     """
     if out is None:
         return z
-    if out._node is not None and mode.enabled:
+    if not isinstance(out, Tensor):
+        raise TypeError(f"argument 'out' must be Tensor, not {type(out).__name__}")
+    if mode.enabled and (out._node is not None or z._node is not None):
         raise RuntimeError(
             "functions with out=... arguments don't support automatic differentiation, but one of "
             "the arguments requires grad."
@@ -128,4 +129,5 @@ def deliver(z: Tensor, out: Tensor | None) -> Tensor:
                 stacklevel=3,
             )
         out._array = z._array.astype(out._array.dtype)
+    changed(out)
     return out

@@ -6,10 +6,10 @@ import numpy as np
 
 from ..errors import argument_error, broadcast_error
 from ..kernels import cpu
-from ..tensor import Tensor
+from ..tensor import TENSORS, Tensor
 from .elementwise import FUNCTIONS
 from .names import public
-from .op import Rule, record
+from .op import Rule, deliver, record
 from .view import unsqueeze
 
 
@@ -82,15 +82,24 @@ _DTYPES = {
 }
 
 
+_C_NAMES = {
+    "Long": "long int",
+    "Short": "short int",
+    "Char": "signed char",
+    "Byte": "unsigned char",
+}
+
+
 def _same_dtype(x: Tensor, y: Tensor, words: str) -> None:
     if x._array.dtype != y._array.dtype:
         a, b = x.dtype.short, y.dtype.short
-        raise RuntimeError(words.format(a=a.lower(), b=b.lower(), A=a, B=b))
+        c, d = (_C_NAMES.get(name, name.lower()) for name in (a, b))
+        raise RuntimeError(words.format(a=c, b=d, A=a, B=b))
 
 
 def needs(x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """What a product saves: each operand if the other one requires grad."""
-    return (x if y._node is not None else None, y if x._node is not None else None)
+    return (None if y._node is None else x, None if x._node is None else y)
 
 
 def _check(name: str, x: Any, y: Any) -> None:
@@ -101,28 +110,28 @@ def _check(name: str, x: Any, y: Any) -> None:
 
 
 @public()
-def mm(input: Tensor, mat2: Tensor) -> Tensor:
+def mm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Product of two matrices."""
     _check("mm", input, mat2)
     if input._array.ndim != 2:
         raise RuntimeError("self must be a matrix")
     if mat2._array.ndim != 2:
         raise RuntimeError("mat2 must be a matrix")
-    return matmul(input, mat2)
+    return matmul(input, mat2, out=out)
 
 
 @public()
-def mv(input: Tensor, vec: Tensor) -> Tensor:
+def mv(input: Tensor, vec: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Product of a matrix and a vector."""
     if input._array.ndim != 2 or vec._array.ndim != 1:
         raise RuntimeError(
             f"vector + matrix @ vector expected, got 1, {input._array.ndim}, {vec._array.ndim}"
         )
-    return matmul(input, vec)
+    return matmul(input, vec, out=out)
 
 
 @public()
-def dot(input: Tensor, tensor: Tensor) -> Tensor:
+def dot(input: Tensor, tensor: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Inner product of two vectors."""
     a, b = input._array, tensor._array
     if a.ndim != 1 or b.ndim != 1:
@@ -132,30 +141,33 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
             f"inconsistent tensor size, expected tensor [{a.size}] and src [{b.size}] to have the "
             f"same number of elements, but got {a.size} and {b.size} elements respectively"
         )
-    return matmul(input, tensor)
+    return matmul(input, tensor, out=out)
 
 
 @public()
-def bmm(input: Tensor, mat2: Tensor) -> Tensor:
+def bmm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Products of two stacks of matrices."""
-    if input._array.ndim != 3 or mat2._array.ndim != 3:
-        raise RuntimeError("batch1 must be a 3D tensor")
+    for name, x in (("batch1", input), ("batch2", mat2)):
+        if x.ndim != 3:
+            raise RuntimeError(f"{name} must be a 3D tensor")
     if input._array.shape[0] != mat2._array.shape[0]:
         a, b = input._array.shape, mat2._array.shape
         raise RuntimeError(
             "Expected size for first two dimensions of batch2 tensor to be: "
             f"[{a[0]}, {a[2]}] but got: [{b[0]}, {b[1]}]."
         )
-    return matmul(input, mat2)
+    return matmul(input, mat2, out=out)
 
 
 @public()
-def matmul(input: Tensor, other: Tensor) -> Tensor:
+def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Product of vectors, matrices or stacks of matrices, which broadcast.
 
     Raises:
         RuntimeError: for 0-d operands, shapes that do not fit, or different dtypes.
     """
+    if out is not None:
+        return deliver(matmul(input, other), out)
     _check("matmul", input, other)
     a, b = input._array, other._array
     if not a.ndim or not b.ndim:
@@ -212,33 +224,33 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Raises:
         RuntimeError: for shapes that do not fit or different dtypes.
     """
-    if not isinstance(input, Tensor):
+    if input.__class__ not in TENSORS and not isinstance(input, Tensor):
         raise argument_error("linear", "input", 1, "Tensor", input)
     a, w = input._array, weight._array
     if a.dtype is not w.dtype:
         _same_dtype(input, weight, "mat1 and mat2 must have the same dtype, but got {A} and {B}")
-    if not a.ndim or a.shape[-1] != w.shape[1]:
+    shape = a.shape
+    if not shape or shape[-1] != w.shape[1]:
         rows = int(np.prod(a.shape[:-1], dtype=np.int64))
         last = a.shape[-1] if a.ndim else 1
         raise RuntimeError(
             f"mat1 and mat2 shapes cannot be multiplied ({rows}x{last} and "
             f"{w.shape[1]}x{w.shape[0]})"
         )
-    array = cpu.matmul(a, w.T)
+    array = np.dot(a, w.T) if len(shape) == 2 else cpu.matmul(a, w.T)
     if bias is None:
         op = LINEAR_MM if a.ndim == 2 else LINEAR_UNSAFE_VIEW if a.ndim > 2 else LINEAR_SQUEEZE
-        return record(
-            op, array, (input, weight), needs(input, weight), (a.shape, w.shape[0], False)
-        )
+        return record(op, array, (input, weight), needs(input, weight), (shape, len(w), False))
     b = bias._array
     array = cpu.add_into(array, b.reshape(()) if b.size == 1 and array.ndim else b)
-    op = ADDMM if a.ndim == 2 else LINEAR_VIEW
-    return record(
-        op, array, (input, weight, bias), needs(input, weight), (a.shape, w.shape[0], True)
-    )
+    op = ADDMM if len(shape) == 2 else LINEAR_VIEW
+    return record(op, array, (input, weight, bias), needs(input, weight), (shape, len(w), True))
 
 
 @public()
-def outer(input: Tensor, vec2: Tensor) -> Tensor:
+def outer(input: Tensor, vec2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Every product of an element of input and one of vec2."""
-    return FUNCTIONS["mul"](unsqueeze(input, 1), vec2)
+    for name, x in (("self", input), ("vec2", vec2)):
+        if x.ndim != 1:
+            raise RuntimeError(f"outer: Expected 1-D argument {name}, but got {x.ndim}-D")
+    return deliver(FUNCTIONS["mul"](unsqueeze(input, 1), vec2), out)

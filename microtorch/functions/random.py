@@ -1,5 +1,6 @@
 """Random tensors, from the CPU streams of PyTorch (`microtorch.random`)."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,12 @@ from .. import dtypes
 from ..errors import argument_error, broadcast_error, combination_error
 from ..random import Generator, default_generator
 from ..tensor import Tensor, check_in_place, wrap
+from .arguments import int_of, need_tensor
 from .convert import cut
-from .creation import finish, sizes_of
+from .creation import as_dtype, empty_array_like, finish, memory_order, sizes_of
 from .names import function, method, public
 from .op import Rule, record
+from .overlap import check_overlap
 
 NORMAL = Rule("NormalBackward1", lambda F, g, const: (F.mul(g, 0.0),))
 OVERWRITE = Rule("UniformBackward0", lambda F, g, const: (F.mul(g, 0.0),))
@@ -35,26 +38,34 @@ def _shape(name: str, size: tuple[Any, ...]) -> tuple[int, ...]:
 
 @function()
 def rand(
-    *size: Any, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = None,
-    **options: Any,
+    *sizes: Any, size: Any = None, generator: Generator | None = None, out: Tensor | None = None,
+    dtype: Any = None, **options: Any,
 ) -> Tensor:  # fmt: skip
     """Uniform numbers in [0, 1)."""
     kind = _float_dtype(dtype, out, "check_uniform_bounds")
-    array = np.empty(_shape("rand", size), kind)
+    array = np.empty(_shape("rand", sizes if size is None else (size,)), kind)
     _source(generator).uniform(array, 0.0, 1.0)
     return finish("rand", array, out, **options)
 
 
 @function()
 def randn(
-    *size: Any, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = None,
-    **options: Any,
+    *sizes: Any, size: Any = None, generator: Generator | None = None, out: Tensor | None = None,
+    dtype: Any = None, **options: Any,
 ) -> Tensor:  # fmt: skip
     """Standard normal numbers."""
     kind = _float_dtype(dtype, out, "normal_kernel_cpu")
-    array = np.empty(_shape("randn", size), kind)
+    array = np.empty(_shape("randn", sizes if size is None else (size,)), kind)
     _source(generator).normal(array, 0.0, 1.0)
     return finish("randn", array, out, **options)
+
+
+def _like(draw: Any, input: Tensor, dtype: Any, options: dict[str, Any]) -> Tensor:
+    """What `draw` gives for a shape, with the shape and order in memory of input."""
+    order = memory_order(input, options.pop("memory_format", None))
+    made = draw([input._array.shape[d] for d in order], dtype=dtype or input.dtype, **options)
+    made._array = made._array.transpose(np.argsort(order))
+    return made  # type: ignore[no-any-return]
 
 
 @function()
@@ -62,15 +73,21 @@ def rand_like(input: Tensor, *, dtype: Any = None, **options: Any) -> Tensor:
     """`rand` with the shape and dtype of input."""
     if not isinstance(input, Tensor):
         raise argument_error("rand_like", "input", 1, "Tensor", input)
-    return rand(input._array.shape, dtype=dtype or input.dtype, **options)
+    return _like(rand, input, dtype, options)
 
 
 @function()
 def randn_like(input: Tensor, *, dtype: Any = None, **options: Any) -> Tensor:
     """`randn` with the shape and dtype of input."""
-    if not isinstance(input, Tensor):
-        raise argument_error("randn_like", "input", 1, "Tensor", input)
-    return randn(input._array.shape, dtype=dtype or input.dtype, **options)
+    need_tensor("randn_like", input)
+    order = memory_order(input, options.get("memory_format"))
+    if order == sorted(order):
+        return _like(randn, input, dtype, options)
+    # PyTorch's normal numbers depend on whether the memory is in row-major order.
+    kind = as_dtype(dtype or input.dtype)
+    _float_dtype(kind, None, "normal_kernel_cpu")
+    made = wrap(empty_array_like(input, kind))
+    return finish("randn_like", normal_(made)._array, None, **options)
 
 
 @function()
@@ -129,18 +146,20 @@ def randint(
             raise combination_error("randint", low, expected="size, a tuple of ints")
         place, given = (2, high) if size is None else (3, size)
         raise argument_error("randint", "size", place, "tuple of ints", given)
+    bottom, top = int_of("randint", low, "low", 1), int_of("randint", high, "high", 2)
     kind = (dtype or (out.dtype if out is not None else dtypes.int64)).numpy
     array = np.empty(_shape("randint", (size,)), kind)
-    _source(generator).randint(array, int(low), int(high))
+    _source(generator).randint(array, bottom, top)
     return finish("randint", array, out, **options)
 
 
 @function()
 def randint_like(input: Tensor, low: int, high: int | None = None, **options: Any) -> Tensor:
     """`randint` with the shape and dtype of input."""
+    need_tensor("randint_like", input)
     if high is None:
         low, high = 0, low
-    return randint(low, high, tuple(input._array.shape), **{"dtype": input.dtype, **options})
+    return _like(partial(randint, low, high), input, options.pop("dtype", None), options)
 
 
 @function()
@@ -182,22 +201,26 @@ def bernoulli(
 @public()
 def multinomial(
     input: Tensor, num_samples: int, replacement: bool = False, *,
-    generator: Generator | None = None,
+    generator: Generator | None = None, out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Indices drawn in proportion to weights."""
-    return wrap(_source(generator).multinomial(input._array, num_samples, replacement))
+    need_tensor("multinomial", input)
+    drawn = _source(generator).multinomial(input._array, num_samples, replacement)
+    return finish("multinomial", np.ascontiguousarray(drawn), out)
 
 
 def _fill(x: Tensor, draw: Any) -> Tensor:
-    """Fill in place, through a contiguous copy where x has gaps."""
+    """Fill in place in the order of memory, through a contiguous copy where x has gaps."""
     check_in_place(x)
+    check_overlap(x)
     a = x._array
     if a.flags.c_contiguous:
         draw(a)
     else:
-        filled = np.empty(a.shape, a.dtype)
+        order = memory_order(x)
+        filled = np.empty([a.shape[d] for d in order], a.dtype)
         draw(filled)
-        a[...] = filled
+        a[...] = filled.transpose(np.argsort(order))
     cut(x, OVERWRITE)
     return x
 
@@ -230,8 +253,11 @@ def normal_(input: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: An
 def bernoulli_(input: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
     """0 or 1 with probability p, in place."""
     if isinstance(p, Tensor):
+        check_in_place(input)
         drawn = _source(generator).bernoulli(np.broadcast_to(p._array, input._array.shape).copy())
-        return _fill(input, lambda a: np.copyto(a, drawn, casting="unsafe"))
+        np.copyto(input._array, drawn, casting="unsafe")
+        cut(input, OVERWRITE)
+        return input
     return _fill(input, lambda a: _source(generator).bernoulli_scalar(a, p))
 
 

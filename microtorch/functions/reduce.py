@@ -13,7 +13,6 @@ from .convert import cast
 from .elementwise import FUNCTIONS
 from .names import public
 from .op import Array, Rule, record
-from .view import squeeze
 
 Dims = int | Sequence[int] | None
 
@@ -40,9 +39,10 @@ def _extreme_rule(F: Any, g: Any, const: Any, x: Any, z: Any) -> tuple[Any, ...]
     """The gradient shared evenly by all elements that are the extreme."""
     shape, dims, _ = const
     kept = tuple(1 if k in dims else n for k, n in enumerate(shape))
-    hit = F.cast(F.equal_mask(x, F.reshape(z, kept)), dtypes.of(F.numpy_dtype(g)))
-    count = F.reshape(F.reduce("sum", hit, dims), kept)
-    return (F.mul(F.div(F.reshape(g, kept), count), hit),)
+    hit = F.equal_mask(x, F.reshape(z, kept))
+    number = F.cast(hit, dtypes.of(F.numpy_dtype(g)))
+    count = F.reshape(F.reduce("sum", number, dims), kept)
+    return (F.where(hit, F.div(F.reshape(g, kept), count), 0.0),)
 
 
 def _prod_rule(F: Any, g: Any, const: Any, x: Any) -> tuple[Any, ...]:
@@ -60,7 +60,7 @@ class OfAll(Rule):
         """Gradient of the input, as a view."""
         shape, _, count = node.const
         if self is MEAN[0]:
-            g = _DIV[g.dtype](g, cpu.constant(count, g.dtype), out=...)
+            g = _DIV[g.dtype](g, cpu.constant(count, g.dtype))
         return (cpu.spread(g if g.ndim == 0 else g.reshape(()), shape),)
 
 
@@ -81,7 +81,7 @@ def _fold(
         dims = tuple(range(a.ndim))
         array = cpu.reduce_all(name, a)
     else:
-        dims = normal_dims(dim, a.ndim)
+        dims = normal_dims(dim, a.ndim) if a.ndim else normal_dims(dim, 0)[:0]
         array = cpu.reduce(name, a, dims) if a.ndim else cpu.reduce_all(name, a)
     if keepdim:
         array = array.reshape(tuple(1 if k in dims else n for k, n in enumerate(a.shape)))
@@ -115,7 +115,7 @@ def _of_all(input: Tensor, kernels: Any, op: Rule) -> Tensor:
     """The usual way to a loss, without what only dimensions need."""
     a = input._array
     z = new(Tensor)
-    z._array = kernels[a.dtype](a if a.ndim == 1 else a.ravel("K"), out=...)
+    z._array = kernels[a.dtype](a if a.ndim == 1 else a.ravel("K"))
     parent = input._node
     if parent is not None and mode.enabled:
         z._node = node = new(op.kind)
@@ -175,7 +175,7 @@ def _need_elements(
 @public()
 def amax(input: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
     """Largest element over dimensions; equal ones share the gradient."""
-    _need_elements("amax", input, dim or None)
+    _need_elements("amax", input, None if dim == () else dim)
     return _fold(
         "max", input, dim if dim != () else tuple(range(input.ndim)), keepdim, MAX, ("x", "z")
     )
@@ -184,7 +184,7 @@ def amax(input: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
 @public()
 def amin(input: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
     """Smallest element over dimensions; equal ones share the gradient."""
-    _need_elements("amin", input, dim or None)
+    _need_elements("amin", input, None if dim == () else dim)
     return _fold(
         "min", input, dim if dim != () else tuple(range(input.ndim)), keepdim, MIN, ("x", "z")
     )
@@ -216,11 +216,9 @@ def _along(name: str, x: Tensor, dim: int, keepdim: bool) -> _Extreme:
         getattr(np, "arg" + name)(x._array, axis=dim if x.ndim else None, keepdims=True)
     )
     values = np.take_along_axis(x._array, index, dim) if x.ndim else x._array.copy()
-    z = record(TAKE_MAX, values, (x,), (wrap(index),), (x._array.shape, dim))
-    places = wrap(index)
-    if not keepdim and x.ndim:
-        return _Extreme((squeeze(z, dim), squeeze(places, dim)))
-    return _Extreme((z, places))
+    shape = values.shape if keepdim or not x.ndim else values.shape[:dim] + values.shape[dim + 1 :]
+    z = record(TAKE_MAX, values.reshape(shape), (x,), (wrap(index),), (x._array.shape, dim))
+    return _Extreme((z, wrap(index.reshape(shape))))
 
 
 @public()

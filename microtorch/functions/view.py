@@ -11,12 +11,11 @@ import numpy as np
 from .. import dtypes
 from ..errors import argument_error, combination_error
 from ..graph.node import mode, next_seq
-from ..tensor import Tensor, edge, normal_dim, normal_dims, view, wrap
+from ..tensor import Tensor, base_of, edge, normal_dim, normal_dims, view
 from .convert import CLONE
 from .history import remember
-from .names import PUBLIC, function, method, public
-from .op import Array, Rule, deliver, record
-from .op import tensors as primitives
+from .names import function_as, method, public
+from .op import Array, Rule, record
 
 
 def _shape_rule(F: Any, g: Any, shape: Any) -> tuple[Any, ...]:
@@ -52,8 +51,12 @@ def linked(x: Tensor, array: Array, op: Rule, const: Any) -> Tensor:
         node.saved = ()
         node.const = const
         z._node = node
+    elif x._node is not None or x._unseen:
+        z._unseen = True
+    if x._family is not None:
+        z._family = base_of(x)
     if mode.enabled and array.dtype.kind == "f":
-        remember(z, z._base)
+        remember(z, base_of(z))
     return z
 
 
@@ -115,14 +118,12 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
     return record(COPYING_VIEW, a.reshape(wanted), (input,), const=a.shape)
 
 
+@function_as("reshape")
 def _reshape_function(input: Tensor, shape: Sequence[int]) -> Tensor:
     """`torch.reshape`: unlike the method it takes the shape as one sequence."""
     if not isinstance(shape, (tuple, list)):
         raise argument_error("reshape", "shape", 2, "tuple of ints", shape)
     return reshape(input, shape)
-
-
-PUBLIC["reshape"] = _reshape_function
 
 
 @method("view")
@@ -189,9 +190,11 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
     return linked(input, np.expand_dims(a, place), UNSQUEEZE, a.shape)
 
 
-@public()
+@method()
 def permute(input: Tensor, *dims: Any) -> Tensor:
     """The dimensions in the order `dims`."""
+    if not dims:
+        raise TypeError('permute() missing 1 required positional arguments: "dims"')
     order = _sizes("permute", dims)
     a = input._array
     if len(order) != a.ndim:
@@ -204,6 +207,12 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
     if len(set(places)) != len(places):
         raise RuntimeError("permute(): duplicate dims are not allowed.")
     return linked(input, a.transpose(places), PERMUTE, places)
+
+
+@function_as("permute")
+def _permute_function(input: Tensor, dims: Sequence[int]) -> Tensor:
+    """`torch.permute`: unlike the method it takes the dimensions as one sequence."""
+    return permute(input, dims)
 
 
 @public()
@@ -228,6 +237,10 @@ def t(input: Tensor) -> Tensor:
 
 def matrix_transpose(input: Tensor) -> Tensor:
     """The last two dimensions exchanged (`mT`)."""
+    if input._array.ndim == 1:
+        raise RuntimeError(
+            "tensor.mT is only supported on matrices or batches of matrices. Got 1-D tensor."
+        )
     return transpose(input, -1, -2)
 
 
@@ -247,6 +260,11 @@ def expand(input: Tensor, *sizes: Any) -> Tensor:
             f"expand({input.type()}{{{list(a.shape)}}}, size={wanted}): "
             f"the number of sizes provided ({len(wanted)}) must be greater or equal to the number "
             f"of dimensions in the tensor ({a.ndim})"
+        )
+    if -1 in wanted[:lead]:
+        raise RuntimeError(
+            "The expanded size of the tensor (-1) isn't allowed in a leading, non-existing "
+            f"dimension {wanted.index(-1)}"
         )
     for k, n in enumerate(a.shape):
         if wanted[lead + k] == -1:
@@ -276,193 +294,46 @@ def expand_as(input: Tensor, other: Tensor) -> Tensor:
     return expand(input, other._array.shape)
 
 
-# ------------------------------------------------------------------------ joins and parts
-def _cat_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
-    dim, ends, lengths = const
-    return tuple(F.narrow(g, dim, end - n, n) for end, n in zip(ends, lengths, strict=True))
-
-
-def _stack_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
-    dim, count, shape = const
-    return tuple(F.reshape(F.narrow(g, dim, k, 1), shape) for k in range(count))
-
-
-def _narrow_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
+def narrow_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
+    """Zeros around the gradient of a part."""
     shape, dim, start, length, _ = const
     after = shape[dim] - start - length
     return (F.pad_dim(g, dim, start, after),)
 
 
-CAT = Rule("CatBackward0", _cat_rule)
-STACK = Rule("StackBackward0", _stack_rule)
-SLICE = Rule("SliceBackward0", _narrow_rule)
-SPLIT = Rule("SplitBackward0", _narrow_rule)
-SPLIT_SIZES = Rule("SplitWithSizesBackward0", _narrow_rule)
+SLICE = Rule("SliceBackward0", narrow_rule)
 
 
 @public()
-def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
+def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
     """`length` elements of one dimension from `start`, as a view."""
     a = input._array
+    start = int(start)
     if a.ndim == 0:
         raise RuntimeError("narrow() cannot be applied to a 0-dim tensor.")
     dim = normal_dim(dim, a.ndim)
     if length < 0:
         raise RuntimeError("narrow(): length must be non-negative.")
-    if start < 0:
-        start += a.shape[dim]
-    if not 0 <= start <= a.shape[dim] - length:
-        raise RuntimeError(
-            f"start ({start}) + length ({length}) exceeds dimension size ({a.shape[dim]})."
+    n = a.shape[dim]
+    if not -n <= start <= n:
+        raise IndexError(
+            f"start out of range (expected to be in range of [{-n}, {n}], but got {start})"
         )
-    return _piece(input, dim, start, length, SLICE, 0)
+    if start < 0:
+        start += n
+    if start > n - length:
+        raise RuntimeError(f"start ({start}) + length ({length}) exceeds dimension size ({n}).")
+    return piece(input, dim, start, length, SLICE, 0)
 
 
-def _piece(x: Tensor, dim: int, start: int, length: int, op: Rule, number: int) -> Tensor:
+def piece(x: Tensor, dim: int, start: int, length: int, op: Rule, number: int) -> Tensor:
     """Part of a dimension; `number` counts the outputs of a function that gives several."""
     seen = x._array[(slice(None),) * dim + (slice(start, start + length),)]
     return linked(x, seen, op, (x._array.shape, dim, start, length, number))
 
 
-def pad_dim(input: Tensor, dim: int, before: int, after: int) -> Tensor:
-    """Zeros before and after along one dimension."""
-    shape = list(input._array.shape)
-    parts = []
-    for count, part in ((before, None), (0, input), (after, None)):
-        if part is not None:
-            parts.append(part)
-        elif count:
-            shape[dim] = count
-            parts.append(wrap(np.zeros(shape, input._array.dtype)))
-    return cat(parts, dim)
-
-
-def _check_tensors(name: str, tensors_: Any) -> list[Tensor]:
-    if isinstance(tensors_, Tensor) or not isinstance(tensors_, (list, tuple)):
-        raise argument_error(name, "tensors", 1, "tuple of Tensors", tensors_)
-    for k, x in enumerate(tensors_):
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"expected Tensor as element {k} in argument 0, but got {type(x).__name__}"
-            )
-    return list(tensors_)
-
-
-@function("concat", "concatenate")
-def cat(
-    tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None, axis: int | None = None
-) -> Tensor:
-    """Tensors joined along an existing dimension; dtypes promote, 1-d empty ones are skipped."""
-    parts = _check_tensors("cat", tensors)
-    if not parts:
-        raise ValueError("torch.cat(): expected a non-empty list of Tensors")
-    for k, x in enumerate(parts):
-        if x._array.ndim == 0:
-            raise RuntimeError(f"zero-dimensional tensor (at position {k}) cannot be concatenated")
-    kept = [x for x in parts if x._array.shape != (0,)] or parts[:1]
-    first = kept[0]._array
-    dim = normal_dim(dim if axis is None else axis, first.ndim)
-    for k, x in enumerate(kept[1:], 1):
-        shape = x._array.shape
-        if len(shape) != first.ndim:
-            raise RuntimeError(
-                f"Tensors must have same number of dimensions: got {first.ndim} and {len(shape)}"
-            )
-        for d, n in enumerate(shape):
-            if d != dim and n != first.shape[d]:
-                raise RuntimeError(
-                    f"Sizes of tensors must match except in dimension {dim}. Expected size "
-                    f"{first.shape[d]} but got size {n} for tensor number {k} in the list."
-                )
-    dtype = dtypes.result_type([(x.dtype, 2) for x in parts])
-    kept = [primitives.cast(x, dtype) for x in kept]
-    lengths = [x._array.shape[dim] for x in kept]
-    const = (dim, np.cumsum(lengths).tolist(), lengths)
-    array = np.concatenate([x._array for x in kept], dim)
-    return deliver(record(CAT, array, tuple(kept), const=const), out)
-
-
-@function()
-def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None) -> Tensor:
-    """Tensors of one shape joined along a new dimension."""
-    parts = _check_tensors("stack", tensors)
-    if not parts:
-        raise RuntimeError("stack expects a non-empty TensorList")
-    shape = parts[0]._array.shape
-    for k, x in enumerate(parts):
-        if x._array.shape != shape:
-            raise RuntimeError(
-                f"stack expects each tensor to be equal size, but got {list(shape)} at entry 0 and "
-                f"{list(x._array.shape)} at entry {k}"
-            )
-    dim = normal_dim(dim, len(shape) + 1)
-    array = np.stack([x._array for x in parts], dim)
-    return deliver(record(STACK, array, tuple(parts), const=(dim, len(parts), shape)), out)
-
-
-@public()
-def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
-    """Views of pieces along a dimension: of one length, the last smaller, or of given lengths."""
-    a = tensor._array
-    if a.ndim == 0:
-        raise RuntimeError("split expects at least a 1-dimensional tensor")
-    dim = normal_dim(dim, a.ndim)
-    n = a.shape[dim]
-    size = split_size_or_sections
-    if isinstance(size, int):
-        if size < 0:
-            raise RuntimeError(
-                f"split expects split_size be non-negative, but got split_size={size}"
-            )
-        if size == 0 and n:
-            raise RuntimeError(
-                f"split_size can only be 0 if dimension size is 0, but got dimension size of {n}"
-            )
-        sizes = [min(size, n - start) for start in range(0, n, size or 1)] or [0]
-        return _pieces(tensor, sizes, dim, SPLIT)
-    if not isinstance(size, (list, tuple)):
-        raise argument_error("split_with_sizes", "split_sizes", 2, "tuple of ints", size)
-    sizes = list(size)
-    if any(s < 0 for s in sizes):
-        raise RuntimeError(
-            "split_with_sizes expects split_sizes have only non-negative entries, but got "
-            f"split_sizes={sizes}"
-        )
-    if sum(sizes) != n:
-        raise RuntimeError(
-            f"split_with_sizes expects split_sizes to sum exactly to {n} (input tensor's size at "
-            f"dimension {dim}), but got split_sizes={sizes}"
-        )
-    return _pieces(tensor, sizes, dim, SPLIT_SIZES)
-
-
-def _pieces(x: Tensor, sizes: list[int], dim: int, op: Rule) -> tuple[Tensor, ...]:
-    ends = np.cumsum(sizes).tolist()
-    return tuple(
-        _piece(x, dim, end - n, n, op, k)
-        for k, (end, n) in enumerate(zip(ends, sizes, strict=True))
-    )
-
-
-@public()
-def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """Views of at most `chunks` pieces of equal length, the last one smaller."""
-    if not isinstance(chunks, int):
-        raise argument_error("chunk", "chunks", 2, "int", chunks)
-    if input._array.ndim == 0:
-        raise RuntimeError("chunk expects at least a 1-dimensional tensor")
-    if chunks <= 0:
-        raise RuntimeError(f"chunk expects `chunks` to be greater than 0, got: {chunks}")
-    dim = normal_dim(dim, input._array.ndim)
-    n = input._array.shape[dim]
-    if n == 0:
-        return _pieces(input, [0] * chunks, dim, SPLIT)
-    size = -(-n // chunks)
-    return _pieces(input, [min(size, n - s) for s in range(0, n, size)], dim, SPLIT)
-
-
 @method()
-def contiguous(input: Tensor) -> Tensor:
+def contiguous(input: Tensor, *, memory_format: Any = None) -> Tensor:
     """The tensor itself if its elements lie in row-major order, else a copy."""
     if input._array.flags.c_contiguous:
         return input

@@ -75,46 +75,58 @@ def run(
     # What waits: number of a node, or leaf -> [node or leaf, gradient, whether the pass owns it].
     waiting: dict[Any, list[Any]] = {}
     heap: list[int] = []
+    node = None
     for root, g in roots.items():
-        key = root.seq if isinstance(root, Node) else root
-        waiting[key] = [root, g, False]
-        if key is not root:
-            heappush(heap, key)
-    while heap:
-        key = heappop(heap)
-        node, g, _ = waiting.pop(key)
+        if isinstance(root, Node):
+            waiting[root.seq] = [root, g, False]
+            heappush(heap, root.seq)
+        else:
+            waiting[root] = [root, g, False]
+    while True:
+        # `node` is the parent met first, if it is new; most graphs are chains, where nothing waits.
+        if heap:
+            if node is None or heap[0] <= node.seq:
+                if node is not None:
+                    _wait(waiting, heap, node, g, arithmetic)
+                node, g, _ = waiting.pop(heappop(heap))
+        elif node is None:
+            break
         if special:
             g = call_hooks(node, g)
             if needed is not None:
                 if node in targets:  # type: ignore[operator]
                     found[node] = g
                 if node not in needed:
+                    node = None
                     continue
         saved = node.saved
         if saved:
-            if clock.latest_change < key:
+            if clock.latest_change < node.seq:
                 arithmetic.check(node)
         elif saved is None:
             raise RuntimeError(SECOND_BACKWARD)
         op = node.op
         gradients = op.differentiate(node, g) if create_graph else op.backward(node, g)
-        for parent, d in zip(node.parents, gradients):
-            if d is None or parent is None:
-                continue
-            key = parent.seq if isinstance(parent, Node) else parent
-            entry = waiting.get(key)
-            if entry is None:
-                waiting[key] = [parent, d, False]
-                if key is not parent:
-                    heappush(heap, key)
-            elif entry[2]:
-                entry[1] = arithmetic.add_into(entry[1], d)
-            else:
-                entry[1] = arithmetic.add(entry[1], d)
-                entry[2] = True
         if saved and not keep:
             node.saved = None
-    d = g = gradients = entry = None
+        parents = node.parents
+        node = None
+        for parent, d in zip(parents, gradients):
+            if d is None or parent is None:
+                continue
+            if not isinstance(parent, Node):
+                entry = waiting.get(parent)
+                if entry is None:
+                    waiting[parent] = [parent, d, False]
+                else:
+                    _merge(entry, d, arithmetic)
+            elif node is None:
+                node, g = parent, d
+            else:
+                _wait(waiting, heap, parent, d, arithmetic)
+        # An op may write into a gradient that nothing else refers to.
+        gradients = d = entry = None
+    g = None
     while waiting:
         leaf, g, _ = waiting.popitem()[1]
         if special:
@@ -124,6 +136,27 @@ def run(
         elif targets is None or leaf in targets:
             found[leaf] = g
     return found
+
+
+def _wait(
+    waiting: dict[Any, list[Any]], heap: list[int], node: Node, g: Any, arithmetic: Any
+) -> None:
+    """Let a node wait with its gradient, or add that to what waits for it already."""
+    entry = waiting.get(node.seq)
+    if entry is None:
+        waiting[node.seq] = [node, g, False]
+        heappush(heap, node.seq)
+    else:
+        _merge(entry, g, arithmetic)
+
+
+def _merge(entry: list[Any], g: Any, arithmetic: Any) -> None:
+    """Add a gradient to a waiting one, in a buffer that the pass owns."""
+    if entry[2]:
+        entry[1] = arithmetic.add_into(entry[1], g)
+    else:
+        entry[1] = arithmetic.add(entry[1], g)
+        entry[2] = True
 
 
 def _towards(roots: Iterable[Any], targets: Collection[Any]) -> set[Node]:

@@ -1,23 +1,20 @@
-"""Kernels on NumPy arrays: rows and folds as real NumPy ufuncs around our own machine code.
+"""The primitives that backward rules are written in, on NumPy arrays.
 
-A compiled loop becomes a ufunc through NumPy's public C API, so broadcasting, strides and `out=`
-come for free and a call costs as little as np.add. Every table of kernels is a dict from dtype
-to ufunc that compiles what is asked for first. A loop over many elements is shared among threads
-by one generic wrapper; reductions split at fixed places, whatever the number of threads.
+The same names on Tensors are in `functions`. A gradient array may be a broadcast view: nothing
+writes into one.
 """
 
 import contextvars
-import ctypes
 import math
+import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
-from ..table import FOLDS, ROWS, ROWWISE, STEPS, Fold, Row, Rowwise
-from . import jit, text, threads
+from .lapack import *  # noqa: F403
+from .ufuncs import *  # noqa: F403
+from .ufuncs import FOLD_KERNELS, IN_PLACE, ROW_KERNELS, ROWWISE_KERNELS, Array
 from .windows import conv as conv
 from .windows import conv_input as conv_input
 from .windows import conv_weight as conv_weight
@@ -26,137 +23,6 @@ from .windows import window_spread as window_spread
 from .windows import window_sum as window_sum
 from .windows import windows as windows
 from .windows import windows_back as windows_back
-
-Array = np.ndarray[Any, Any]
-Ufunc = Callable[..., Any]
-
-_capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
-    ("PyCapsule_GetPointer", ctypes.pythonapi)
-)
-_api = ctypes.cast(
-    _capsule_pointer(_multiarray_umath._UFUNC_API, None), ctypes.POINTER(ctypes.c_void_p)
-)
-_plain = [ctypes.c_void_p] * 3 + [ctypes.c_int] * 4 + [ctypes.c_char_p] * 2 + [ctypes.c_int]
-# Places in NumPy's C-API table, fixed by its ABI.
-_from_loop = ctypes.PYFUNCTYPE(ctypes.py_object, *_plain)(_api[1] or 0)
-_from_core_loop = ctypes.PYFUNCTYPE(ctypes.py_object, *_plain, ctypes.c_char_p)(_api[31] or 0)
-_kept: list[Any] = []
-
-
-def make_ufunc(
-    name: str, loop: int, data: int, types: list[np.dtype[Any]], outputs: int, signature: str = ""
-) -> Ufunc:
-    """A ufunc with one loop: `types` are the dtypes of its inputs, then of its outputs."""
-    loops = (ctypes.c_void_p * 1)(loop)
-    datas = (ctypes.c_void_p * 1)(data)
-    codes = (ctypes.c_char * len(types)).from_buffer_copy(bytes(t.num for t in types))
-    label, doc, core = name.encode(), b"", signature.encode()
-    _kept.extend((loops, datas, codes, label, doc, core))
-    arguments = (
-        ctypes.addressof(loops), ctypes.addressof(datas), ctypes.addressof(codes), 1,
-        len(types) - outputs, outputs, -1, label, doc, 0,
-    )  # fmt: skip
-    made = _from_core_loop(*arguments, core) if signature else _from_loop(*arguments)
-    return made  # type: ignore[no-any-return]
-
-
-class ByDtype(dict[Any, Any]):
-    """dtype -> kernel, made at the first use."""
-
-    __slots__ = ("_make",)
-
-    def __init__(self, make: Callable[[np.dtype[Any]], Any]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, dtype: np.dtype[Any]) -> Any:
-        if dtype.name not in text.C_TYPE:
-            raise NotImplementedError(f"no kernel is made for arrays of dtype {dtype}")
-        kernel = self[dtype] = self._make(dtype)
-        return kernel
-
-
-BOOL = np.dtype(bool)
-
-
-def forward(row: Row, in_place: bool = False) -> ByDtype:
-    """Kernels of z = formula: `kernel(*operands)`, or `kernel(x, ..., x)` if in place."""
-
-    def make(dtype: np.dtype[Any]) -> Ufunc:
-        loop = jit.address("loop", text.forward(row, dtype.name, in_place))
-        cheap = text.is_cheap([row.formula])
-        types = [dtype] * len(row.operands) + [BOOL if row.types == "bool" else dtype]
-        return make_ufunc(row.name, *threads.share(loop, len(types), cheap), types, 1)
-
-    return ByDtype(make)
-
-
-def backward(row: Row, needed: tuple[bool, ...]) -> ByDtype:
-    """Kernels of all needed input gradients in one pass: `kernel(g, *saved)`."""
-    operands = 1 + len(text.backward_operands(row, needed))
-    outputs = sum(needed)
-    name = row.name + "_backward"
-
-    def make(dtype: np.dtype[Any]) -> Ufunc:
-        loop = jit.address("loop", text.backward(row, needed, dtype.name))
-        cheap = text.is_cheap(row.derivatives or ())
-        count = operands + outputs
-        return make_ufunc(name, *threads.share(loop, count, cheap), [dtype] * count, outputs)
-
-    return ByDtype(make)
-
-
-def fold(kind: Fold, row: Row | None = None) -> ByDtype:
-    """Kernels of a reduction of x, or of a row's formula: `kernel(*operands, axis=-1)`."""
-    count = len(row.operands) if row else 1
-    name = f"{kind.name}_{row.name}" if row else kind.name
-    signature = ",".join(["(n)"] * count) + "->()"
-
-    def make(dtype: np.dtype[Any]) -> Ufunc:
-        whole = dtype.kind in "iub" and kind.name in ("sum", "prod")
-        out = np.dtype(np.int64) if whole else dtype
-        loop = jit.address("loop", text.fold(kind, row, dtype.name, out.name))
-        return make_ufunc(name, loop, 0, [dtype] * count + [out], 1, signature)
-
-    return ByDtype(make)
-
-
-def rowwise(row: Rowwise) -> ByDtype:
-    """Kernels of an op on rows: `kernel(*inputs, *params, axis=-1)`."""
-    count = len(row.inputs) + len(row.params)
-    signature = ",".join(["(n)"] * len(row.inputs) + ["()"] * len(row.params)) + "->(n)"
-
-    def make(dtype: np.dtype[Any]) -> Ufunc:
-        loop = jit.address("loop", text.rowwise(row, dtype.name))
-        shared = threads.share(loop, count + 1, False, rows=True)
-        return make_ufunc(row.name, *shared, [dtype] * (count + 1), 1, signature)
-
-    return ByDtype(make)
-
-
-def step(name: str) -> ByDtype:
-    """Kernels of an optimizer update: `kernel(table address, lines, numbers address, 0)`."""
-    return ByDtype(
-        lambda dtype: jit.function(
-            "loop", text.step(STEPS[name], dtype.name), "void(i64,i64,i64,i64)"
-        )
-    )
-
-
-# --------------------------------------------------------------------------- primitives
-# What the backward rules of `functions/` are written in, on arrays; the same names on Tensors
-# are those of `functions`. A gradient array may be a broadcast view: nothing writes into one.
-ROW_KERNELS = {name: forward(row) for name, row in ROWS.items()}
-IN_PLACE = {name: forward(row, True) for name, row in ROWS.items() if row.types != "bool"}
-FOLD_KERNELS = {name: fold(kind) for name, kind in FOLDS.items()}
-
-ROWWISE_KERNELS = {name: rowwise(row) for name, row in ROWWISE.items()}
-
-
-def kernels_of(row: Row) -> ByDtype:
-    """The forward kernels of a row of the table, or of one's own."""
-    return ROW_KERNELS[row.name] if ROWS.get(row.name) is row else forward(row)
-
 
 _quiet = threading.local()
 
@@ -180,16 +46,34 @@ def matmul(x: Array, y: Array) -> Array:
 
 def apply(name: str, *operands: Array) -> Array:
     """A row on arrays of one dtype."""
-    return ROW_KERNELS[name][operands[0].dtype](*operands, out=...)  # type: ignore[no-any-return]
+    return ROW_KERNELS[name][operands[0].dtype](*operands)  # type: ignore[no-any-return]
 
 
 _add, _add_into = ROW_KERNELS["add"], IN_PLACE["add"]
 
 
+def _references(a: Array) -> int:
+    return sys.getrefcount(a)
+
+
+def _references_of_one() -> int:
+    a = np.empty(0)
+    return _references(a)
+
+
+# What sys.getrefcount gives in a function for an argument that its caller alone refers to; it
+# depends on the version of Python.
+ALONE = _references_of_one()
+# From this many elements on it pays to write into a gradient that nothing else refers to.
+LARGE = 8192
+
+
 def add(a: Array, b: Array) -> Array:
-    """Sum of two gradients, in a new array; those of Values are numbers."""
+    """Sum of two gradients, in the first if nothing else refers to it; Values have numbers."""
     try:
-        return _add[a.dtype](a, b, out=...)  # type: ignore[no-any-return]
+        if a.size > LARGE and a.base is None and sys.getrefcount(a) <= ALONE:
+            return _add_into[a.dtype](a, b, a)  # type: ignore[no-any-return]
+        return _add[a.dtype](a, b)  # type: ignore[no-any-return]
     except AttributeError:
         return a + b
 
@@ -204,7 +88,7 @@ def add_into(a: Array, b: Array) -> Array:
 
 def neg(x: Array) -> Array:
     """Negative of a gradient."""
-    return ROW_KERNELS["neg"][x.dtype](x, out=...)  # type: ignore[no-any-return]
+    return ROW_KERNELS["neg"][x.dtype](x)  # type: ignore[no-any-return]
 
 
 def mul(x: Array, y: Any) -> Array:
@@ -214,7 +98,7 @@ def mul(x: Array, y: Any) -> Array:
         y = constant(y, x.dtype)
     elif y.dtype != x.dtype:
         y = y.astype(x.dtype)
-    return kernel(x, y, out=...)  # type: ignore[no-any-return]
+    return kernel(x, y)  # type: ignore[no-any-return]
 
 
 def reshape(x: Array, shape: tuple[int, ...]) -> Array:
@@ -245,6 +129,7 @@ def expand(x: Array, shape: tuple[int, ...]) -> Array:
     return np.ndarray(shape, x.dtype, x, 0, lead + own)
 
 
+_sum = FOLD_KERNELS["sum"]
 _STILL = [(0,) * rank for rank in range(65)]
 
 
@@ -258,7 +143,8 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     if x.shape == shape:
         return x
     if math.prod(shape) == 1:
-        return reduce_all("sum", x).reshape(shape)
+        flat = x if x.ndim == 1 else x.ravel("K")
+        return _sum[x.dtype](flat).reshape(shape)  # type: ignore[no-any-return]
     lead = x.ndim - len(shape)
     dims = (*range(lead), *(lead + k for k, n in enumerate(shape) if n == 1 != x.shape[lead + k]))
     return reduce("sum", x, dims).reshape(shape)
@@ -268,26 +154,26 @@ def reduce(name: str, x: Array, dims: tuple[int, ...]) -> Array:
     """A fold over some dimensions, which are dropped; () leaves x as it is."""
     kernel = FOLD_KERNELS[name][x.dtype]
     if dims == (0,) and x.ndim == 2 and x.shape[1] == 1:
-        return kernel(x.reshape(-1), out=...).reshape(1)  # type: ignore[no-any-return]
+        return kernel(x.reshape(-1)).reshape(1)  # type: ignore[no-any-return]
     if len(dims) == x.ndim:
-        return kernel(x if x.ndim == 1 else x.ravel("K"), out=...)  # type: ignore[no-any-return]
+        return kernel(x if x.ndim == 1 else x.ravel("K"))  # type: ignore[no-any-return]
     if len(dims) == 1:
-        return kernel(x, axis=dims[0], out=...)  # type: ignore[no-any-return]
+        return kernel(x, axis=dims[0])  # type: ignore[no-any-return]
     if not dims:
         return x
     kept = tuple(d for d in range(x.ndim) if d not in dims)
     if dims == tuple(range(len(dims))):
         # Leading dimensions: one reduction over rows, whose columns are contiguous.
-        flat = x.reshape((-1, *(x.shape[d] for d in kept)))
-        return kernel(flat, axis=0, out=...)  # type: ignore[no-any-return]
+        flat = x.reshape((math.prod(x.shape[d] for d in dims), *(x.shape[d] for d in kept)))
+        return kernel(flat, axis=0)  # type: ignore[no-any-return]
     moved = x.transpose(kept + dims).reshape(*(x.shape[d] for d in kept), -1)
-    return kernel(moved, out=...)  # type: ignore[no-any-return]
+    return kernel(moved)  # type: ignore[no-any-return]
 
 
 def reduce_all(name: str, x: Array) -> Array:
     """A fold over all elements."""
     flat = x if x.ndim == 1 else x.ravel("K")
-    return FOLD_KERNELS[name][x.dtype](flat, out=...)  # type: ignore[no-any-return]
+    return FOLD_KERNELS[name][x.dtype](flat)  # type: ignore[no-any-return]
 
 
 def along(name: str, dim: int, *operands: Array) -> Array:
@@ -297,9 +183,8 @@ def along(name: str, dim: int, *operands: Array) -> Array:
     kernel = ROWWISE_KERNELS[name][operands[0].dtype]
     if dim == operands[0].ndim - 1:
         return kernel(*operands)  # type: ignore[no-any-return]
-    # NumPy would lay the result out with the rows innermost.
-    made = np.empty(operands[0].shape, operands[0].dtype)
-    return kernel(*operands, axis=dim, out=made)  # type: ignore[no-any-return]
+    # NumPy lays the result out with this dimension innermost.
+    return np.asarray(kernel(*operands, axis=dim), order="C")
 
 
 def cast(x: Array, dtype: Any) -> Array:
@@ -311,7 +196,28 @@ def cast(x: Array, dtype: Any) -> Array:
 def div(x: Array, y: Any) -> Array:
     """Quotient by an array or a number."""
     kernel = ROW_KERNELS["div"][x.dtype]
-    return kernel(x, y if isinstance(y, np.ndarray) else constant(y, x.dtype), out=...)  # type: ignore[no-any-return]
+    return kernel(x, y if isinstance(y, np.ndarray) else constant(y, x.dtype))  # type: ignore[no-any-return]
+
+
+def where(condition: Array, x: Any, y: Any) -> Array:
+    """x where the condition holds, else y; one of them may be a number."""
+    return np.where(condition, x, y)
+
+
+def divide_rounded(x: Array, y: Array, mode: str) -> Array:
+    """Quotient rounded to the integer below ('floor') or towards zero ('trunc').
+
+    Raises:
+        ValueError: if the shapes do not broadcast.
+    """
+    with np.errstate(all="ignore"):
+        if mode == "floor":
+            return np.asarray(np.floor_divide(x, y))
+        if x.dtype.kind == "f":
+            return np.asarray(np.trunc(np.divide(x, y)))
+        quotient = np.floor_divide(x, y)
+        above = (quotient < 0) & (quotient * y != x)
+        return np.asarray(quotient + above.astype(x.dtype))
 
 
 def logical_not(c: Array) -> Array:
@@ -341,6 +247,16 @@ def pad_dim(x: Array, dim: int, before: int, after: int) -> Array:
     made = np.zeros(shape, x.dtype)
     narrow(made, dim, before, x.shape[dim])[...] = x
     return made
+
+
+def given(x: Array) -> Array:
+    """A constant of a rule."""
+    return x
+
+
+def mapped(x: Array, maps: Any) -> Array:
+    """The first of two linear maps, each the adjoint of the other."""
+    return np.asarray(maps[0](x))
 
 
 def take_index(x: Array, key: Any) -> Array:
@@ -382,7 +298,9 @@ def clear_index(g: Array, key: Any) -> Array:
 def put_along(g: Array, index: Array, shape: tuple[int, ...], dim: int) -> Array:
     """Zeros with g at the places that `index` (keeping the dimension) names along dim."""
     made = np.zeros(shape, g.dtype)
-    np.put_along_axis(made, index, g.reshape(index.shape), dim if made.ndim else None)
+    if not shape:
+        return g.reshape(())
+    np.put_along_axis(made, index, g.reshape(index.shape), dim)
     return made
 
 
@@ -404,12 +322,13 @@ constants: dict[Any, dict[Any, Array]] = {}
 
 def constant(value: Any, dtype: np.dtype[Any]) -> Array:
     """A number as a 0-d array."""
-    known = constants.setdefault(dtype, {})
-    found = known.get(value)
-    if found is None:
-        with np.errstate(all="ignore"):
-            found = np.array(value).astype(dtype)
-        # 0.0 == -0.0, so zeros have no place in a dict.
-        if value != 0 and len(known) < 4096:
-            known[value] = found
+    try:
+        return constants[dtype][value]
+    except KeyError:
+        known = constants.setdefault(dtype, {})
+    with np.errstate(all="ignore"):
+        found = np.array(value).astype(dtype)
+    # 0.0 == -0.0, so zeros have no place in a dict.
+    if value != 0 and len(known) < 4096:
+        known[value] = found
     return found

@@ -6,6 +6,7 @@ for each usual way of repeating an operand (stride 0), because only a loop with 
 becomes SIMD code; any other layout takes the strided path.
 """
 
+import ast
 import re
 from collections.abc import Iterable, Sequence
 
@@ -34,6 +35,8 @@ _INT_HELPERS = {
     "minimum": "def minimum(x, y):\n    return where(x < y, x, y)\n",
     "fabs": "def fabs(x):\n    return where(x < 0, -x, x)\n",
     "floor": "def floor(x):\n    return x\n",
+    "rint": "def rint(x):\n    return x\n",
+    "trunc": "def trunc(x):\n    return x\n",
 }
 INSTRUCTIONS = frozenset("sqrt floor fabs copysign where rint trunc inf maximum minimum".split())
 
@@ -173,7 +176,16 @@ def backward_operands(row: Row, needed: tuple[bool, ...]) -> tuple[str, ...]:
 
 
 def chain(derivative: str) -> str:
-    """The chain rule: incoming gradient times local derivative."""
+    """The chain rule: incoming gradient times local derivative.
+
+    Choices are made outside the product, so that a gradient which is not finite does not pass
+    where the derivative is 0.
+    """
+    tree = ast.parse(derivative, mode="eval").body
+    if isinstance(tree, ast.Call) and ast.unparse(tree.func) == "where":
+        condition, *choices = map(ast.unparse, tree.args)
+        yes, no = ("0" if choice == "0" else chain(choice) for choice in choices)
+        return f"where({condition}, {yes}, {no})"
     if derivative in ("1", "-1"):
         return derivative.replace("1", "g")
     return f"g * ({derivative})"

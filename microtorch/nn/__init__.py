@@ -1,17 +1,27 @@
 """`torch.nn`: modules, losses, and their functions."""
 
+from ..errors import unknown_names
 from . import functional, init, utils
 from .activation import (
+    CELU,
     ELU,
     GELU,
+    SELU,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
     LeakyReLU,
+    LogSigmoid,
     LogSoftmax,
+    Mish,
     ReLU,
+    ReLU6,
     Sigmoid,
     SiLU,
     Softmax,
     Softmin,
     Softplus,
+    Softsign,
     Tanh,
 )
 from .container import (
@@ -117,6 +127,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "Bilinear",
+    "CELU",
     "CircularPad1d",
     "CircularPad2d",
     "ConstantPad1d",
@@ -137,6 +148,9 @@ __all__ = [
     "GELU",
     "GaussianNLLLoss",
     "GroupNorm",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
     "HingeEmbeddingLoss",
     "HuberLoss",
     "Identity",
@@ -147,11 +161,13 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LogSigmoid",
     "LogSoftmax",
     "MSELoss",
     "MarginRankingLoss",
     "MaxPool1d",
     "MaxPool2d",
+    "Mish",
     "Module",
     "ModuleDict",
     "ModuleList",
@@ -163,10 +179,12 @@ __all__ = [
     "PoissonNLLLoss",
     "RMSNorm",
     "ReLU",
+    "ReLU6",
     "ReflectionPad1d",
     "ReflectionPad2d",
     "ReplicationPad1d",
     "ReplicationPad2d",
+    "SELU",
     "Sequential",
     "SiLU",
     "Sigmoid",
@@ -175,6 +193,7 @@ __all__ = [
     "Softmax",
     "Softmin",
     "Softplus",
+    "Softsign",
     "Tanh",
     "TripletMarginLoss",
     "Unflatten",
@@ -185,3 +204,6 @@ __all__ = [
     "init",
     "utils",
 ]
+
+
+__getattr__ = unknown_names(__name__)

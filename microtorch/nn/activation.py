@@ -24,52 +24,150 @@ class Tanh(Module):
         return FUNCTIONS["tanh"](input)  # type: ignore[no-any-return]
 
 
-class ReLU(Module):
-    """max(x, 0)."""
+class _InPlace(Module):
+    """An activation that can write into its input."""
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
         self.inplace = inplace
 
-    def forward(self, input: Tensor) -> Tensor:
-        """The activation."""
-        return F.relu(input, self.inplace)
-
     def extra_repr(self) -> str:
         """The arguments that the printed form shows."""
         return "inplace=True" if self.inplace else ""
 
+    def _shown(self, *names: str) -> str:
+        shown = [f"{name}={getattr(self, name)}" for name in names]
+        return ", ".join(shown + ["inplace=True"] * self.inplace)
 
-class LeakyReLU(Module):
+
+class ReLU(_InPlace):
+    """max(x, 0)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.relu(input, self.inplace)
+
+
+class SELU(_InPlace):
+    """Scaled ELU (arXiv:1706.02515)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.selu(input, self.inplace)
+
+
+class SiLU(_InPlace):
+    """X * sigmoid(x)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.silu(input, self.inplace)
+
+
+class Mish(_InPlace):
+    """X * tanh(softplus(x)) (arXiv:1908.08681)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.mish(input, self.inplace)
+
+
+class Hardsigmoid(_InPlace):
+    """X / 6 + 0.5 limited to [0, 1]."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.hardsigmoid(input, self.inplace)
+
+    def extra_repr(self) -> str:
+        """Nothing, as in PyTorch."""
+        return ""
+
+
+class Hardswish(_InPlace):
+    """X * hardsigmoid(x) (arXiv:1905.02244)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.hardswish(input, self.inplace)
+
+    def extra_repr(self) -> str:
+        """Nothing, as in PyTorch."""
+        return ""
+
+
+class LeakyReLU(_InPlace):
     """X where positive, else x * negative_slope."""
 
     def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
-        super().__init__()
+        super().__init__(inplace)
         self.negative_slope = negative_slope
 
     def forward(self, input: Tensor) -> Tensor:
         """The activation."""
-        return F.leaky_relu(input, self.negative_slope)
+        return F.leaky_relu(input, self.negative_slope, self.inplace)
 
     def extra_repr(self) -> str:
         """The arguments that the printed form shows."""
-        return f"negative_slope={self.negative_slope}"
+        return self._shown("negative_slope")
 
 
-class ELU(Module):
+class ELU(_InPlace):
     """X where positive, else alpha * (exp(x) - 1)."""
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
-        super().__init__()
+        super().__init__(inplace)
         self.alpha = alpha
 
     def forward(self, input: Tensor) -> Tensor:
         """The activation."""
-        return F.elu(input, self.alpha)
+        return F.elu(input, self.alpha, self.inplace)
 
     def extra_repr(self) -> str:
         """The arguments that the printed form shows."""
-        return f"alpha={self.alpha}"
+        return self._shown("alpha")
+
+
+class CELU(ELU):
+    """X where positive, else alpha * (exp(x / alpha) - 1)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.celu(input, self.alpha, self.inplace)
+
+
+class Hardtanh(_InPlace):
+    """X limited to [min_val, max_val].
+
+    Raises:
+        AssertionError: unless min_val < max_val.
+    """
+
+    def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
+        super().__init__(inplace)
+        if max_val <= min_val:
+            raise AssertionError(f"max_val ({max_val}) must be greater than min_val ({min_val})")
+        self.min_val = min_val
+        self.max_val = max_val
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.hardtanh(input, self.min_val, self.max_val, self.inplace)
+
+    def extra_repr(self) -> str:
+        """The arguments that the printed form shows."""
+        return self._shown("min_val", "max_val")
+
+
+class ReLU6(Hardtanh):
+    """X limited to [0, 6]."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__(0.0, 6.0, inplace)
+
+    def extra_repr(self) -> str:
+        """The arguments that the printed form shows."""
+        return self._shown()
 
 
 class GELU(Module):
@@ -81,19 +179,27 @@ class GELU(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """The activation."""
-        return F.gelu(input, self.approximate)
+        return F.gelu(input, approximate=self.approximate)
 
     def extra_repr(self) -> str:
         """The arguments that the printed form shows."""
         return f"approximate='{self.approximate}'"
 
 
-class SiLU(Module):
-    """X * sigmoid(x)."""
+class Softsign(Module):
+    """X / (1 + |x|)."""
 
     def forward(self, input: Tensor) -> Tensor:
         """The activation."""
-        return F.silu(input)  # type: ignore[no-any-return]
+        return F.softsign(input)
+
+
+class LogSigmoid(Module):
+    """log(sigmoid(x))."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.logsigmoid(input)
 
 
 class Softplus(Module):

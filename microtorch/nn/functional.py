@@ -1,5 +1,25 @@
 """`torch.nn.functional`: activations, losses and layers as functions."""
 
+from ..errors import unknown_names
+from ..functions.activation import (
+    celu,
+    elu,
+    gelu,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    logsigmoid,
+    mish,
+    relu,
+    relu6,
+    selu,
+    sigmoid,
+    silu,
+    softplus,
+    softsign,
+    tanh,
+)
 from ..functions.attention import bilinear, embedding, scaled_dot_product_attention
 from ..functions.convolution import (
     conv1d,
@@ -27,7 +47,6 @@ from ..functions.distance import (
     triplet_margin_loss,
 )
 from ..functions.dropout import dropout, dropout1d, dropout2d
-from ..functions.elementwise import FUNCTIONS
 from ..functions.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -59,7 +78,6 @@ from ..functions.pooling import (
 )
 from ..functions.product import linear
 from ..functions.resize import interpolate, pixel_shuffle, pixel_unshuffle
-from ..tensor import Tensor
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -72,6 +90,7 @@ __all__ = [
     "bilinear",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "celu",
     "conv1d",
     "conv2d",
     "conv_transpose1d",
@@ -88,6 +107,9 @@ __all__ = [
     "gaussian_nll_loss",
     "gelu",
     "group_norm",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
     "hinge_embedding_loss",
     "huber_loss",
     "instance_norm",
@@ -98,9 +120,11 @@ __all__ = [
     "leaky_relu",
     "linear",
     "log_softmax",
+    "logsigmoid",
     "margin_ranking_loss",
     "max_pool1d",
     "max_pool2d",
+    "mish",
     "mse_loss",
     "nll_loss",
     "normalize",
@@ -110,8 +134,10 @@ __all__ = [
     "pixel_unshuffle",
     "poisson_nll_loss",
     "relu",
+    "relu6",
     "rms_norm",
     "scaled_dot_product_attention",
+    "selu",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
@@ -119,41 +145,10 @@ __all__ = [
     "softmax",
     "softmin",
     "softplus",
+    "softsign",
     "tanh",
     "triplet_margin_loss",
     "unfold",
 ]
 
-sigmoid, tanh, silu = FUNCTIONS["sigmoid"], FUNCTIONS["tanh"], FUNCTIONS["silu"]
-
-
-def relu(input: Tensor, inplace: bool = False) -> Tensor:
-    """max(input, 0)."""
-    return input.relu_() if inplace else FUNCTIONS["relu"](input)  # type: ignore[no-any-return]
-
-
-def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-    """input where positive, else input * negative_slope."""
-    return FUNCTIONS["leaky_relu"](input, negative_slope)  # type: ignore[no-any-return]
-
-
-def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
-    """input where positive, else alpha * (exp(input) - 1)."""
-    return FUNCTIONS["elu"](input, alpha)  # type: ignore[no-any-return]
-
-
-def gelu(input: Tensor, approximate: str = "none") -> Tensor:
-    """input * Phi(input), or its tanh approximation (arXiv:1606.08415)."""
-    if approximate == "none":
-        return FUNCTIONS["gelu"](input)  # type: ignore[no-any-return]
-    if approximate != "tanh":
-        raise RuntimeError("approximate argument must be either none or tanh.")
-    inner = 0.7978845608028654 * (input + 0.044715 * input * input * input)
-    return 0.5 * input * (1.0 + FUNCTIONS["tanh"](inner))  # type: ignore[no-any-return,operator]
-
-
-def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
-    """log(1 + exp(beta * input)) / beta."""
-    if beta == 1.0:
-        return FUNCTIONS["softplus"](input)  # type: ignore[no-any-return]
-    return FUNCTIONS["softplus"](input * beta) / beta  # type: ignore[no-any-return]
+__getattr__ = unknown_names(__name__)

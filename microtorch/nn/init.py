@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.modes import no_grad
+from ..errors import unknown_names
 from ..functions import convert, random
 from ..tensor import Tensor, changed
 
@@ -113,3 +114,6 @@ def kaiming_normal_(
     """Normal with variance gain^2 / fan (He et al. 2015, arXiv:1502.01852)."""
     std = _kaiming_std(tensor, a, mode, nonlinearity)
     return normal_(tensor, 0.0, std, generator)  # type: ignore[no-any-return]
+
+
+__getattr__ = unknown_names(__name__)

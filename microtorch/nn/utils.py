@@ -6,9 +6,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..autograd.modes import no_grad
+from ..functions.cat import cat, stack
 from ..functions.elementwise import FUNCTIONS
 from ..functions.reduce import amax, sum
-from ..functions.view import cat, reshape, stack
+from ..functions.view import reshape
 from ..tensor import Tensor, wrap
 
 Tensors = Tensor | Iterable[Tensor]

@@ -198,30 +198,34 @@ class Update:
         self._arrays = len(STEPS[name].arrays)
 
     def __call__(self, lines: list[tuple[Any, ...]], numbers: tuple[float, ...]) -> None:
-        """Update parameters, all of one dtype: a line is (parameter, gradient, state ...)."""
+        """Update parameters: a line is (parameter, gradient, state ...), of one length."""
         offset = _pointer_offset()
-        tables: dict[Any, list[int]] = {}
-        copies: list[tuple[Tensor, Any]] = []
+        dtype = lines[0][0]._array.dtype
+        words: list[int] = []
         for line in lines:
-            p = line[0]._array
-            words = tables.get(p.dtype)
-            if words is None:
-                words = tables[p.dtype] = []
             for tensor in line:
                 a = tensor._array
-                if not a.flags.c_contiguous or a.dtype is not p.dtype:
-                    a = np.ascontiguousarray(a, p.dtype)
-                    copies.append((tensor, a))
+                if (a.dtype is not dtype and a.dtype != dtype) or not a.flags.c_contiguous:
+                    self._in_turn(lines, numbers)
+                    return
                 words.append(id(a) + offset)
-            words.append(p.size)
+            words.append(a.size)
+        table = array.array("q", words)
         h = array.array("d", numbers)
-        for dtype, words in tables.items():
-            table = array.array("q", words)
-            count = len(words) // (self._arrays + 1)
-            self._kernels[dtype](table.buffer_info()[0], count, h.buffer_info()[0], 0)
-        for tensor, a in copies:
-            tensor._array[...] = a
+        self._kernels[dtype](table.buffer_info()[0], len(lines), h.buffer_info()[0], 0)
         for line in lines:
             p = line[0]
             root = p if p._base is None else p._base
+            root._changes = next_change(root._changes)
+
+    def _in_turn(self, lines: list[tuple[Any, ...]], numbers: tuple[float, ...]) -> None:
+        """The same, a parameter at a time, by copies of what has gaps or another dtype."""
+        for line in lines:
+            dtype = line[0]._array.dtype
+            copies = [wrap(np.asarray(t._array, dtype, order="C")) for t in line]
+            self([tuple(copies)], numbers)
+            for tensor, copied in zip(line, copies, strict=True):
+                if tensor is not line[1] and copied._array is not tensor._array:
+                    tensor._array[...] = copied._array
+            root = line[0] if line[0]._base is None else line[0]._base
             root._changes = next_change(root._changes)

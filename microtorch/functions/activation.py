@@ -1,0 +1,123 @@
+"""Activations: the functions of `nn.functional` that work element by element."""
+
+from collections.abc import Callable
+
+from .. import dtypes
+from ..errors import combination_error
+from ..tensor import Tensor, check_in_place
+from .elementwise import FUNCTIONS
+from .in_place import write
+from .names import function
+
+sigmoid, tanh = FUNCTIONS["sigmoid"], FUNCTIONS["tanh"]
+logsigmoid: Callable[[Tensor], Tensor] = FUNCTIONS["logsigmoid"]
+
+
+def _placed(input: Tensor, z: Tensor, inplace: bool) -> Tensor:
+    """The result; written into the input if `inplace`."""
+    if not inplace:
+        return z
+    check_in_place(input)
+    write(input, z)
+    return input
+
+
+def relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """max(input, 0)."""
+    return input.relu_() if inplace else FUNCTIONS["relu"](input)
+
+
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+    """input limited to [0, 6]."""
+    return hardtanh(input, 0.0, 6.0, inplace)
+
+
+def hardtanh(
+    input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+) -> Tensor:
+    """input limited to [min_val, max_val]; derivative 0 at the bounds.
+
+    Raises:
+        ValueError: if min_val > max_val.
+        RuntimeError: for bools, and for unsigned integers with negative limits.
+    """
+    if min_val > max_val:
+        raise ValueError("min_val cannot be greater than max_val")
+    if isinstance(input, Tensor) and not input.is_floating_point():
+        if input.dtype is dtypes.bool:
+            raise RuntimeError("Bool inputs not supported for hardtanh")
+        min_val, max_val = int(min_val), int(max_val)
+        if not input.dtype.is_signed and min_val < 0:
+            raise RuntimeError("cannot do hardtanh on an unsigned type with negative limits")
+    return _placed(input, FUNCTIONS["hardtanh"](input, min_val, max_val), inplace)
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """input where positive, else input * negative_slope."""
+    return _placed(input, FUNCTIONS["leaky_relu"](input, negative_slope), inplace)
+
+
+def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """input where positive, else alpha * (exp(input) - 1)."""
+    return _placed(input, FUNCTIONS["elu"](input, alpha), inplace)
+
+
+@function()
+def selu(input: Tensor, inplace: bool = False) -> Tensor:
+    """1.0507 * (input where positive, else 1.6733 * (exp(input) - 1)) (arXiv:1706.02515)."""
+    return _placed(input, FUNCTIONS["selu"](input), inplace)
+
+
+@function()
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """input where positive, else alpha * (exp(input / alpha) - 1).
+
+    Raises:
+        RuntimeError: for alpha 0.
+    """
+    if alpha == 0:
+        raise RuntimeError("ZeroDivisionError: alpha cannot be 0 for CELU")
+    return _placed(input, FUNCTIONS["celu"](input, alpha), inplace)
+
+
+def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
+    """input * Phi(input), or its tanh approximation (arXiv:1606.08415).
+
+    Raises:
+        RuntimeError: for another approximation.
+    """
+    if not isinstance(approximate, str):
+        raise combination_error("gelu", input, approximate)
+    if approximate not in ("none", "tanh"):
+        raise RuntimeError("approximate argument must be either none or tanh.")
+    return FUNCTIONS["gelu" if approximate == "none" else "gelu_tanh"](input)
+
+
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """input * sigmoid(input)."""
+    return _placed(input, FUNCTIONS["silu"](input), inplace)
+
+
+def mish(input: Tensor, inplace: bool = False) -> Tensor:
+    """input * tanh(softplus(input)) (arXiv:1908.08681)."""
+    return _placed(input, FUNCTIONS["mish"](input), inplace)
+
+
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + exp(beta * input)) / beta; input where beta * input > threshold."""
+    return FUNCTIONS["softplus_beta"](input, beta, threshold)
+
+
+def softsign(input: Tensor) -> Tensor:
+    """input / (1 + |input|)."""
+    return input / (FUNCTIONS["abs"](input) + 1)
+
+
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """input / 6 + 0.5 limited to [0, 1]."""
+    return _placed(input, FUNCTIONS["hardsigmoid"](input), inplace)
+
+
+def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+    """input * hardsigmoid(input) (arXiv:1905.02244)."""
+    return _placed(input, FUNCTIONS["hardswish"](input), inplace)
