@@ -306,6 +306,39 @@ ROWS: dict[str, Row] = {
             "where(x > 0, x, 0) - x * y + log1p(exp(-fabs(x)))", "sigmoid(x) - y; -x",
             domain="-4 4; 0.05 0.95", public=False,
             doc="Binary cross entropy of sigmoid(x), without overflow."),
+        Row("smooth_l1", "x y",
+            "where(fabs(x - y) < beta, 0.5 * (x - y) * (x - y) * rate, fabs(x - y) - 0.5 * beta)",
+            "where(fabs(x - y) < beta, (x - y) * rate, where(x > y, 1, where(x < y, -1, 0)));"
+            "where(fabs(x - y) < beta, (y - x) * rate, where(x > y, -1, where(x < y, 1, 0)))",
+            params="beta rate", kinks="x - y; fabs(x - y) - fabs(beta)", public=False,
+            doc="Squared error below beta, absolute error above; rate is 1 / beta."),
+        Row("huber", "x y",
+            "where(fabs(x - y) < delta, 0.5 * (x - y) * (x - y),"
+            " delta * (fabs(x - y) - 0.5 * delta))",
+            "where(fabs(x - y) < delta, x - y, where(x > y, delta, where(x < y, -delta, 0)));"
+            "where(fabs(x - y) < delta, y - x, where(x > y, -delta, where(x < y, delta, 0)))",
+            params="delta", kinks="x - y; fabs(x - y) - fabs(delta)", public=False,
+            doc="Squared error below delta, absolute error times delta above."),
+        Row("kl_divergence", "x y", "where(y > 0, y * (log(y) - x), where(y == 0, 0, log(y) * y))",
+            "-y; where(y > 0, log(y) + 1 - x, where(y == 0, 0, log(y)))",
+            domain="-4 4; 0.1 4", public=False,
+            doc="target * (log(target) - input), 0 where target is."),
+        Row("kl_divergence_log", "x y", "exp(y) * (y - x)", "-exp(y); exp(y) * (y - x + 1)",
+            public=False,
+            doc="exp(target) * (target - input)."),
+        Row("soft_margin", "x y", "softplus(-(x * y))",
+            "-(y * sigmoid(-(x * y))); -(x * sigmoid(-(x * y)))", public=False,
+            doc="log(1 + exp(-target * input))."),
+        Row("hinge_embedding", "x y",
+            "where(y == -1, 0, x) + where(y == 1, 0, where(margin > x, margin - x, 0))",
+            "where(y == -1, 0, 1) - where(y == 1, 0, where(margin > x, 1, 0)); 0",
+            params="margin", kinks="x - margin; y - 1; y + 1", public=False,
+            doc="input where target is 1, max(0, margin - input) where it is -1."),
+        Row("poisson_nll_log", "x y", "exp(x) - x * y", "exp(x) - y; -x", public=False,
+            doc="exp(input) - target * input."),
+        Row("poisson_nll", "x y", "x - y * log(x + eps)", "1 - y / (x + eps); -log(x + eps)",
+            params="eps", domain="8 9; -4 4", public=False,
+            doc="input - target * log(input + eps)."),
         # Comparisons: bool results, no gradient.
         Row("eq", "x y", "x == y", types="bool", doc="input == other."),
         Row("ne", "x y", "x != y", types="bool", doc="input != other."),
@@ -355,21 +388,33 @@ FOLDS: dict[str, Fold] = {
 }
 
 
+def _line(text: str) -> tuple[str, str, str]:
+    """A line of a Rowwise: its name, its kind and its formula."""
+    before, colon, after = text.partition(":")
+    name, equals, kind = before.partition("=")
+    if not colon:
+        return name.strip(), "number", kind.strip()
+    return name.strip(), kind.strip() if equals else "row", after.strip()
+
+
 class Rowwise:
     """One op on whole rows (the last dimension): reductions, then a formula an element.
 
-    Each reduction is `name = fold: formula`; later ones and the result may use its name.
+    A line is a reduction, `name = fold: formula`; a number, `name = formula`; or a row that is
+    kept, `name: formula`. Later lines and the result may use the names. At most one row is kept,
+    where the result will be. params: trailing inputs that are one number a row.
     """
 
-    __slots__ = ("doc", "formula", "inputs", "name", "reductions")
+    __slots__ = ("doc", "formula", "inputs", "lines", "name", "params")
 
-    def __init__(self, name: str, inputs: str, reductions: str, formula: str, *, doc: str) -> None:
+    def __init__(
+        self, name: str, inputs: str, lines: str, formula: str, *, doc: str, params: str = ""
+    ) -> None:
         self.name = name
         self.inputs = tuple(inputs.split())
-        self.reductions = tuple(
-            tuple(part.strip() for part in re.split("[=:]", line, maxsplit=2))
-            for line in reductions.split(";")
-        )
+        self.params = tuple(params.split())
+        # (name, kind, formula); the kind is a fold, "number" or "row".
+        self.lines = tuple(_line(text) for text in lines.split(";"))
         self.formula = formula
         self.doc = doc
 
@@ -377,14 +422,34 @@ class Rowwise:
 ROWWISE: dict[str, Rowwise] = {
     row.name: row
     for row in (
-        Rowwise("softmax", "x", "m = max: x; s = sum: exp(x - m)", "exp(x - m) / s",
+        Rowwise("softmax", "x", "m = max: x; e: exp(x - m); s = sum: e", "e / s",
                 doc="exp(input) divided by its sum."),
         Rowwise("softmax_backward", "g z", "s = sum: g * z", "z * (g - s)",
                 doc="Gradient of softmax from its result."),
-        Rowwise("log_softmax", "x", "m = max: x; s = sum: exp(x - m)", "x - m - log(s)",
+        Rowwise("log_softmax", "x", "m = max: x; e: exp(x - m); s = sum: e; l = log(s)",
+                "x - m - l",
                 doc="Logarithm of softmax, without underflow."),
         Rowwise("log_softmax_backward", "g z", "s = sum: g", "g - exp(z) * s",
                 doc="Gradient of log_softmax from its result."),
+        Rowwise("layer_norm", "x w b",
+                "m = mean: x; v = mean: (x - m) * (x - m); r = 1 / sqrt(v + eps)",
+                "(x - m) * r * w + b", params="eps",
+                doc="input with mean 0 and variance 1, times weight, plus bias."),
+        Rowwise("layer_norm_backward", "g x w",
+                "m = mean: x; v = mean: (x - m) * (x - m); s = mean: g * w;"
+                "t = mean: g * w * (x - m); r = 1 / sqrt(v + eps); q = t / (v + eps)",
+                "(g * w - s - (x - m) * q) * r", params="eps",
+                doc="Gradient of layer_norm from its input."),
+        Rowwise("layer_norm_weight", "g x",
+                "m = mean: x; v = mean: (x - m) * (x - m); r = 1 / sqrt(v + eps)",
+                "g * ((x - m) * r)", params="eps",
+                doc="Gradient of layer_norm's weight, row by row."),
+        Rowwise("rms_norm", "x w", "v = mean: x * x; r = 1 / sqrt(v + eps)", "x * r * w",
+                params="eps",
+                doc="input divided by the root of its mean square, times weight."),
+        Rowwise("rms_norm_backward", "g x w", "v = mean: x * x; t = mean: g * w * x;"
+                "r = 1 / sqrt(v + eps); q = t / (v + eps)", "(g * w - x * q) * r", params="eps",
+                doc="Gradient of rms_norm from its input."),
     )
 }  # fmt: skip
 

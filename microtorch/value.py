@@ -266,18 +266,21 @@ def _method(row: Row) -> Callable[..., Any]:
         return unary
     # The formula stands in the method itself: a call of it would take a sixth of the time.
     scope = {
-        "Value": Value, "new": new, "next_seq": next_seq, "unary": unary, "op": ScalarOp(row, 0),
+        "Value": Value, "new": new, "next_seq": next_seq, "unary": unary,
+        "op": ScalarOp(row, len(row.params)),
         "NUMBERS": (int, float, np.generic), **_SCOPE, "__builtins__": builtins,
     }  # fmt: skip
-    exec(_BINARY.format(formula=row.formula), scope)
+    params = "".join(f", {name}" for name in row.params)
+    numbers = "".join(f"{name}, " for name in row.params)
+    exec(_BINARY.format(formula=row.formula, params=params, numbers=f"({numbers})"), scope)
     return scope["binary"]
 
 
 _BINARY = """
-def binary(self, other):
+def binary(self, other{params}):
     if other.__class__ is not Value:
         if isinstance(other, NUMBERS):
-            return unary(self, float(other))
+            return unary(self, float(other){params})
         return NotImplemented
     z = new(Value)
     try:
@@ -285,12 +288,12 @@ def binary(self, other):
         y = other.data
         z.data = {formula}
     except (ArithmeticError, ValueError):
-        z.data = op.exactly(x, y)
+        z.data = op.exactly(x, y{params})
     z.grad = 0.0
     z.op = op
     z.seq = next_seq()
     z.parents = (self, other)
-    z.numbers = ()
+    z.numbers = {numbers}
     return z
 """
 

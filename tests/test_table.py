@@ -732,8 +732,54 @@ def softmax_of(a, dim):
 NORMALIZED = {"softmax": softmax_of, "log_softmax": lambda a, dim: np.log(softmax_of(a, dim))}
 
 
+def layer_norm_of(a, w, b):
+    d = a - a.mean(-1, keepdims=True)
+    return d / np.sqrt((d * d).mean(-1, keepdims=True) + 0.1) * w + b
+
+
+def rms_norm_of(a, w):
+    return a / np.sqrt((a * a).mean(-1, keepdims=True) + 0.1) * w
+
+
+# Function of nn.functional -> NumPy's, with a weight and a bias, or a weight; eps is 0.1.
+WEIGHTED = {"layer_norm": (layer_norm_of, 2), "rms_norm": (rms_norm_of, 1)}
+
+
 def test_every_rowwise_op_is_tested():
-    assert set(ROWWISE) == {n + end for n in NORMALIZED for end in ("", "_backward")}
+    names = [*NORMALIZED, *WEIGHTED]
+    wanted = {n + end for n in names for end in ("", "_backward")}
+    assert set(ROWWISE) == wanted | {"layer_norm_weight"}
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@often
+@given(shape=shapes.filter(bool), layout=layouts, seed=SEEDS)
+def test_weighted_rows(name, dtype, shape, layout, seed):
+    function, count = WEIGHTED[name]
+    random = np.random.default_rng(seed)
+    array = (random.normal(size=shape) * 3).astype(dtype)
+    weights = [random.normal(size=shape[-1]).astype(dtype) for _ in range(count)]
+    given = [torch.tensor(w) for w in weights]
+    z = getattr(torch.nn.functional, name)(laid_out(array, layout), shape[-1:], *given, eps=0.1)
+    want = function(array.astype(np.longdouble), *weights) if array.size else array
+    eps = np.finfo(dtype).eps
+    assert z.numpy().dtype == dtype and z.shape == shape
+    assert np.allclose(z.numpy(), want.astype(np.float64), rtol=64 * eps, atol=64 * eps)
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+@pytest.mark.parametrize("length", [4, 70])
+def test_gradient_of_weighted_rows(name, length):
+    function, count = WEIGHTED[name]
+    apply = getattr(torch.nn.functional, name)
+    random = np.random.default_rng(10)
+    arrays = [random.normal(size=(3, length)), *random.normal(size=(count, length))]
+    for k, x in enumerate(arrays):
+        rest = lambda v: [*arrays[:k], v, *arrays[k + 1 :]]
+        tensors = lambda t: [v if v is t else torch.tensor(v) for v in rest(t)]
+        on_tensor = lambda t: apply(tensors(t)[0], (length,), *tensors(t)[1:], eps=0.1)
+        check_gradient((on_tensor, lambda a: function(*rest(a))), x, random)
 
 
 @pytest.mark.parametrize("name", NORMALIZED)

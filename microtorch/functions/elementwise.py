@@ -5,6 +5,7 @@ arguments and no isinstance; whatever is not two tensors of one dtype, or a tens
 that needs no promotion, leaves it through `prepare`.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -235,31 +236,43 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
 
 
 def _with_params(row: Row) -> Callable[..., Tensor]:
-    """Rows of one input that take numbers."""
+    """Rows that take numbers after their one or two inputs."""
     kernels = cpu.kernels_of(row)
-    op = RowOp(row, (True,))
+    count = len(row.inputs)
+    ops = {
+        needed: RowOp(row, needed)
+        for needed in itertools.product((False, True), repeat=count)
+        if any(needed)
+    }
 
-    def apply(input: Any, *params: Any, out: Tensor | None = None) -> Tensor:
+    def apply(*operands: Any, out: Tensor | None = None) -> Tensor:
         if out is not None:
-            return deliver(apply(input, *params), out)
-        if not isinstance(input, Tensor):
-            raise argument_error(row.name, "input", 1, "Tensor", input)
-        for position, (name, p) in enumerate(zip(row.params, params, strict=True), 2):
+            return deliver(apply(*operands), out)
+        params = operands[count:]
+        if not isinstance(operands[0], Tensor):
+            raise argument_error(row.name, "input", 1, "Tensor", operands[0])
+        for position, (name, p) in enumerate(zip(row.params, params, strict=True), count + 1):
             if not isinstance(p, (bool, int, float, np.generic)):
                 raise argument_error(row.name, name, position, "Number", p)
-        x = prepare(row, (input, *(p for p in params if row.types == "any")))[0]
-        a = x._array
-        numbers = [cpu.constant(p, a.dtype) for p in params]
-        z = wrap(kernels[a.dtype](a, *numbers))
-        if x._node is not None and mode.enabled:
-            node = new(op.kind)
+        inputs = prepare(row, operands if row.types == "any" else operands[:count])[:count]
+        dtype = inputs[0]._array.dtype
+        numbers = [cpu.constant(p, dtype) for p in params]
+        arrays = [x._array for x in inputs]
+        try:
+            z = wrap(kernels[dtype](*arrays, *numbers))
+        except ValueError:
+            raise broadcast_error(arrays[0].shape, arrays[-1].shape) from None
+        needed = tuple(x._node is not None for x in inputs)
+        if any(needed) and mode.enabled:
+            op = ops[needed]
+            z._node = node = new(op.kind)
             node.op = op
             node.seq = next_seq()
-            node.parents = (edge(x),)
-            values = (x, *numbers, z._array)
+            node.parents = tuple(edge(x) for x in inputs)
+            values = (*inputs, *numbers, z._array)
             node.saved = tuple(v for v, on in zip(values, op.saves, strict=True) if on)
-            node.const = None
-            z._node = node
+            shapes = tuple(a.shape for a in arrays)
+            node.const = None if len(set(shapes)) == 1 else shapes
         return z
 
     return apply

@@ -9,10 +9,10 @@ import numpy as np
 from ..errors import broadcast_error
 from ..graph.node import Node, mode, next_seq, node_class
 from ..kernels import cpu
-from ..table import FOLDS, ROWS, ROWWISE, Row
-from ..tensor import Tensor, edge, new, normal_dim, wrap
+from ..table import FOLDS, ROWS, Row
+from ..tensor import Tensor, edge, new, wrap
 from .elementwise import FLOATS, FUNCTIONS
-from .names import public
+from .normalization import log_softmax
 from .op import Rule, record, tensors
 from .row_op import RowOp
 
@@ -43,7 +43,8 @@ class ReducedOp(RowOp):
 _DIV = cpu.ROW_KERNELS["div"]
 
 
-def _check_reduction(reduction: str) -> None:
+def check_reduction(reduction: str) -> None:
+    """Refuse what is no reduction."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"{reduction} is not a valid value for reduction")
 
@@ -55,11 +56,14 @@ def _reduced_ops(row: Row, node: str) -> dict[tuple[bool, bool], ReducedOp]:
     }
 
 
-class _Loss:
+class RowLoss:
     """The loss of a row under every reduction."""
 
     def __init__(self, row: Row, node: str, formula: str = "{}", **others: str) -> None:
-        value = Row(row.name, " ".join(row.inputs), formula.format(row.formula), doc=row.doc)
+        value = Row(
+            row.name, " ".join(row.inputs), formula.format(row.formula),
+            params=" ".join(row.params), doc=row.doc,
+        )  # fmt: skip
         self.kernels = {kind: cpu.fold(FOLDS[kind], value) for kind in ("mean", "sum")}
         self.each = cpu.forward(value)
         shared = _reduced_ops(row, node)
@@ -68,15 +72,17 @@ class _Loss:
             for kind in ("mean", "sum", "none")
         }
 
-    def __call__(self, x: Tensor, y: Tensor, reduction: str) -> Tensor:
+    def __call__(self, x: Tensor, y: Tensor, reduction: str, *params: float) -> Tensor:
         """The loss of two tensors of one shape and floating dtype."""
         a, b = x._array, y._array
+        numbers = tuple([cpu.constant(p, a.dtype) for p in params]) if params else ()
         if reduction == "none":
-            array = self.each[a.dtype](a, b)
+            array = self.each[a.dtype](a, b, *numbers)
         else:
             if a.ndim != 1:
                 a, b = a.reshape(-1), b.reshape(-1)
-            array = self.kernels[reduction][a.dtype](a, b)
+            rows = [cpu.spread(p, a.shape) for p in numbers]
+            array = self.kernels[reduction][a.dtype](a, b, *rows)
         z = new(Tensor)
         z._array = array
         z._node = None
@@ -86,13 +92,17 @@ class _Loss:
             node.op = op
             node.seq = next_seq()
             node.parents = (edge(x), edge(y))
-            save_x, save_y, _ = op.saves
+            save_x, save_y = op.saves[:2]
             node.saved = (x, y) if save_x and save_y else (x,) if save_x else (y,) * save_y
+            if numbers:
+                node.saved += tuple(
+                    [p for p, on in zip(numbers, op.saves[2:-1], strict=True) if on]
+                )
             node.const = a.size if reduction == "mean" else None
         return z  # type: ignore[no-any-return]
 
 
-def _matched(name: str, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def matched(name: str, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Operands broadcast to one shape, with PyTorch's warning, and promoted to one dtype."""
     if input._array.shape != target._array.shape:
         warnings.warn(
@@ -101,6 +111,12 @@ def _matched(name: str, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
             "Please ensure they have the same size.",
             stacklevel=4,
         )
+    return broadcast(name, input, target)
+
+
+def broadcast(name: str, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Operands broadcast to one shape and promoted to one dtype."""
+    if input._array.shape != target._array.shape:
         try:
             shape = np.broadcast_shapes(input._array.shape, target._array.shape)
         except ValueError:
@@ -113,7 +129,7 @@ def _matched(name: str, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return input, target
 
 
-def _reduction(size_average: Any, reduce: Any, reduction: str) -> str:
+def old_reduction(size_average: Any, reduce: Any, reduction: str) -> str:
     """The reduction that PyTorch's two old flags ask for."""
     if size_average is None and reduce is None:
         return reduction
@@ -127,7 +143,7 @@ def _reduction(size_average: Any, reduce: Any, reduction: str) -> str:
 
 
 def _simple(name: str, short: str, node: str, **others: str) -> Callable[..., Tensor]:
-    loss = _Loss(ROWS[name], node, **others)
+    loss = RowLoss(ROWS[name], node, **others)
 
     def apply(
         input: Tensor,
@@ -136,9 +152,9 @@ def _simple(name: str, short: str, node: str, **others: str) -> Callable[..., Te
         reduce: Any = None,
         reduction: str = "mean",
     ) -> Tensor:
-        reduction = _reduction(size_average, reduce, reduction)
-        _check_reduction(reduction)
-        return loss(*_matched(short, input, target), reduction)
+        reduction = old_reduction(size_average, reduce, reduction)
+        check_reduction(reduction)
+        return loss(*matched(short, input, target), reduction)
 
     apply.__name__ = apply.__qualname__ = name
     apply.__doc__ = ROWS[name].doc + " Reduction 'mean', 'sum' or 'none'."
@@ -148,12 +164,12 @@ def _simple(name: str, short: str, node: str, **others: str) -> Callable[..., Te
 mse_loss = _simple("mse_loss", "mse", "MseLossBackward0")
 l1_loss = _simple("l1_loss", "l1", "MeanBackward0", sum="SumBackward0", none="AbsBackward0")
 # An x outside [0, 1] makes the loss nan by its logarithm; a y outside is made to do so too.
-_bce = _Loss(
+_bce = RowLoss(
     ROWS["binary_cross_entropy"],
     "BinaryCrossEntropyBackward0",
     "where((y >= 0) * (y <= 1) != 0, {}, inf - inf)",
 )
-_bce_logits = _Loss(
+_bce_logits = RowLoss(
     ROWS["binary_cross_entropy_with_logits"], "BinaryCrossEntropyWithLogitsBackward0"
 )
 
@@ -188,8 +204,8 @@ def binary_cross_entropy(
         RuntimeError: if a value is outside [0, 1] (or nan), or the dtypes differ.
     """
     if size_average is not None or reduce is not None:
-        reduction = _reduction(size_average, reduce, reduction)
-    _check_reduction(reduction)
+        reduction = old_reduction(size_average, reduce, reduction)
+    check_reduction(reduction)
     a, b = input._array, target._array
     if a.shape != b.shape:
         raise ValueError(
@@ -223,8 +239,8 @@ def binary_cross_entropy_with_logits(
     Raises:
         ValueError: if the shapes differ.
     """
-    reduction = _reduction(size_average, reduce, reduction)
-    _check_reduction(reduction)
+    reduction = old_reduction(size_average, reduce, reduction)
+    check_reduction(reduction)
     if input._array.shape != target._array.shape:
         raise ValueError(
             f"Target size ({target.shape}) must be the same as input size ({input.shape})"
@@ -241,51 +257,7 @@ def binary_cross_entropy_with_logits(
     return _weighted(_bce_logits(input, target, "none"), weight, reduction)
 
 
-# --------------------------------------------------------------------- softmax and friends
-def _softmax_rule(F: Any, g: Any, dim: int, z: Any) -> tuple[Any, ...]:
-    return (F.along("softmax_backward", dim, g, z),)
-
-
-def _log_softmax_rule(F: Any, g: Any, dim: int, z: Any) -> tuple[Any, ...]:
-    return (F.along("log_softmax_backward", dim, g, z),)
-
-
-SOFTMAX = Rule("SoftmaxBackward0", _softmax_rule, True)
-LOG_SOFTMAX = Rule("LogSoftmaxBackward0", _log_softmax_rule, True)
-
-
-def _normalized(name: str, op: Rule) -> Callable[..., Tensor]:
-    def apply(
-        input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
-    ) -> Tensor:
-        if dtype is not None:
-            input = tensors.cast(input, dtype)
-        a = input._array
-        if a.dtype not in FLOATS:
-            raise NotImplementedError(
-                f"\"{name}_lastdim_kernel_impl\" not implemented for '{input.dtype.short}'"
-            )
-        if dim is None:
-            dim = 0 if a.ndim in (0, 1, 3) else 1
-        dim = normal_dim(dim, a.ndim)
-        return record(op, cpu.along(name, dim, a), (input,), (...,), dim)
-
-    apply.__name__ = apply.__qualname__ = name
-    apply.__doc__ = ROWWISE[name].doc
-    return apply
-
-
-softmax = public()(_normalized("softmax", SOFTMAX))
-log_softmax = public()(_normalized("log_softmax", LOG_SOFTMAX))
-
-
-def along(name: str, dim: int, g: Tensor, z: Tensor) -> Tensor:
-    """The gradients of softmax and log_softmax on Tensors."""
-    if name == "softmax_backward":
-        return z * (g - tensors.sum(g * z, dim, keepdim=True))
-    return g - FUNCTIONS["exp"](z) * tensors.sum(g, dim, keepdim=True)
-
-
+# ------------------------------------------------------------------------------ classes
 def _nll_rule(F: Any, g: Any, const: Any, factor: Any) -> tuple[Any, ...]:
     key, shape, divisor = const
     each = F.mul(factor, F.expand(g, factor.shape) if g.ndim == 0 else g)
@@ -337,8 +309,8 @@ def nll_loss(
         ValueError, RuntimeError: for shapes or dtypes that do not fit.
         IndexError: for a class outside [0, C).
     """
-    reduction = _reduction(size_average, reduce, reduction)
-    _check_reduction(reduction)
+    reduction = old_reduction(size_average, reduce, reduction)
+    check_reduction(reduction)
     _check_classes(input, target, weight, ignore_index)
     a, t = input._array, target._array
     ignored = t == ignore_index
@@ -376,8 +348,8 @@ def cross_entropy(
     Raises:
         As nll_loss.
     """
-    reduction = _reduction(size_average, reduce, reduction)
-    _check_reduction(reduction)
+    reduction = old_reduction(size_average, reduce, reduction)
+    check_reduction(reduction)
     dim = 0 if input._array.ndim == 1 else 1
     logs = log_softmax(input, dim)
     if label_smoothing < 0 or label_smoothing > 1:

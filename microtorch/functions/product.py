@@ -97,7 +97,7 @@ def _same_dtype(x: Tensor, y: Tensor, words: str) -> None:
         raise RuntimeError(words.format(a=c, b=d, A=a, B=b))
 
 
-def _needs(x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def needs(x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """What a product saves: each operand if the other one requires grad."""
     return (None if y._node is None else x, None if x._node is None else y)
 
@@ -181,7 +181,7 @@ def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor
     except ValueError:
         raise _shapes_error(a.shape, b.shape) from None
     ranks = (a.ndim, b.ndim)
-    saved = _needs(input, other)
+    saved = needs(input, other)
     if ranks == (2, 2):
         return record(MM, array, (input, other), saved)
     if ranks == (2, 1):
@@ -240,11 +240,11 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     array = np.dot(a, w.T) if len(shape) == 2 else cpu.matmul(a, w.T)
     if bias is None:
         op = LINEAR_MM if a.ndim == 2 else LINEAR_UNSAFE_VIEW if a.ndim > 2 else LINEAR_SQUEEZE
-        return record(op, array, (input, weight), _needs(input, weight), (shape, len(w), False))
+        return record(op, array, (input, weight), needs(input, weight), (shape, len(w), False))
     b = bias._array
     array = cpu.add_into(array, b.reshape(()) if b.size == 1 and array.ndim else b)
     op = ADDMM if len(shape) == 2 else LINEAR_VIEW
-    return record(op, array, (input, weight, bias), _needs(input, weight), (shape, len(w), True))
+    return record(op, array, (input, weight, bias), needs(input, weight), (shape, len(w), True))
 
 
 @public()

@@ -199,6 +199,7 @@ def fold(fold: Fold, row: Row | None, dtype: str, out: str) -> str:
     bits the same on every CPU; where x has contiguous columns, the lanes are the columns.
     """
     operands = row.operands if row else ("x",)
+    params = row.params if row else ()
     formula = row.formula if row else "x"
     pointer, shift = C_TYPE[dtype]
     k = len(operands)
@@ -219,8 +220,8 @@ def fold(fold: Fold, row: Row | None, dtype: str, out: str) -> str:
         ),
         columns=columns.format(pointer=pointer, size=1 << shift, out_size=1 << C_TYPE[out][1]),
         k=k,
-        unit=" and ".join(f"s_{n} == 1" for n in operands),
-        plain=", ".join(f"{n}[i + j]" for n in operands),
+        unit=" and ".join(f"s_{n} == {0 if n in params else 1}" for n in operands),
+        plain=", ".join(f"{n}[0]" if n in params else f"{n}[i + j]" for n in operands),
         strided=", ".join(f"{n}[(i + j) * s_{n}]" for n in operands),
         single=", ".join(f"{n}[i * s_{n}]" for n in operands),
     )
@@ -308,81 +309,89 @@ def loop(args, dims, steps, data):
 
 
 def rowwise(row: Rowwise, dtype: str) -> str:
-    """The kernel of an op on rows, with the signature (n),...->(n)."""
+    """The kernel of an op on rows, with the signature (n),...,(),...->(n).
+
+    Rows that are contiguous have a path of their own.
+    """
     pointer, shift = C_TYPE[dtype]
-    k = len(row.inputs)
-    formulas = [row.formula, *(formula for _, _, formula in row.reductions)]
-    formulas += [FOLDS[kind].combine for _, kind, _ in row.reductions]
-    known = list(row.inputs)
-    functions, calls = [], []
-    for name, kind, formula in row.reductions:
-        fold = FOLDS[kind]
-        functions.append(_function(f"{name}_of", known, formula))
-        functions.append(_function(f"{name}_with", ("a", "b"), fold.combine))
-        scalars = ", ".join(known[k:])
-        rows = ", ".join(row.inputs)
-        steps = ", ".join(f"by_{n}" for n in row.inputs)
-        arguments = ", ".join(
-            [*(f"{n}[i * by_{n}]" for n in row.inputs), *([scalars] if scalars else [])]
-        )
-        head = ", ".join(filter(None, (rows, steps, scalars, "n, lanes")))
-        functions.append(
-            _REDUCE.format(
-                name=name, head=head, initial=_initial(fold.initial, dtype), arguments=arguments
+    operands = (*row.inputs, *row.params, "out")
+    formulas = [row.formula, *(formula for _, _, formula in row.lines)]
+    folds = [FOLDS[kind] for _, kind, _ in row.lines if kind in FOLDS]
+    rows, scalars = {n: n for n in row.inputs}, list(row.params)
+    functions, body = [], []
+    steps = [f"by_{n}" for n in (*row.inputs, "out")]
+    for name, kind, formula in row.lines:
+        places = [f"{at}[i * by_{at}]" for at in rows.values()]
+        arguments = ", ".join([*places, *scalars])
+        functions.append(_function(f"{name}_of", [*rows, *scalars], formula))
+        if kind == "number":
+            body.append(f"{name} = {name}_of({', '.join(['F(0)'] * len(rows) + scalars)})")
+        elif kind == "row":
+            body += ["for i in range(n):", f"    out[i * by_out] = {name}_of({arguments})"]
+            rows[name] = "out"
+            continue
+        else:
+            fold = FOLDS[kind]
+            functions.append(_function(f"{name}_with", ("a", "b"), fold.combine))
+            finish = re.sub(r"\bn\b", "F(n)", fold.finish)
+            functions.append(_function(f"{name}_end", ("a", "n"), finish))
+            head = ", ".join([*row.inputs, "out", *steps, *scalars, "n", "lanes"])
+            initial = _initial(fold.initial, dtype)
+            functions.append(
+                _REDUCE.format(
+                    name=name,
+                    head=head,
+                    initial=initial,
+                    arguments=arguments,
+                    inner=arguments.replace("[i ", "[(i + j) "),
+                )
             )
-        )
-        calls.append(f"        {name} = reduce_{name}({head})")
-        known.append(name)
-    functions.append(_function("z_of", known, row.formula))
+            body.append(f"{name} = reduce_{name}({head})")
+        scalars.append(name)
+    functions.append(_function("z_of", [*rows, *scalars], row.formula))
+    places = [f"{at}[i * by_{at}]" for at in rows.values()]
+    body += ["for i in range(n):", f"    out[i * by_out] = z_of({', '.join([*places, *scalars])})"]
     lines = [
         "def loop(args, dims, steps, data):",
         "    n = i64_at(dims)[1]",
         "    places = i64_at(args)",
         "    strides = i64_at(steps)",
-        f"    lanes = {pointer}_at(words(32))",
-        *(
-            f"    by_{n} = strides[{k + 1 + i}] >> {shift}"
-            for i, n in enumerate((*row.inputs, "r"))
-        ),
-        "    for o in range(i64_at(dims)[0]):",
-        *(
-            f"        {n} = {pointer}_at(places[{i}] + o * strides[{i}])"
-            for i, n in enumerate((*row.inputs, "r"))
-        ),
-        *calls,
-        f"        if {' and '.join(f'by_{n} == 1' for n in (*row.inputs, 'r'))}:",
-        "            for i in range(n):",
-        f"                r[i] = z_of({', '.join([*(f'{n}[i]' for n in row.inputs), *known[k:]])})",
-        "        else:",
-        "            for i in range(n):",
-        "                r[i * by_r] = z_of("
-        + ", ".join([*(f"{n}[i * by_{n}]" for n in row.inputs), *known[k:]])
-        + ")",
-        "    feclearexcept(63)",
+        f"    lanes = {pointer}_at(words({LANES}))",
     ]
-    return prologue(dtype, formulas) + "".join(functions) + "\n".join(lines) + "\n"
+    lines += [f"    {n} = strides[{len(operands) + k}] >> {shift}" for k, n in enumerate(steps)]
+    lines.append("    for o in range(i64_at(dims)[0]):")
+    for k, n in enumerate(operands):
+        number = "[0]" if n in row.params else ""
+        lines.append(f"        {n} = {pointer}_at(places[{k}] + o * strides[{k}]){number}")
+    lines.append(f"        if {' and '.join(f'{n} == 1' for n in steps)}:")
+    lines += ["            " + re.sub(r"\bby_\w+\b", "1", line) for line in body]
+    lines.append("        else:")
+    lines += ["            " + line for line in body]
+    lines.append("    feclearexcept(63)")
+    combines = [fold.combine for fold in folds]
+    return prologue(dtype, formulas + combines) + "".join(functions) + "\n".join(lines) + "\n"
 
 
-# 32 partial results, so that the loop over the elements is SIMD.
-_REDUCE = """
-def reduce_{name}({head}):
-    total = F({initial})
-    if n < 32:
-        for i in range(n):
-            total = {name}_with(total, {name}_of({arguments}))
-        return total
-    for j in range(32):
-        lanes[j] = total
-    whole = n & -32
-    for start in range(0, whole, 32):
-        for j in range(32):
-            i = start + j
-            lanes[j] = {name}_with(lanes[j], {name}_of({arguments}))
+# LANES partial results: a shorter inner loop would be unrolled, and miss being SIMD code.
+_REDUCE = f"""
+def reduce_{{name}}({{head}}):
+    total = F({{initial}})
+    whole = n - (n & {LANES - 1})
+    if whole:
+        for j in range({LANES}):
+            lanes[j] = total
+        for i in range(0, whole, {LANES}):
+            for j in range({LANES}):
+                lanes[j] = {{name}}_with(lanes[j], {{name}}_of({{inner}}))
+        width = {LANES}
+        while width > 1:
+            width = width >> 1
+            for j in range(width):
+                lanes[j] = {{name}}_with(lanes[j], lanes[j + width])
+        total = lanes[0]
     for i in range(whole, n):
-        lanes[i - whole] = {name}_with(lanes[i - whole], {name}_of({arguments}))
-    for j in range(32):
-        total = {name}_with(total, lanes[j])
-    return total
+        total = {{name}}_with(total, {{name}}_of({{arguments}}))
+    return {{name}}_end(total, n)
 """
 
 

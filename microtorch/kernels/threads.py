@@ -28,24 +28,26 @@ SPIN = "2000"
 _settings = np.zeros(6, np.int64)
 _kept: list[Any] = []
 
-_TEXT = """
+# A part of a loop over elements, whose ends are rounded, or over rows, which have a length too.
+_PART = """
 def part(context):
     c = i64_at(context)
     settings = i64_at(c[5])
     me = call(settings[4], ()) & 0xFFFFFFFF
     parts = call(settings[5], ()) & 0xFFFFFFFF
     n = c[2]
-    low = ((n * me) // parts) & -64
-    high = ((n * (me + 1)) // parts) & -64
+    low = ((n * me) // parts) & c[6]
+    high = ((n * (me + 1)) // parts) & c[6]
     if me == parts - 1:
         high = n
     operands = words(32)
     a = i64_at(operands)
     for k in range(c[4]):
         a[k] = i64_at(c[1])[k] + low * i64_at(c[3])[k]
-    length = words(1)
-    i64_at(length)[0] = high - low
-    call(c[0], (operands, length, c[3], 0))
+    lengths = words(2)
+    i64_at(lengths)[0] = high - low
+    i64_at(lengths)[1] = c[7]
+    call(c[0], (operands, lengths, c[3], 0))
 """
 
 _SHARED = """
@@ -53,10 +55,13 @@ def shared(args, dims, steps, data):
     d = i64_at(data)
     settings = i64_at(d[2])
     n = i64_at(dims)[0]
-    if settings[0] < 2 or n < d[3]:
+    row = 1
+    if d[4]:
+        row = i64_at(dims)[1]
+    if settings[0] < 2 or n * row < d[3]:
         call(d[0], (args, dims, steps, 0))
     else:
-        context = words(6)
+        context = words(8)
         c = i64_at(context)
         c[0] = d[0]
         c[1] = args
@@ -64,16 +69,18 @@ def shared(args, dims, steps, data):
         c[3] = steps
         c[4] = d[1]
         c[5] = d[2]
+        c[6] = -64 + 63 * d[4]
+        c[7] = row
         call(settings[2], (settings[3], context, settings[0], 0))
 """
 
 
-def share(loop: int, operands: int, cheap: bool) -> tuple[int, int]:
-    """`(loop, data)` of a ufunc whose long runs are shared among threads."""
+def share(loop: int, operands: int, cheap: bool, rows: bool = False) -> tuple[int, int]:
+    """`(loop, data)` of a ufunc whose long runs, or many rows, are shared among threads."""
     if not _start():
         return loop, 0
     least = LEAST_CHEAP if cheap else LEAST
-    data = np.array([loop, operands, _settings.ctypes.data, least], np.int64)
+    data = np.array([loop, operands, _settings.ctypes.data, least, rows], np.int64)
     _kept.append(data)
     return jit.address("shared", _SHARED), data.ctypes.data
 
@@ -93,7 +100,7 @@ def _start() -> bool:
             # Another thread may have been here meanwhile.
             os.environ.pop("GOMP_SPINCOUNT", None)
     parallel, me, parts = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions)
-    part = jit.address("part", _TEXT, "void(i64)")
+    part = jit.address("part", _PART, "void(i64)")
     _settings[:] = (_settings[0] or _cores(), 0, parallel, part, me, parts)
     os.register_at_fork(after_in_child=_alone)
     return True

@@ -125,13 +125,14 @@ def fold(kind: Fold, row: Row | None = None) -> ByDtype:
 
 
 def rowwise(row: Rowwise) -> ByDtype:
-    """Kernels of an op on rows: `kernel(*inputs, axis=-1)`."""
-    count = len(row.inputs)
-    signature = ",".join(["(n)"] * count) + "->(n)"
+    """Kernels of an op on rows: `kernel(*inputs, *params, axis=-1)`."""
+    count = len(row.inputs) + len(row.params)
+    signature = ",".join(["(n)"] * len(row.inputs) + ["()"] * len(row.params)) + "->(n)"
 
     def make(dtype: np.dtype[Any]) -> Ufunc:
         loop = jit.address("loop", text.rowwise(row, dtype.name))
-        return make_ufunc(row.name, loop, 0, [dtype] * (count + 1), 1, signature)
+        shared = threads.share(loop, count + 1, False, rows=True)
+        return make_ufunc(row.name, *shared, [dtype] * (count + 1), 1, signature)
 
     return ByDtype(make)
 

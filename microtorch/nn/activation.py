@@ -245,20 +245,9 @@ class LogSoftmax(_AlongDim):
         return F.log_softmax(input, self.dim)
 
 
-class Dropout(Module):
-    """Zero elements with probability p in training, and scale the others by 1 / (1 - p)."""
+class Softmin(_AlongDim):
+    """exp(-x) divided by its sum along dim."""
 
-    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
-        super().__init__()
-        if not 0 <= p <= 1:
-            raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
-        self.p = p
-        self.inplace = inplace
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The input with elements dropped, if training."""
-        return F.dropout(input, self.p, self.training)
-
-    def extra_repr(self) -> str:
-        """The arguments that the printed form shows."""
-        return f"p={self.p}, inplace={self.inplace}"
+    def forward(self, input: Tensor) -> Any:
+        """The activation."""
+        return F.softmin(input, self.dim)

@@ -1,11 +1,13 @@
-"""Modules that hold modules: Sequential, ModuleList, ModuleDict."""
+"""Modules that hold others: Sequential, ModuleList, ModuleDict, and ParameterList."""
 
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..tensor import Tensor
 from .module import Module, indented
+from .parameter import Parameter
 
 
 class _Indexed(Module):
@@ -121,3 +123,44 @@ class ModuleDict(Module):
     def items(self) -> Any:
         """Names and modules."""
         return self._modules.items()
+
+
+class ParameterList(Module):
+    """A list of parameters; tensors become parameters."""
+
+    def __init__(self, values: Iterable[Tensor] | None = None) -> None:
+        super().__init__()
+        self.extend(values or ())
+
+    def append(self, value: Tensor) -> "ParameterList":
+        """Add a parameter at the end."""
+        made = value if isinstance(value, Parameter) else Parameter(value)
+        self.register_parameter(str(len(self)), made)
+        return self
+
+    def extend(self, values: Iterable[Tensor]) -> "ParameterList":
+        """Add parameters at the end."""
+        for value in values:
+            self.append(value)
+        return self
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._parameters.values())
+
+    def __getitem__(self, index: Any) -> Any:
+        found = list(self._parameters.values())
+        if isinstance(index, slice):
+            return ParameterList(p for p in found[index] if p is not None)
+        if not -len(found) <= index < len(found):
+            raise IndexError(f"index {index} is out of range")
+        return found[index]
+
+    def extra_repr(self) -> str:
+        """A line for each parameter."""
+        return "\n".join(
+            f"  ({k}): Parameter containing: [{p.dtype} of size {'x'.join(map(str, p.shape))}]"
+            for k, p in enumerate(self)
+        )

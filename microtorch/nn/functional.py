@@ -1,9 +1,5 @@
 """`torch.nn.functional`: activations, losses and layers as functions."""
 
-import builtins
-
-import numpy as np
-
 from ..errors import unknown_names
 from ..functions.activation import (
     celu,
@@ -24,73 +20,137 @@ from ..functions.activation import (
     softsign,
     tanh,
 )
+from ..functions.attention import bilinear, embedding, scaled_dot_product_attention
+from ..functions.convolution import (
+    conv1d,
+    conv2d,
+    conv_transpose1d,
+    conv_transpose2d,
+    fold,
+    unfold,
+)
+from ..functions.criteria import (
+    gaussian_nll_loss,
+    hinge_embedding_loss,
+    huber_loss,
+    kl_div,
+    poisson_nll_loss,
+    smooth_l1_loss,
+    soft_margin_loss,
+)
+from ..functions.distance import (
+    cosine_embedding_loss,
+    cosine_similarity,
+    margin_ranking_loss,
+    normalize,
+    pairwise_distance,
+    triplet_margin_loss,
+)
+from ..functions.dropout import dropout, dropout1d, dropout2d
 from ..functions.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
     cross_entropy,
     l1_loss,
-    log_softmax,
     mse_loss,
     nll_loss,
-    softmax,
 )
-from ..functions.op import Rule, record
+from ..functions.normalization import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    log_softmax,
+    rms_norm,
+    softmax,
+    softmin,
+)
+from ..functions.padding import pad
+from ..functions.pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    max_pool1d,
+    max_pool2d,
+)
 from ..functions.product import linear
+from ..functions.resize import interpolate, pixel_shuffle, pixel_unshuffle
 from ..functions.search import one_hot
-from ..random import default_generator
-from ..tensor import Tensor, wrap
 
 __all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "batch_norm",
+    "bilinear",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "celu",
+    "conv1d",
+    "conv2d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "cosine_embedding_loss",
+    "cosine_similarity",
     "cross_entropy",
     "dropout",
+    "dropout1d",
+    "dropout2d",
     "elu",
+    "embedding",
+    "fold",
+    "gaussian_nll_loss",
     "gelu",
+    "group_norm",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
+    "hinge_embedding_loss",
+    "huber_loss",
+    "instance_norm",
+    "interpolate",
+    "kl_div",
     "l1_loss",
+    "layer_norm",
     "leaky_relu",
     "linear",
     "log_softmax",
     "logsigmoid",
+    "margin_ranking_loss",
+    "max_pool1d",
+    "max_pool2d",
     "mish",
     "mse_loss",
     "nll_loss",
+    "normalize",
     "one_hot",
+    "pad",
+    "pairwise_distance",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "poisson_nll_loss",
     "relu",
     "relu6",
+    "rms_norm",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",
+    "smooth_l1_loss",
+    "soft_margin_loss",
     "softmax",
+    "softmin",
     "softplus",
     "softsign",
     "tanh",
+    "triplet_margin_loss",
+    "unfold",
 ]
-
-DROPOUT = Rule("MulBackward0", lambda F, g, const, mask: (F.mul(g, mask),))
-
-
-def dropout(
-    input: Tensor, p: builtins.float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
-    """Zero elements with probability p and scale the others by 1 / (1 - p), in training.
-
-    Raises:
-        ValueError: for p outside [0, 1].
-    """
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
-    if not training or p == 0.0 or not input._array.size:
-        return input
-    a = input._array
-    keep = np.empty(a.shape, a.dtype)
-    default_generator.bernoulli_scalar(keep, 1.0 - p)
-    mask = keep / a.dtype.type(1.0 - p) if p < 1.0 else keep
-    return record(DROPOUT, a * mask, (input,), (wrap(mask),))
-
 
 __getattr__ = unknown_names(__name__)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
+from ..functions.attention import bilinear
 from ..functions.product import linear
 from ..tensor import Tensor, wrap
 from . import init
@@ -74,18 +75,43 @@ class Identity(Module):
         return input
 
 
-class Flatten(Module):
-    """Dimensions start_dim to end_dim as one."""
+class Bilinear(Module):
+    """y_k = x1^T W_k x2 + b_k: weight (out, in1, in2) and bias start uniform in +-1/sqrt(in1)."""
 
-    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+    def __init__(
+        self, in1_features: int, in2_features: int, out_features: int, bias: bool = True,
+        device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.start_dim = start_dim
-        self.end_dim = end_dim
+        self.in1_features = in1_features
+        self.in2_features = in2_features
+        self.out_features = out_features
+        kind = (dtype or dtypes.get_default_dtype()).numpy
+        shape = (out_features, in1_features, in2_features)
+        self.weight = Parameter(wrap(np.empty(shape, kind)))
+        self.register_parameter(
+            "bias", Parameter(wrap(np.empty(out_features, kind))) if bias else None
+        )
+        self.reset_parameters()
 
-    def forward(self, input: Tensor) -> Any:
-        """The flattened input."""
-        return input.flatten(self.start_dim, self.end_dim)
+    def reset_parameters(self) -> None:
+        """Draw new parameters, weight first."""
+        if self.in1_features <= 0:
+            raise ValueError(
+                f"in1_features must be > 0, but got (in1_features={self.in1_features})"
+            )
+        bound = 1 / math.sqrt(self.in1_features)
+        init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
+        """x1^T W x2 + b."""
+        return bilinear(input1, input2, self.weight, self._parameters["bias"])
 
     def extra_repr(self) -> str:
         """The arguments that the printed form shows."""
-        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
+        return (
+            f"in1_features={self.in1_features}, in2_features={self.in2_features}, "
+            f"out_features={self.out_features}, bias={self.bias is not None}"
+        )

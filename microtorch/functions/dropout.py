@@ -1,0 +1,72 @@
+"""Dropout: random zeros in training, by PyTorch's stream."""
+
+from typing import Any
+
+import numpy as np
+
+from ..random import default_generator
+from ..tensor import Tensor, wrap
+from .op import Rule, primitive, record
+
+DROPOUT = Rule("MulBackward0", lambda F, g, const, mask: (F.mul(g, mask),))
+
+
+@primitive
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Zero elements with probability p and scale the others by 1 / (1 - p), in training.
+
+    Raises:
+        ValueError: for p outside [0, 1].
+    """
+    return _dropped(input, p, training, input._array.shape)
+
+
+def dropout1d(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Dropout of whole channels of (N, C, L) or (C, L)."""
+    return _channels("dropout1d", input, p, training, (2, 3))
+
+
+def dropout2d(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Dropout of whole channels of (N, C, H, W)."""
+    return _channels("dropout2d", input, p, training, (3, 4))
+
+
+def _channels(name: str, input: Tensor, p: float, training: bool, ranks: Any) -> Tensor:
+    _check(p)
+    shape = input._array.shape
+    if name == "dropout1d":
+        if len(shape) not in ranks:
+            raise RuntimeError(
+                f"dropout1d: Expected 2D or 3D input, but received a {len(shape)}D input. Note that"
+                " dropout1d exists to provide channel-wise dropout on inputs with 1 spatial "
+                "dimension, a channel dimension, and an optional batch dimension (i.e. 2D or 3D "
+                "inputs)."
+            )
+        lead = len(shape) - 1
+    else:
+        if len(shape) < 2:
+            raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")
+        lead = 2
+    return _dropped(input, p, training, shape[:lead] + (1,) * (len(shape) - lead))
+
+
+def _check(p: float) -> None:
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+
+
+def _dropped(input: Tensor, p: float, training: bool, drawn: tuple[int, ...]) -> Tensor:
+    _check(p)
+    if not training or p == 0.0 or not input._array.size:
+        return input
+    a = input._array
+    keep = np.empty(drawn, a.dtype)
+    default_generator.bernoulli_scalar(keep, 1.0 - p)
+    mask = keep / a.dtype.type(1.0 - p) if p < 1.0 else keep
+    if mask.shape != a.shape:
+        mask = np.broadcast_to(mask, a.shape).copy()
+    return record(DROPOUT, a * mask, (input,), (wrap(mask),))

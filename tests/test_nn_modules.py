@@ -1,0 +1,283 @@
+"""Every module beside PyTorch's: the same seed gives the same parameters, bit for bit, the same
+printed form, outputs and gradients, in training and in evaluation.
+"""
+
+import numpy as np
+import pytest
+
+import microtorch
+
+# A constructor, and the shapes of its inputs: "+" positive, "p" probabilities, "s" signs,
+# "i" numbers below 3; a tuple alone is normal.
+MODULES = """
+Linear(3, 4) | 5,3
+Linear(3, 4, bias=False) | 2,5,3
+Bilinear(3, 4, 2) | 5,3 5,4
+Bilinear(3, 4, 2, bias=False) | 2,5,3 2,5,4
+Identity(7, unused=1) | 2,3
+Flatten() | 2,3,4
+Flatten(0, 1) | 2,3,4
+Unflatten(1, (2, -1)) | 3,6
+Conv1d(3, 4, 3) | 2,3,8
+Conv1d(4, 6, 3, stride=2, padding=1, dilation=2, groups=2, bias=False) | 2,4,9
+Conv1d(2, 2, 3, padding="same", padding_mode="circular") | 2,2,6
+Conv2d(3, 4, 3) | 2,3,6,7
+Conv2d(3, 4, 3) | 3,6,7
+Conv2d(3, 4, 2, padding="same") | 2,3,6,7
+Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2, bias=False) | 2,4,7,7
+Conv2d(2, 3, 3, padding=1, padding_mode="reflect") | 2,2,5,5
+Conv2d(4, 4, 3, padding="valid", groups=4) | 1,4,5,5
+ConvTranspose1d(3, 4, 3, stride=2) | 2,3,5
+ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1) | 2,3,4,5
+ConvTranspose2d(4, 2, 2, groups=2, bias=False) | 2,4,4,5
+Unfold(2, stride=2) | 2,3,4,6
+MaxPool1d(2) | 2,3,7
+MaxPool1d(3, stride=1, padding=1, return_indices=True) | 2,3,7
+MaxPool2d(2) | 2,3,6,7
+MaxPool2d((3, 2), stride=(2, 1), padding=1, dilation=(1, 1), ceil_mode=True) | 2,3,6,7
+AvgPool1d(2) | 2,3,7
+AvgPool1d(3, 2, 1, ceil_mode=True, count_include_pad=False) | 2,3,8
+AvgPool2d(2) | 2,3,6,7
+AvgPool2d(3, 2, 1, count_include_pad=False) | 2,3,6,7
+AvgPool2d((2, 3), divisor_override=5) | 2,3,6,7
+AdaptiveAvgPool1d(3) | 2,3,7
+AdaptiveAvgPool2d(1) | 2,3,6,7
+AdaptiveAvgPool2d((2, None)) | 2,3,6,7
+AdaptiveMaxPool1d(3) | 2,3,7
+AdaptiveMaxPool2d((2, 3), return_indices=True) | 2,3,6,7
+BatchNorm1d(3) | 5,3
+BatchNorm1d(3, momentum=None) | 5,3,4
+BatchNorm1d(3, affine=False) | 5,3
+BatchNorm1d(3, track_running_stats=False) | 5,3
+BatchNorm2d(3, eps=1e-3, momentum=0.5) | 2,3,4,5
+BatchNorm2d(3, bias=False) | 2,3,4,5
+InstanceNorm1d(3) | 2,3,5
+InstanceNorm2d(3, affine=True, track_running_stats=True) | 2,3,4,5
+LayerNorm(4) | 2,3,4
+LayerNorm((3, 4), eps=1e-3) | 2,3,4
+LayerNorm(4, elementwise_affine=False) | 2,3,4
+LayerNorm([4], bias=False) | 2,3,4
+GroupNorm(2, 4) | 3,4,5
+GroupNorm(4, 4, affine=False) | 3,4,5,2
+RMSNorm(4) | 2,3,4
+RMSNorm((3, 4), eps=1e-3, elementwise_affine=False) | 2,3,4
+Embedding(5, 3) | i4,2
+Embedding(5, 3, padding_idx=2) | i4
+Embedding(5, 3, padding_idx=-1) | i7
+Dropout(0.3) | 40,3
+Dropout() | 40
+Dropout1d(0.4) | 5,6,3
+Dropout2d(0.4) | 5,6,3,2
+Softmax(1) | 3,4
+LogSoftmax(dim=-1) | 3,4
+Softmin(0) | 3,4
+ZeroPad1d(2) | 2,3
+ZeroPad2d((1, 2, 0, 3)) | 2,3,4
+ConstantPad1d(1, 2.5) | 2,3,4
+ConstantPad2d(1, -1) | 2,3,4
+ReflectionPad1d(2) | 2,3,4
+ReflectionPad2d((1, 2, 0, 3)) | 2,3,4,4
+ReplicationPad1d(2) | 2,3,4
+ReplicationPad2d(2) | 2,3,4
+CircularPad1d(2) | 2,3,4
+CircularPad2d((1, 2, 0, 3)) | 2,3,4,4
+PixelShuffle(2) | 2,8,3,3
+CosineSimilarity() | 3,4 3,4
+CosineSimilarity(dim=0, eps=1e-6) | 3,4 3,4
+PairwiseDistance() | 3,4 3,4
+PairwiseDistance(p=1, keepdim=True) | 3,4 3,4
+L1Loss() | 3,4 3,4
+MSELoss(reduction="sum") | 3,4 3,4
+SmoothL1Loss() | 3,4 3,4
+SmoothL1Loss(beta=0.5, reduction="sum") | 3,4 3,4
+HuberLoss(delta=0.5) | 3,4 3,4
+HuberLoss(reduction="none") | 3,4 3,4
+KLDivLoss(reduction="batchmean") | 3,4 p3,4
+KLDivLoss(log_target=True) | 3,4 3,4
+SoftMarginLoss() | 3,4 s3,4
+HingeEmbeddingLoss(0.5) | 3,4 s3,4
+CosineEmbeddingLoss(margin=0.1) | 3,4 3,4 s3
+MarginRankingLoss(margin=0.1) | 5 5 s5
+TripletMarginLoss(margin=0.5, p=1) | 3,4 3,4 3,4
+TripletMarginLoss(swap=True) | 3,4 3,4 3,4
+PoissonNLLLoss() | 3,4 +3,4
+PoissonNLLLoss(log_input=False, full=True) | +3,4 +3,4
+GaussianNLLLoss(full=True) | 3,4 3,4 +3,4
+NLLLoss() | 5,4 i5
+CrossEntropyLoss(label_smoothing=0.1) | 5,4 i5
+BCELoss() | p5 p5
+BCEWithLogitsLoss() | 5 p5
+Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)) | 4,1,4,4
+Sequential(nn.Embedding(5, 4), nn.LayerNorm(4), nn.Dropout(0.2)) | i6
+""".strip().splitlines()
+MODULES = [tuple(part.strip() for part in line.split("|")) for line in MODULES]
+
+
+def drawn(text, random):
+    """An array of a shape, of the kind that the first letter says."""
+    shape = tuple(int(n) for n in text.strip("+psi").split(","))
+    if text[0] == "i":
+        return random.integers(0, 3, shape)
+    if text[0] == "s":
+        return random.choice([-1.0, 1.0], shape).astype(np.float32)
+    values = random.uniform(0.05, 0.95, shape) if text[0] in "+p" else random.normal(size=shape)
+    return values.astype(np.float32)
+
+
+def run(torch, constructor, shapes):
+    """Everything that is compared of a module."""
+    torch.manual_seed(3)
+    found = {}
+    # A name alone, or several that know `nn`.
+    module = eval(f"nn.{constructor}", {"nn": torch.nn})
+    state = lambda: {k: np.array(v.detach().numpy()) for k, v in module.state_dict().items()}
+    found["repr"] = repr(module)
+    found["first state"] = state()
+    for mode in ("train", "eval"):
+        getattr(module, mode)()
+        random = np.random.default_rng(7)
+        inputs = [torch.tensor(drawn(text, random)) for text in shapes.split()]
+        for x in inputs[: 1 if "Loss" in constructor else None]:
+            if x.is_floating_point():
+                x.requires_grad_()
+        module.zero_grad()
+        out = module(*inputs)
+        outputs = out if isinstance(out, tuple) else (out,)
+        found[f"{mode} outputs"] = [np.array(z.detach().numpy()) for z in outputs]
+        if outputs[0].requires_grad:
+            weights = np.random.default_rng(8).normal(size=tuple(outputs[0].shape))
+            (outputs[0] * torch.tensor(weights.astype(np.float32))).sum().backward()
+        found[f"{mode} gradients"] = {
+            str(k): None if p.grad is None else np.array(p.grad.numpy())
+            for k, p in [*enumerate(inputs), *module.named_parameters()]
+        }
+        found[f"{mode} state"] = state()
+    return found
+
+
+def same(ours, theirs, place):
+    """Assert that two results are equal, arrays but for the last digits."""
+    if isinstance(theirs, dict):
+        assert list(ours) == list(theirs), place
+        for key in theirs:
+            same(ours[key], theirs[key], f"{place} {key}")
+    elif isinstance(theirs, list):
+        assert len(ours) == len(theirs), place
+        for mine, other in zip(ours, theirs):
+            same(mine, other, place)
+    elif isinstance(theirs, np.ndarray):
+        assert ours.shape == theirs.shape and ours.dtype == theirs.dtype, place
+        if place.startswith("first state"):
+            assert ours.tobytes() == theirs.tobytes(), place
+        else:
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=place)
+    else:
+        assert ours == theirs, place
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("constructor, shapes", MODULES, ids=[c for c, _ in MODULES])
+def test_module(constructor, shapes):
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch: pip install torch==2.13.*")
+    theirs = run(torch, constructor, shapes)
+    ours = run(microtorch, constructor, shapes)
+    for part, value in theirs.items():
+        same(ours[part], value, part)
+
+
+WRONG = """
+Conv2d(3, 4, 3, groups=2)
+Conv2d(4, 3, 3, groups=2)
+Conv2d(4, 4, 3, groups=0)
+Conv2d(4, 4, 3, padding="other")
+Conv2d(4, 4, 3, padding="same", stride=2)
+Conv2d(4, 4, 3, padding_mode="other")
+ConvTranspose2d(4, 4, 3, padding_mode="reflect")
+GroupNorm(3, 4)
+Embedding(4, 2, padding_idx=4)
+Dropout(1.5)
+Unflatten(1, 3)
+Unflatten(1, (2, 1.5))
+Bilinear(0, 3, 4)
+TripletMarginLoss(margin=0)
+BatchNorm1d(3)(torch.zeros(3))
+BatchNorm1d(3)(torch.zeros(1, 3))
+BatchNorm2d(3)(torch.zeros(2, 3))
+BatchNorm1d(4)(torch.zeros(2, 3))
+InstanceNorm1d(3)(torch.zeros(2, 3, 1))
+LayerNorm(4)(torch.zeros(2, 3))
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("code", WRONG)
+def test_wrong_modules_are_refused(code):
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch: pip install torch==2.13.*")
+    raised = []
+    for library in (torch, microtorch):
+        with pytest.raises(Exception) as caught:
+            eval(f"nn.{code}", {"nn": library.nn, "torch": library})
+        raised.append(type(caught.value).__name__)
+    assert raised[0] == raised[1]
+
+
+def clipped(torch, clip):
+    x = torch.tensor([3.0, -4.0, 0.5], requires_grad=True)
+    y = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    (x * x).sum().backward()
+    (y * 5).sum().backward()
+    total = clip(torch.nn.utils, [x, y, torch.tensor([1.0])])
+    return None if total is None else total.item(), x.grad.tolist(), y.grad.tolist()
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [
+        lambda utils, p: utils.clip_grad_norm_(p, 1.5),
+        lambda utils, p: utils.clip_grad_norm_(p, 1000.0),
+        lambda utils, p: utils.clip_grad_norm_(p, 1.5, norm_type=1),
+        lambda utils, p: utils.clip_grad_norm_(p, 1.5, norm_type=float("inf")),
+        lambda utils, p: utils.clip_grad_norm_(p[0], 1.5, norm_type=3.0),
+        lambda utils, p: utils.clip_grad_norm_(p[2], 1.5),
+        lambda utils, p: utils.clip_grad_value_(p, 2.5),
+    ],
+)
+def test_clipped_gradients(clip):
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch: pip install torch==2.13.*")
+    theirs, ours = clipped(torch, clip), clipped(microtorch, clip)
+    assert ours[0] == pytest.approx(theirs[0])
+    assert ours[1] == pytest.approx(theirs[1]) and ours[2][0] == pytest.approx(theirs[2][0])
+
+
+def test_a_norm_that_is_not_finite_can_be_refused():
+    x = microtorch.tensor([1.0], requires_grad=True)
+    x.grad = microtorch.tensor([float("inf")])
+    with pytest.raises(RuntimeError, match="non-finite"):
+        microtorch.nn.utils.clip_grad_norm_([x], 1.0, error_if_nonfinite=True)
+    assert x.grad.tolist() == [float("inf")]
+
+
+def test_parameters_as_a_vector():
+    model = microtorch.nn.Linear(2, 3)
+    vector = microtorch.nn.utils.parameters_to_vector(model.parameters())
+    assert vector.shape == (9,) and vector.requires_grad
+    microtorch.nn.utils.vector_to_parameters(microtorch.arange(9.0), model.parameters())
+    assert model.weight.tolist() == [[0, 1], [2, 3], [4, 5]] and model.bias.tolist() == [6, 7, 8]
+    with pytest.raises(TypeError):
+        microtorch.nn.utils.vector_to_parameters([1.0], model.parameters())
+
+
+def test_parameter_list():
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch: pip install torch==2.13.*")
+    shown = []
+    for library in (torch, microtorch):
+        made = library.nn.ParameterList(
+            [library.zeros(2, 3), library.nn.Parameter(library.ones(4))]
+        )
+        made.append(library.ones(1))
+        made.extend([library.zeros(2)])
+        names = [name for name, _ in made.named_parameters()]
+        shown.append((repr(made), names, len(made), list(made.state_dict())))
+        assert made[-1] is made[3] and [tuple(p.shape) for p in made[1:3]] == [(4,), (1,)]
+        with pytest.raises(IndexError):
+            made[4]
+    assert shown[0] == shown[1]
