@@ -90,11 +90,8 @@ class ScalarOp:
 
     def gradients(self, g: float, node: "Value") -> tuple[float, ...]:
         """g times the local derivatives."""
-        parents = node.parents
         try:
-            if len(parents) == 2:
-                return self._gradients(g, parents[0].data, parents[1].data, node.data)  # type: ignore[no-any-return]
-            return self._gradients(g, *[p.data for p in parents], *node.numbers, node.data)  # type: ignore[no-any-return]
+            return self._gradients(g, *[p.data for p in node.parents], *node.numbers, node.data)  # type: ignore[no-any-return]
         except (ArithmeticError, ValueError):
             return self._exact_gradients(g, node)
 

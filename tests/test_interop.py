@@ -42,7 +42,6 @@ t * np.float64(2)
 np.float64(2) + g
 a + t
 a + g
-np.sum(t)
 np.exp(g)
 np.asarray(g)
 np.asarray(t)
@@ -253,3 +252,10 @@ def test_modules_and_optimizers_go_on_where_they_were(optimizer):
             np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
     shallow = copy.copy(model[0])
     assert shallow.weight is model[0].weight
+
+
+def test_numpy_reductions_of_tensors():
+    """NumPy asks the tensor for them; PyTorch refuses the arguments that NumPy passes along."""
+    t = mt.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert np.sum(t).item() == 10
+    assert np.sum(t, axis=0).tolist() == [4, 6]

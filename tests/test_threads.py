@@ -224,8 +224,10 @@ def in_child(function):
     """What a function gives in a forked child."""
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        # Python 3.12 warns of any fork of a process with threads, which the pools of BLAS are.
+        # Python 3.12 warns of any fork of a process with threads, which the pools of BLAS are; so
+        # does jax, where another test has loaded it.
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
         child = os.fork()
     if child == 0:
         status = 1

@@ -207,12 +207,12 @@ def evaluate(formula: str, values: dict[str, Any], like: Tensor) -> Any:
         return wrap(cpu.constant(v, dtype.numpy))
 
     def where(condition: Tensor, a: Any, b: Any) -> Tensor:
-        choices = [v if isinstance(v, Tensor) else number(v) for v in (a, b)]
         if condition._array.ndim == 0:
             # A choice by a parameter is made at once.
-            chosen = choices[0 if condition._array else 1]
-            if chosen._array.shape == like._array.shape:
+            chosen = a if condition._array else b
+            if isinstance(chosen, Tensor) and chosen._array.shape == like._array.shape:
                 return chosen
+        choices = [v if isinstance(v, Tensor) else number(v) for v in (a, b)]
         return tensors.where(condition, *choices)  # type: ignore[no-any-return]
 
     names = {**WORDS, "where": where, "F": number, **values}
