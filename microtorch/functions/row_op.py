@@ -2,6 +2,7 @@
 
 import ast
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ class RowOp:
             return _pass_through(self.needed)
         fused = cpu.backward(self.row, self.needed)
         if len(self.needed) == 1:
-            return _one_of_one(fused, len(self.names))
+            return _one_of_one(fused, cpu.backward(self.row, self.needed, True), len(self.names))
         if sum(self.needed) == 1:
             place = self.needed.index(True)
             return _one_of_two(fused, self._summed(place), len(self.names), place)
@@ -97,13 +98,19 @@ def _pass_through(needed: tuple[bool, ...]) -> Callable[[Node, Array], tuple[Any
     return backward
 
 
-def _one_of_one(kernels: Any, saved: int) -> Callable[[Node, Array], tuple[Any, ...]]:
+def _one_of_one(
+    kernels: Any, in_place: Any, saved: int
+) -> Callable[[Node, Array], tuple[Any, ...]]:
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
         return (kernels[g.dtype](g, *arrays(node.saved)),)
 
     def backward_of_one(node: Node, g: Array) -> tuple[Any, ...]:
         (s,) = node.saved  # type: ignore[misc]
-        return (kernels[g.dtype](g, s._array if s.__class__ in TENSORS else s),)
+        a = s._array if s.__class__ in TENSORS else s
+        if g.size > cpu.LARGE and g.base is None and sys.getrefcount(g) <= cpu.ALONE:
+            # Nothing else refers to the incoming gradient: its memory is used again.
+            return (in_place[g.dtype](g, a, g),)
+        return (kernels[g.dtype](g, a),)
 
     return backward_of_one if saved == 1 else backward
 

@@ -146,10 +146,11 @@ def forward(row: Row, dtype: str, in_place: bool = False) -> str:
     )
 
 
-def backward(row: Row, needed: tuple[bool, ...], dtype: str) -> str:
+def backward(row: Row, needed: tuple[bool, ...], dtype: str, in_place: bool = False) -> str:
     """The kernel of g * dz/dx for every needed input, in one pass.
 
-    Operands: g, then the saved values in the order of `backward_operands`.
+    Operands: g, then the saved values in the order of `backward_operands`. in_place: the first
+    result is written over g.
     """
     assert row.derivatives is not None
     operands = ("g", *backward_operands(row, needed))
@@ -158,14 +159,21 @@ def backward(row: Row, needed: tuple[bool, ...], dtype: str) -> str:
         n: chain(d) for n, d in zip(row.inputs, row.derivatives, strict=True) if n in outputs
     }
     params = frozenset(row.params)
-    repeats = [params & set(operands), (params & set(operands)) | {"g"}]
+    repeats = [params & set(operands)]
+    if not in_place:
+        repeats.append(repeats[0] | {"g"})
     if len(row.inputs) == 2 and operands[1:] and not params:
         repeats += [frozenset({n}) for n in operands[1:] if len(operands) == 2]
     functions = "".join(_function(f"d{n}_of", operands, formulas[n]) for n in outputs)
     return (
         prologue(dtype, formulas.values())
         + functions
-        + _loop([(n, dtype) for n in operands], [(f"d{n}", dtype) for n in outputs], repeats, False)
+        + _loop(
+            [(n, dtype) for n in operands],
+            [(f"d{n}", dtype) for n in outputs],
+            repeats,
+            in_place,
+        )
     )
 
 

@@ -93,14 +93,15 @@ def forward(row: Row, in_place: bool = False) -> ByDtype:
     return ByDtype(make)
 
 
-def backward(row: Row, needed: tuple[bool, ...]) -> ByDtype:
-    """Kernels of all needed input gradients in one pass: `kernel(g, *saved)`."""
+def backward(row: Row, needed: tuple[bool, ...], in_place: bool = False) -> ByDtype:
+    """Kernels of all needed input gradients in one pass: `kernel(g, *saved)`, or
+    `kernel(g, *saved, g)` if in place."""
     operands = 1 + len(text.backward_operands(row, needed))
     outputs = sum(needed)
     name = row.name + "_backward"
 
     def make(dtype: np.dtype[Any]) -> Ufunc:
-        loop = jit.address("loop", text.backward(row, needed, dtype.name))
+        loop = jit.address("loop", text.backward(row, needed, dtype.name, in_place))
         cheap = text.is_cheap(row.derivatives or ())
         count = operands + outputs
         make_one = made if outputs == 1 else make_ufunc
