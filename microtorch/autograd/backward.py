@@ -261,12 +261,16 @@ def tensor_backward(
 ) -> None:
     """Add the gradients of this tensor to the `.grad` of the leaves that it depends on."""
     node = self._node
-    if gradient is None and inputs is None and not create_graph and isinstance(node, Node):
-        # The usual call, without what only the general one needs.
+    if inputs is None and not create_graph and node is not None and node is not LEAF:
+        # The usual calls, without what only the general one needs.
         array = self._array
-        if array.ndim == 0 and node is not LEAF:
-            roots = {node: _ONES[array.dtype]}
-            engine.run(roots, _OnArrays, bool(retain_graph), sink=accumulate)
+        g = None
+        if gradient is None:
+            g = _ONES[array.dtype] if array.ndim == 0 else None
+        elif gradient.__class__ is Tensor and gradient._array.dtype is array.dtype:
+            g = gradient._array if gradient._array.shape == array.shape else None
+        if g is not None:
+            engine.run({node: g}, _OnArrays, bool(retain_graph), sink=accumulate)
             return
     if gradient is not None and not isinstance(gradient, Tensor):
         if isinstance(gradient, (int, float)):

@@ -1,6 +1,7 @@
 """Products that are added to something, scaled; products of vectors; chains of matrices."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -155,8 +156,8 @@ def inner(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
             "inner() the last dimension must match on both input tensors but got shapes "
             f"{list(a)} and {list(b)}"
         )
-    rows = reshape(input, (int(np.prod(a[:-1], dtype=np.int64)), a[-1]))
-    columns = reshape(other, (int(np.prod(b[:-1], dtype=np.int64)), b[-1]))
+    rows = reshape(input, (math.prod(a[:-1]), a[-1]))
+    columns = reshape(other, (math.prod(b[:-1]), b[-1]))
     return deliver(reshape(matmul(rows, t(columns)), a[:-1] + b[:-1]), out)
 
 

@@ -4,10 +4,9 @@ A convolution, the gradient of its input and the gradient of its weight are each
 arguments, and their derivatives are again these three: so they differentiate to any order.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from ..kernels import cpu
 from ..kernels.windows import Plan, Windows
@@ -330,12 +329,12 @@ def fold(
             "Expected size of input's dimension 1 to be divisible by the product of kernel_size, "
             f"but got input.size(1)={size} and kernel_size={at.size}."
         )
-    if count != int(np.prod(at.counts)):
+    if count != math.prod(at.counts):
         raise RuntimeError(
             f"Given output_size={at.image}, kernel_size={at.size}, dilation={at.dilation}, "
             f"padding={at.before}, stride={at.stride}, expected size of input's dimension 2 to "
             f"match the calculated number of sliding blocks {at.counts[0]} * {at.counts[1]} = "
-            f"{int(np.prod(at.counts))}, but got input.size(2)={count}."
+            f"{math.prod(at.counts)}, but got input.size(2)={count}."
         )
     z = windows_back(reshape(x, (n, size // pixels, *at.size, *at.counts)), at)
     return z if a.ndim == 3 else squeeze(z, 0)

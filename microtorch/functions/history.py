@@ -5,6 +5,7 @@ history, the base's new node (PyTorch's CopySlices) puts the changed elements in
 and every view gets a node that takes its elements from the base.
 """
 
+import math
 from typing import Any
 from weakref import ref
 
@@ -26,7 +27,7 @@ def _copy_slices_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
 
 def _as_strided_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
     key, shape, _ = const
-    whole = F.put_index(F.reshape(g, (-1,)), key, (int(np.prod(shape, dtype=np.int64)),))
+    whole = F.put_index(F.reshape(g, (-1,)), key, (math.prod(shape),))
     return (F.reshape(whole, shape),)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import kind_of
 from ..graph.node import mode
 from ..kernels import cpu
-from ..tensor import Tensor, changed, check_in_place, normal_dim, root_of, wrap
+from ..tensor import TENSORS, Tensor, changed, check_in_place, normal_dim, root_of, wrap
 from .convert import cast, copy_
 from .history import take_over
 from .names import public
@@ -56,6 +56,7 @@ ASSIGN = Rule("CopySlices", assign_rule)
 PUT = Rule("IndexPutBackward0", lambda F, g, key: (F.take_index(g, key),))
 CLEAR = Rule("MaskedFillBackward0", lambda F, g, key: (F.clear_index(g, key),))
 ASSIGN_INDEX = Rule("IndexPutBackward0", assign_rule)
+INT64, BOOL = np.dtype(np.int64), np.dtype(np.bool_)
 ADD_INDEX = Rule("IndexPutBackward0", accumulate_rule)
 
 
@@ -113,9 +114,12 @@ def _slice(item: slice) -> slice:
 
 
 def _is_usual(item: Any) -> bool:
-    """Whether an item is a number or a slice without a step, which NumPy takes as they are."""
+    """Whether an item is a number or a slice that NumPy takes as it is."""
     kind = item.__class__
-    return kind is int or (kind is slice and item.step is None)
+    if kind is slice:
+        step = item.step
+        return step is None or (step.__class__ is int and step > 0)
+    return kind is int
 
 
 def _items(key: Any) -> list[Any]:
@@ -217,6 +221,13 @@ def _view(input: Tensor, key: tuple[Any, ...]) -> Tensor:
 def getitem(input: Tensor, key: Any) -> Tensor:
     """`x[key]`: a view for numbers, slices, None and `...`; a copy for index tensors."""
     a = input._array
+    if key.__class__ in TENSORS:
+        places = key._array
+        kind = places.dtype
+        if (kind is INT64 and places.ndim and a.ndim) or (kind is BOOL and places.shape == a.shape):
+            # One index tensor or mask, the usual case.
+            array = take(a, (places,))
+            return record(INDEX, array, (input,), const=(a.shape, (places,)))
     items = key if key.__class__ is tuple else (key,)
     if len(items) <= a.ndim and all(map(_is_usual, items)):
         return _view(input, items)

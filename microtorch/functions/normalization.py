@@ -1,5 +1,6 @@
 """Softmax and the layers that normalize: ops on whole rows, and what is built on them."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -174,7 +175,7 @@ def layer_norm(
         RuntimeError: for shapes or dtypes that do not fit.
     """
     shape = _check_shape(input, normalized_shape, ("weight", weight), ("bias", bias))
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     weight, bias = _row(weight, size), _row(bias, size)
     x = input if input._array.ndim == 2 and len(shape) == 1 else reshape(input, (-1, size))
     dtype = x._array.dtype
@@ -199,7 +200,7 @@ def rms_norm(
     eps: the dtype's machine precision if not given.
     """
     shape = _check_shape(input, normalized_shape, ("weight", weight))
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     weight = _row(weight, size)
     x = input if input._array.ndim == 2 and len(shape) == 1 else reshape(input, (-1, size))
     dtype = x._array.dtype
@@ -255,7 +256,7 @@ def group_norm(
                 f"Expected {name} to be a vector of size equal to the number of channels in input, "
                 f"but got {name} of shape {list(x._array.shape)} and input of shape {list(shape)}"
             )
-    size = int(np.prod(shape[1:])) // num_groups
+    size = math.prod(shape[1:]) // num_groups
     if not input._array.size:
         return _per_channel(input * 1.0, weight, bias)  # type: ignore[operator]
     rows = reshape(input, (shape[0] * num_groups, size))
@@ -275,7 +276,7 @@ def instance_norm(
                 "Expected running_mean and running_var to be defined when use_input_stats is false"
             )
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    _check_values(a, int(np.prod(a.shape[2:])), "spatial element")
+    _check_values(a, math.prod(a.shape[2:]), "spatial element")
     _check_channels(a.shape[1], weight=weight, bias=bias)
     if running_mean is not None and running_var is not None:
         dims = tuple(range(2, a.ndim))

@@ -1,5 +1,6 @@
 """Pooling: the largest or the mean pixel of windows."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from .view import matrix_transpose, reshape
 
 def _max_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
     places, shape = const
-    flat = F.put_index(F.reshape(g, (-1,)), (places,), (int(np.prod(shape)),))
+    flat = F.put_index(F.reshape(g, (-1,)), (places,), (math.prod(shape),))
     return (F.reshape(flat, shape),)
 
 

@@ -1,5 +1,6 @@
 """Matrix products: BLAS through NumPy, and the affine map built on it."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -208,9 +209,9 @@ def _shapes_error(a: tuple[int, ...], b: tuple[int, ...]) -> RuntimeError:
     if len(a) > 2 and len(b) > 2:
         return RuntimeError(
             "Expected size for first two dimensions of batch2 tensor to be: "
-            f"[{int(np.prod(b[:-2]))}, {a[-1]}] but got: [{int(np.prod(b[:-2]))}, {b[-2]}]."
+            f"[{math.prod(b[:-2])}, {a[-1]}] but got: [{math.prod(b[:-2])}, {b[-2]}]."
         )
-    rows = int(np.prod(a[:-1], dtype=np.int64))
+    rows = math.prod(a[:-1])
     columns = b[-1] if len(b) > 1 else 1
     inner = b[-min(2, len(b))]
     return RuntimeError(
@@ -231,7 +232,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         _same_dtype(input, weight, "mat1 and mat2 must have the same dtype, but got {A} and {B}")
     shape = a.shape
     if not shape or shape[-1] != w.shape[1]:
-        rows = int(np.prod(a.shape[:-1], dtype=np.int64))
+        rows = math.prod(a.shape[:-1])
         last = a.shape[-1] if a.ndim else 1
         raise RuntimeError(
             f"mat1 and mat2 shapes cannot be multiplied ({rows}x{last} and "

@@ -1,5 +1,6 @@
 """Variances, norms and sums that skip nan: what is built on the folds."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -56,7 +57,7 @@ STD = Rule("StdBackward0", _std_rule, True)
 
 
 def _count(shape: tuple[int, ...], dims: tuple[int, ...]) -> int:
-    return int(np.prod([shape[d] for d in dims], dtype=np.int64))
+    return math.prod([shape[d] for d in dims])
 
 
 def _spread(

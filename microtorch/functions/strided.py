@@ -1,5 +1,6 @@
 """More views over the same memory, with other dimensions or strides; in-place changes of shape."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -89,7 +90,7 @@ def unflatten(input: Tensor, dim: int, sizes: Any) -> Tensor:
     shape = input._array.shape
     place = normal_dim(dim, len(shape))
     n = shape[place]
-    known = int(np.prod([m for m in lengths if m != -1], dtype=np.int64))
+    known = math.prod([m for m in lengths if m != -1])
     if lengths.count(-1) == 1 and known and n % known == 0:
         lengths = tuple(n // known if m == -1 else m for m in lengths)
     elif lengths.count(-1) > 1:

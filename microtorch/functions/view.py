@@ -3,6 +3,7 @@
 Each view names its adjoint: what turns a gradient of the result into one of the input.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,7 +88,7 @@ def resolve_shape(shape: tuple[int, ...], count: int) -> tuple[int, ...]:
     for k, n in enumerate(shape):
         if n < -1:
             raise RuntimeError(f"invalid shape dimension {n} at index {k} of shape {list(shape)}")
-    known = int(np.prod([n for n in shape if n != -1], dtype=np.int64))
+    known = math.prod([n for n in shape if n != -1])
     if unknown:
         if known == 0:
             if count == 0:
@@ -166,7 +167,7 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
         raise RuntimeError("flatten() has invalid args: start_dim cannot come after end_dim")
     if first == last:
         return input
-    count = int(np.prod(shape[first : last + 1], dtype=np.int64))
+    count = math.prod(shape[first : last + 1])
     return reshape(input, (*shape[:first], count, *shape[last + 1 :]))
 
 
