@@ -1,6 +1,5 @@
 """Joins: `cat` along an existing dimension, `stack` along a new one."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,19 +7,23 @@ import numpy as np
 
 from .. import dtypes
 from ..errors import argument_error
-from ..tensor import Tensor, normal_dim, wrap
+from ..tensor import TENSORS, Tensor, normal_dim, wrap
 from .names import function
 from .op import Rule, deliver, record
 from .op import tensors as primitives
 
 
 def _cat_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
-    dim, ends, lengths = const
-    return tuple(
-        # What was skipped, an empty vector, gets an empty gradient.
-        F.reshape(F.narrow(g, dim, 0, 0), (0,)) if n is None else F.narrow(g, dim, end - n, n)
-        for end, n in zip(ends, lengths, strict=True)
-    )
+    dim, lengths = const
+    found, start = [], 0
+    for n in lengths:
+        if n is None:
+            # What was skipped, an empty vector, gets an empty gradient.
+            found.append(F.reshape(F.narrow(g, dim, 0, 0), (0,)))
+        else:
+            found.append(F.narrow(g, dim, start, n))
+            start += n
+    return tuple(found)
 
 
 def _stack_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
@@ -53,10 +56,11 @@ def tensor_list(name: str, tensors_: Any) -> list[Tensor]:
     """
     if isinstance(tensors_, Tensor) or not isinstance(tensors_, (list, tuple)):
         raise argument_error(name, "tensors", 1, "tuple of Tensors", tensors_)
-    for k, x in enumerate(tensors_):
-        if not isinstance(x, Tensor):
+    for x in tensors_:
+        if x.__class__ not in TENSORS and not isinstance(x, Tensor):
+            place = next(k for k, y in enumerate(tensors_) if y is x)
             raise TypeError(
-                f"expected Tensor as element {k} in argument 0, but got {type(x).__name__}"
+                f"expected Tensor as element {place} in argument 0, but got {type(x).__name__}"
             )
     return list(tensors_)
 
@@ -69,24 +73,26 @@ def cat(
     parts = tensor_list("cat", tensors)
     if not parts:
         raise ValueError("torch.cat(): expected a non-empty list of Tensors")
-    for k, x in enumerate(parts):
-        if x._array.ndim == 0:
-            raise RuntimeError(f"zero-dimensional tensor (at position {k}) cannot be concatenated")
-    kind = parts[0]._array.dtype
-    if any([x._array.dtype is not kind for x in parts]):
+    arrays = [x._array for x in parts]
+    shapes = [a.shape for a in arrays]
+    if () in shapes:
+        raise RuntimeError(
+            f"zero-dimensional tensor (at position {shapes.index(())}) cannot be concatenated"
+        )
+    if len({a.dtype for a in arrays}) > 1:
         dtype = dtypes.result_type([(x.dtype, 2) for x in parts])
         parts = [primitives.cast(x, dtype) for x in parts]
-    kept = [x._array for x in parts if x._array.shape != (0,)] or [parts[0]._array]
+        arrays = [x._array for x in parts]
+    kept = [a for a in arrays if a.shape != (0,)] or arrays[:1] if (0,) in shapes else arrays
     rank = kept[0].ndim
     dim = normal_dim(dim if axis is None else axis, rank)
     try:
         joined = np.concatenate(kept, dim)
     except ValueError:
         raise _cat_error([a.shape for a in kept], dim) from None
-    lengths = [x._array.shape[dim] if x._array.ndim == rank else None for x in parts]
-    ends = list(itertools.accumulate([n or 0 for n in lengths]))
+    lengths = [shape[dim] if len(shape) == rank else None for shape in shapes]
     array = np.asarray(joined, order="C")
-    return deliver(record(CAT, array, tuple(parts), const=(dim, ends, lengths)), out)
+    return deliver(record(CAT, array, tuple(parts), const=(dim, lengths)), out)
 
 
 def _cat_error(shapes: list[tuple[int, ...]], dim: int) -> RuntimeError:

@@ -131,6 +131,12 @@ def _check_shape(
 ) -> tuple[int, ...]:
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     a = input._array
+    if shape and a.shape[-len(shape) :] == shape and a.dtype in FLOATS:
+        for _, x in others:
+            if x is not None and (x._array.shape != shape or x._array.dtype != a.dtype):
+                break
+        else:
+            return shape
     if not shape:
         raise RuntimeError(
             "Expected normalized_shape to be at least 1-dimensional, i.e., containing at least one "
@@ -179,12 +185,11 @@ def layer_norm(
     weight, bias = _row(weight, size), _row(bias, size)
     x = input if input._array.ndim == 2 and len(shape) == 1 else reshape(input, (-1, size))
     dtype = x._array.dtype
-    numbers = [cpu.constant(v, dtype) for v in (1.0, 0.0, eps)]
-    ones, zeros = (cpu.spread(v, (size,)) for v in numbers[:2])
-    w = ones if weight is None else weight._array
-    b = zeros if bias is None else bias._array
-    array = cpu.along("layer_norm", 1, x._array, w, b, numbers[2])
-    saved = (x, w if weight is None else weight, numbers[2])
+    small = cpu.constant(eps, dtype)
+    w = cpu.row_of(1.0, size, dtype) if weight is None else weight._array
+    b = cpu.row_of(0.0, size, dtype) if bias is None else bias._array
+    array = cpu.along("layer_norm", 1, x._array, w, b, small)
+    saved = (x, w if weight is None else weight, small)
     const = (weight is not None, bias is not None)
     z = record(LAYER_NORM, array, (x, weight, bias), saved, const)
     return z if x is input else reshape(z, input._array.shape)
@@ -204,9 +209,8 @@ def rms_norm(
     weight = _row(weight, size)
     x = input if input._array.ndim == 2 and len(shape) == 1 else reshape(input, (-1, size))
     dtype = x._array.dtype
-    one = cpu.constant(1.0, dtype)
     small = cpu.constant(float(np.finfo(dtype).eps) if eps is None else eps, dtype)
-    ones = cpu.spread(one, (size,))
+    ones = cpu.row_of(1.0, size, dtype)
     w = ones if weight is None else weight._array
     array = cpu.along("rms_norm", 1, x._array, w, small)
     saved = (x, w if weight is None else weight, ones, small)

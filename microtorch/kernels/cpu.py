@@ -5,6 +5,7 @@ writes into one.
 """
 
 import contextvars
+import functools
 import math
 import sys
 import threading
@@ -337,3 +338,11 @@ def constant(value: Any, dtype: np.dtype[Any]) -> Array:
     if value != 0 and len(known) < 4096:
         known[value] = found
     return found
+
+
+@functools.lru_cache(maxsize=32)
+def row_of(value: float, size: int, dtype: np.dtype[Any]) -> Array:
+    """A read-only vector of one number; kernels are faster on it than on a repeated element."""
+    made = np.full(size, value, dtype)
+    made.flags.writeable = False
+    return made
