@@ -204,3 +204,11 @@ def test_files_have_no_tabs_or_trailing_spaces():
     for name, path in MODULES.items():
         for number, line in enumerate(path.read_text().splitlines(), 1):
             assert "\t" not in line and line == line.rstrip(), f"microtorch.{name}, line {number}"
+
+
+def test_architecture_gives_the_size_of_the_table():
+    from microtorch.table import FOLDS, ROWS, ROWWISE, STEPS
+
+    text = (pathlib.Path(__file__).parent.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert f"{len(ROWS)} rows, {len(FOLDS)} folds, {len(ROWWISE)} row-wise ops" in text
+    assert f"and {len(STEPS)} updates" in text
