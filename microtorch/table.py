@@ -8,6 +8,7 @@ CUDA, double backward, Python-float evaluation, methods, documentation, property
 derived from the row, so a new op is one row here and nothing anywhere else.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 
@@ -20,9 +21,10 @@ VOCABULARY = frozenset(
 _NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
 
 
-def names_in(text: str) -> set[str]:
+@functools.cache
+def names_in(text: str) -> frozenset[str]:
     """The identifiers of a formula."""
-    return set(_NAME.findall(text))
+    return frozenset(_NAME.findall(text))
 
 
 class Row:

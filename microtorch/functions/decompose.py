@@ -4,7 +4,6 @@ The rules of decompositions compute them again in backward: so they differentiat
 without results that refer to each other.
 """
 
-from collections import namedtuple
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,15 @@ from .names import METHODS, PUBLIC, public
 from .op import Array, Rule, deliver, primitive, record
 from .op import tensors as primitives
 from .product import matmul
+from .results import named
 from .view import expand, matrix_transpose, narrow, squeeze, unsqueeze
 
 primitives.given = wrap
-SlogDet = namedtuple("SlogDet", "sign logabsdet")
-Eigh = namedtuple("Eigh", "eigenvalues eigenvectors")
-SVD = namedtuple("SVD", "U S Vh")
-QR = namedtuple("QR", "Q R")
-LeastSquares = namedtuple("LeastSquares", "solution residuals rank singular_values")
+SlogDet = named("linalg_slogdet", "sign", "logabsdet")
+Eigh = named("linalg_eigh", "eigenvalues", "eigenvectors")
+SVD = named("linalg_svd", "U", "S", "Vh")
+QR = named("linalg_qr", "Q", "R")
+LeastSquares = named("linalg_lstsq", "solution", "residuals", "rank", "singular_values")
 
 
 def check_matrices(name: str, x: Any, square: bool = False, argument: str = "A") -> None:
@@ -138,12 +138,12 @@ def cofactors(x: Tensor) -> Tensor:
 
 
 @public()
-def slogdet(A: Tensor) -> SlogDet:
+def slogdet(A: Tensor) -> Any:
     """Signs and logarithms of the absolute values of determinants; (0, -inf) where singular."""
     check_matrices("slogdet", A, True)
     with np.errstate(all="ignore"):
         sign, logabs = map(np.asarray, np.linalg.slogdet(A._array))
-    return SlogDet(record(SIGN, sign, (A,)), record(LOGABSDET, logabs, (A,), (A,)))
+    return SlogDet((record(SIGN, sign, (A,)), record(LOGABSDET, logabs, (A,), (A,))))
 
 
 @public()
@@ -276,7 +276,7 @@ EIGENVECTORS = Rule("LinalgEighBackward0", _eigenvectors_rule)
 
 
 @primitive
-def eigh(A: Tensor, UPLO: str = "L") -> Eigh:
+def eigh(A: Tensor, UPLO: str = "L") -> Any:
     """Eigenvalues in ascending order and eigenvectors, as columns, of symmetric matrices.
 
     The lower triangle is read, or with UPLO="U" the upper one. A gradient that depends on the
@@ -288,7 +288,8 @@ def eigh(A: Tensor, UPLO: str = "L") -> Eigh:
     if UPLO == "U":
         A = matrix_transpose(A)
     values, vectors = cpu.eigh(A._array)
-    return Eigh(record(EIGENVALUES, values, (A,), (A,)), record(EIGENVECTORS, vectors, (A,), (A,)))
+    found = (record(EIGENVALUES, values, (A,), (A,)), record(EIGENVECTORS, vectors, (A,), (A,)))
+    return Eigh(found)
 
 
 def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
@@ -331,7 +332,7 @@ SINGULAR = [Rule("LinalgSvdBackward0", rule) for rule in (_u_rule, _s_rule, _vh_
 
 
 @primitive
-def svd(A: Tensor, full_matrices: bool = True) -> SVD:
+def svd(A: Tensor, full_matrices: bool = True) -> Any:
     """U, S, Vh with U @ diag(S) @ Vh = A, S descending; U and Vh are square or, reduced, fitting.
 
     A gradient that depends on the signs of singular vectors, or on those of equal singular values,
@@ -339,9 +340,10 @@ def svd(A: Tensor, full_matrices: bool = True) -> SVD:
     """
     check_matrices("svd", A)
     arrays = cpu.svd(A._array, full_matrices)
-    return SVD(
-        *(record(op, a, (A,), (A,), full_matrices) for op, a in zip(SINGULAR, arrays, strict=True))
-    )
+    found = [
+        record(op, a, (A,), (A,), full_matrices) for op, a in zip(SINGULAR, arrays, strict=True)
+    ]
+    return SVD(found)
 
 
 def svdvals(A: Tensor) -> Tensor:
@@ -378,7 +380,7 @@ Q_RULE, R_RULE = Rule("LinalgQrBackward0", _q_rule), Rule("LinalgQrBackward0", _
 
 
 @primitive
-def qr(A: Tensor, mode: str = "reduced") -> QR:
+def qr(A: Tensor, mode: str = "reduced") -> Any:
     """Q with orthonormal columns and triangular R with Q @ R = A; Q is empty in the mode 'r'.
 
     Raises:
@@ -396,11 +398,11 @@ def qr(A: Tensor, mode: str = "reduced") -> QR:
         if A._node is not None and grad_mode.enabled:
             raise RuntimeError(f"The QR decomposition is not differentiable when mode='{mode}'")
         q, r = cpu.qr(A._array, mode)
-        return QR(wrap(q), wrap(r))
+        return QR((wrap(q), wrap(r)))
     if n < m:
         # The first n columns fix Q.
         first, rest = narrow(A, -1, 0, n), narrow(A, -1, n, m - n)
         Q, R = qr(first)
-        return QR(Q, cat([R, matmul(matrix_transpose(Q), rest)], -1))
+        return QR((Q, cat([R, matmul(matrix_transpose(Q), rest)], -1)))
     q, r = cpu.qr(A._array)
-    return QR(record(Q_RULE, q, (A,), (A,)), record(R_RULE, r, (A,), (A,)))
+    return QR((record(Q_RULE, q, (A,), (A,)), record(R_RULE, r, (A,), (A,))))

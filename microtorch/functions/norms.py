@@ -214,9 +214,7 @@ def pinv(A: Tensor, rtol: float | None = None) -> Tensor:
     return record(PINV, cpu.pinv(A._array, rtol), (A,), (A, ...))
 
 
-def lstsq(
-    A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None
-) -> LeastSquares:
+def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> Any:
     """The x that minimizes |A @ x - B|, for B (*, n, k), or vectors (*, n).
 
     The solution is the pseudoinverse's. Residuals and singular values are left empty.
@@ -235,7 +233,7 @@ def lstsq(
     empty = np.empty(0, A._array.dtype)
     rank = np.asarray(np.linalg.matrix_rank(A._array, rtol=rcond))
     return LeastSquares(
-        squeeze(solution, -1) if vector else solution, wrap(empty), wrap(rank), wrap(empty.copy())
+        (squeeze(solution, -1) if vector else solution, wrap(empty), wrap(rank), wrap(empty.copy()))
     )
 
 

@@ -44,7 +44,7 @@ class RowOp:
             return _one_of_one(fused, cpu.backward(self.row, self.needed, True), len(self.names))
         if sum(self.needed) == 1:
             place = self.needed.index(True)
-            return _one_of_two(fused, self._summed(place), len(self.names), place)
+            return _one_of_two(fused, lambda: self._summed(place), len(self.names), place)
         alone = [tuple(j == k for j in range(len(self.needed))) for k in range(len(self.needed))]
         places = [
             [self.names.index(n) for n in text.backward_operands(self.row, one)] for one in alone
@@ -56,9 +56,8 @@ class RowOp:
         return _both(fused, single, places)
 
     def _summed(self, place: int) -> Any:
-        """Kernels of the sum of a gradient over all elements, if one value is saved for it."""
-        if len(self.names) != 1 or self.row.derivatives is None:
-            return None
+        """Kernels of the sum of a gradient over all elements, for which one value is saved."""
+        assert self.row.derivatives is not None
         gradient = text.chain(self.row.derivatives[place])
         operands = f"g {self.names[0]}".replace("z", "y")
         row = Row(self.row.name + "_sum", operands, gradient.replace("z", "y"), doc="")
@@ -118,7 +117,8 @@ def _one_of_one(
 def _one_of_two(
     kernels: Any, summed: Any, saved: int, place: int
 ) -> Callable[[Node, Array], tuple[Any, ...]]:
-    """The gradient of one of two inputs; `summed` are kernels of its sum over all elements."""
+    """The gradient of one of two inputs; `summed` gives the kernels of its sum."""
+    sums: Any = None
 
     def backward(node: Node, g: Array) -> tuple[Any, ...]:
         d = kernels[g.dtype](g, *arrays(node.saved))
@@ -127,6 +127,7 @@ def _one_of_two(
         return (None, d) if place else (d, None)
 
     def backward_of_one(node: Node, g: Array) -> tuple[Any, ...]:
+        nonlocal sums
         (s,) = node.saved  # type: ignore[misc]
         if s.__class__ in TENSORS:
             s = s._array
@@ -134,7 +135,8 @@ def _one_of_two(
         if shapes.__class__ is not tuple:
             d = kernels[g.dtype](g, s)
         elif s.shape == g.shape and math.prod(shapes[place]) == 1:
-            d = summed[g.dtype](g.ravel(), s.ravel()).reshape(shapes[place])
+            sums = sums or summed()
+            d = sums[g.dtype](g.ravel(), s.ravel()).reshape(shapes[place])
         else:
             d = cpu.sum_to(kernels[g.dtype](g, s), shapes[place])
         return (None, d) if place else (d, None)
