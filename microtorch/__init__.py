@@ -4,6 +4,7 @@
 only. Kernels are compiled, or loaded from the cache, at their first use.
 """
 
+import math as _math
 from typing import Any
 
 from . import autograd, cuda, device, dtypes, nn, optim, random
@@ -54,6 +55,7 @@ from .tensor import Size, Tensor, contiguous_format, preserve_format, strided
 from .value import Value
 
 __version__ = "0.1.0"
+pi, e, inf, nan = _math.pi, _math.e, _math.inf, _math.nan
 
 _methods.attach()
 globals().update(_PUBLIC)

@@ -18,4 +18,11 @@ def why_unavailable() -> str:
     return "This version of microtorch computes on the CPU only."
 
 
+def manual_seed(seed: int) -> None:
+    """Nothing: there is no GPU whose stream could be seeded, as in PyTorch without one."""
+
+
+manual_seed_all = manual_seed
+
+
 __getattr__ = unknown_names(__name__)

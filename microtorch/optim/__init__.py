@@ -1,5 +1,7 @@
 """`torch.optim`: every update is a row of the table, one compiled call a group."""
 
+from typing import Any
+
 from ..errors import unknown_names
 from .adam import Adam, AdamW
 from .optimizer import Optimizer
@@ -7,4 +9,12 @@ from .sgd import SGD
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer"]
 
-__getattr__ = unknown_names(__name__)
+_unknown = unknown_names(__name__)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "lr_scheduler":
+        import importlib
+
+        return importlib.import_module(".lr_scheduler", __name__)
+    return _unknown(name)

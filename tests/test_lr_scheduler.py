@@ -1,0 +1,86 @@
+"""Learning-rate schedules give PyTorch's rates."""
+
+import pytest
+
+import microtorch
+
+SCHEDULES = """
+s.StepLR(o, 3, 0.5)
+s.MultiStepLR(o, [2, 5, 5, 9], 0.3)
+s.ExponentialLR(o, 0.9)
+s.LambdaLR(o, lambda k: 0.95 ** k)
+s.LambdaLR(o, [lambda k: 1 / (k + 1), lambda k: k])
+s.MultiplicativeLR(o, lambda k: 0.8)
+s.ConstantLR(o, 0.5, 4)
+s.LinearLR(o, 0.1, 0.9, 6)
+s.PolynomialLR(o, 6, 2.0)
+s.CosineAnnealingLR(o, 5, 0.01)
+s.OneCycleLR(o, 0.3, total_steps=20)
+s.OneCycleLR(o, [0.3, 0.1], epochs=4, steps_per_epoch=5, anneal_strategy="linear", cycle_momentum=False)
+s.SequentialLR(o, [s.ConstantLR(o, 0.1, 2), s.ExponentialLR(o, 0.9)], [4])
+s.ReduceLROnPlateau(o, patience=2, cooldown=1)
+s.ReduceLROnPlateau(o, "max", 0.5, 1, threshold_mode="abs", min_lr=[0.01, 0.02])
+""".strip().splitlines()
+ERRORS = """
+s.StepLR(1, 2)
+s.LambdaLR(o, [lambda k: 1])
+s.LinearLR(o, 0)
+s.ConstantLR(o, 2)
+s.OneCycleLR(o, 1)
+s.OneCycleLR(o, 1, 5, pct_start=2)
+s.ReduceLROnPlateau(o, "up")
+s.ReduceLROnPlateau(o, factor=1)
+s.SequentialLR(o, [s.ConstantLR(o)], [1])
+""".strip().splitlines()
+
+
+def scene(torch):
+    import importlib
+
+    x, y = torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)
+    groups = [{"params": [x]}, {"params": [y], "lr": 0.05}]
+    optimizer = torch.optim.SGD(groups, lr=0.2, momentum=0.9)
+    return {"o": optimizer, "s": importlib.import_module(torch.__name__ + ".optim.lr_scheduler")}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("code", SCHEDULES)
+def test_rates_beside_pytorch(code):
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    rates = []
+    for module in (microtorch, torch):
+        names = scene(module)
+        scheduler = eval(code, names)
+        found = [scheduler.get_last_lr()]
+        for k in range(18):
+            names["o"].step()
+            scheduler.step(*([[3.0, 2.0, 2.5][k % 3]] if "Plateau" in code else []))
+            found.append(list(scheduler.get_last_lr()))
+            found.append([g["lr"] for g in names["o"].param_groups])
+            found.append([g["momentum"] for g in names["o"].param_groups])
+        rates.append(found)
+    for mine, theirs in zip(*rates):
+        assert mine == pytest.approx(theirs, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("code", ERRORS)
+def test_errors_beside_pytorch(code):
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    kinds = []
+    for module in (microtorch, torch):
+        names = scene(module)
+        with pytest.raises(Exception) as caught:
+            eval(code, names)
+        kinds.append(type(caught.value))
+    assert kinds[0] is kinds[1], caught.value
+
+
+def test_rates_fall_and_go_on_from_a_state():
+    names = scene(microtorch)
+    scheduler = eval("s.StepLR(o, 2, 0.5)", names)
+    for _ in range(3):
+        scheduler.step()
+    assert scheduler.get_last_lr() == [0.1, 0.025]
+    again = eval("s.StepLR(o, 2, 0.5)", scene(microtorch))
+    again.load_state_dict(scheduler.state_dict())
+    assert again.last_epoch == 3
