@@ -501,6 +501,18 @@ STEPS: dict[str, Step] = {
              "v = v * beta2 + d * d * keep2; top = maximum(top, v); "
              "p = p * shrink - rate * m / (sqrt(top) / root + eps)",
              doc="Adam with the largest second moment so far (AMSGrad)."),
+        Step("adagrad", "p g v", "rate sign weight_decay eps",
+             "d = sign * g + weight_decay * p; v = v + d * d; p = p - rate * d / (sqrt(v) + eps)",
+             doc="Adagrad (Duchi, Hazan & Singer 2011)."),
+        *(Step("rmsprop" + "_centered" * centered + "_momentum" * momentum,
+               "p g v" + " a" * centered + " b" * momentum,
+               "lr sign weight_decay keep fresh eps decay",
+               "d = sign * g + weight_decay * p; v = v * keep + d * d * fresh; "
+               + ("a = a + (d - a) * fresh; u = sqrt(v - a * a) + eps; " if centered
+                  else "u = sqrt(v) + eps; ")
+               + ("b = decay * b + d / u; p = p - lr * b" if momentum else "p = p - lr * d / u"),
+               doc="RMSprop (Tieleman & Hinton 2012); centered: divided by the deviation.")
+          for centered in (False, True) for momentum in (False, True)),
     )
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """`backward` and `grad`: the engine's roots, and where its results go."""
 
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +10,11 @@ import numpy as np
 
 from ..functions.cat import stack
 from ..functions.op import tensors as primitives
+from ..functions.overlap import check_repeated
 from ..graph import engine
-from ..graph.node import LEAF, Node, mode, next_change
+from ..graph.node import LEAF, Node, mode
 from ..kernels import cpu
-from ..tensor import Tensor, check_saved, edge, wrap
+from ..tensor import Tensor, changed, check_saved, edge, wrap
 
 NO_GRAD = "element {} of tensors does not require grad and does not have a grad_fn"
 
@@ -144,15 +146,23 @@ def accumulate(leaf: Tensor, g: Any) -> None:
         g = g if isinstance(g, Tensor) else wrap(np.asarray(g))
         leaf._grad = g if held is None else held + g
     elif held is None:
-        own = g.base is None and sys.getrefcount(g) <= cpu.ALONE and g.flags.c_contiguous
+        own = g.base is None and sys.getrefcount(g) <= cpu.ALONE
+        own = own and g.flags.c_contiguous and g.flags.writeable
         leaf._grad = wrap(g if own else np.array(g, order="C"))
     elif held._node is not None:
         leaf._grad = held + wrap(g)
     else:
-        cpu.add_into(held._array, g)
-        held._changes = next_change(held._changes)
+        check_repeated(held._array)
+        if g.size > cpu.LARGE:
+            # A long loop lets other threads run, which may have the same leaf.
+            with _adding:
+                cpu.add_into(held._array, g)
+        else:
+            cpu.add_into(held._array, g)
+        changed(held)
 
 
+_adding = threading.Lock()
 _ONES = {dtype: cpu.constant(1, dtype) for dtype in map(np.dtype, ("f4", "f8"))}
 
 
@@ -162,8 +172,9 @@ def grad(
     grad_outputs: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
-    is_grads_batched: bool = False,
+    only_inputs: bool = True,
     allow_unused: bool | None = None,
+    is_grads_batched: bool = False,
     materialize_grads: bool = False,
 ) -> tuple[Any, ...]:
     """Gradients of outputs with respect to inputs, as a tuple; no `.grad` is touched.
@@ -180,6 +191,14 @@ def grad(
         raise ValueError(
             "Expected allow_unused to be True or not passed when materialize_grads=True, but got: "
             "allow_unused=False."
+        )
+    if not only_inputs:
+        warnings.warn(
+            "only_inputs argument is deprecated and is ignored now (defaults to True). To "
+            "accumulate gradient for other parts of the graph, please use "
+            "torch.autograd.backward.",
+            FutureWarning,
+            stacklevel=2,
         )
     roots, wanted = _several(outputs), _several(inputs)
     if not wanted:
@@ -244,8 +263,8 @@ def _batched(
             [g if g is None else g[k] for g in grad_outputs],
             keep or k + 1 < count,
             create_graph,
-            False,
-            *flags,
+            allow_unused=flags[0],
+            materialize_grads=flags[1],
         )
         for k in range(count)
     ]
@@ -266,7 +285,7 @@ def tensor_backward(
         array = self._array
         g = None
         if gradient is None:
-            g = _ONES[array.dtype] if array.ndim == 0 else None
+            g = _ONES[array.dtype].copy() if array.ndim == 0 else None
         elif gradient.__class__ is Tensor and gradient._array.dtype is array.dtype:
             g = gradient._array if gradient._array.shape == array.shape else None
         if g is not None:

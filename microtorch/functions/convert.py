@@ -25,12 +25,12 @@ def _clone_rule(F: Any, g: Any, _: Any) -> tuple[Any, ...]:
 
 
 def _nothing_rule(F: Any, g: Any, _: Any) -> tuple[Any, ...]:
-    return (F.mul(g, 0.0),)
+    return (F.zeros_of(g),)
 
 
 def _copied_rule(F: Any, g: Any, _: Any) -> tuple[Any, ...]:
     """Zeros for what was overwritten, g for what it was overwritten with."""
-    return F.mul(g, 0.0), g
+    return F.zeros_of(g), g
 
 
 TO_COPY = Rule("ToCopyBackward0", _cast_rule)

@@ -78,7 +78,7 @@ def gather(
     need_tensor("gather", "input", 1, input)
     x = lifted(input)
     key = _key("gather", x, dim, index)
-    z = record(GATHER, x._array[key], (x,), const=(x._array.shape, key))
+    z = record(GATHER, x._array[key], (x,), (index,), (x._array.shape, key))
     return deliver(in_shape(z, index._array.shape), out)
 
 
@@ -107,7 +107,7 @@ def scatter(
         (np.add if reduce == "add" else np.multiply).at(array, key, source._array)
         return wrap(array.reshape(input._array.shape))
     array[key] = source._array
-    z = record(SCATTER, array, (x, source), const=(key, source._array.shape))
+    z = record(SCATTER, array, (x, source), (index,), (key, source._array.shape))
     return in_shape(z, input._array.shape)
 
 
@@ -271,7 +271,7 @@ def index_select(input: Tensor, dim: int, index: Tensor, *, out: Tensor | None =
     a = x._array
     _check_vector(key, a.shape[len(key) - 1], "index out of range in self")
     array = np.ascontiguousarray(a[key])
-    z = record(INDEX_SELECT, array, (x,), const=(a.shape, key))
+    z = record(INDEX_SELECT, array, (x,), (index,), (a.shape, key))
     return deliver(z if input._array.ndim else in_shape(z, ()), out)
 
 

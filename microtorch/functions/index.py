@@ -22,13 +22,14 @@ from .overlap import check_repeated, check_shared
 from .view import expand, linked, reshape
 
 
-def place_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
-    """Gradient of x for `x[key]`, where const is x's shape and the key."""
+def place_rule(F: Any, g: Any, const: Any, *_: Any) -> tuple[Any, ...]:
+    """Gradient of x for `x[key]`, where const is x's shape and the key; index tensors are saved
+    too, so that a change of one is noticed."""
     shape, key = const
     return (F.put_index(g, key, shape),)
 
 
-def assign_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
+def assign_rule(F: Any, g: Any, const: Any, *_: Any) -> tuple[Any, ...]:
     """Gradient of x after x[key] = value: zero where written; the rest went to the value."""
     key, value_shape = const
     if value_shape is None:
@@ -40,7 +41,7 @@ def assign_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
     return F.clear_index(g, key), F.reshape(into, value_shape) if extra > 0 else into
 
 
-def accumulate_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
+def accumulate_rule(F: Any, g: Any, const: Any, *_: Any) -> tuple[Any, ...]:
     """Gradient of x after x[key] += value: all of it; value gets its part."""
     key, value_shape = const
     return g, None if value_shape is None else F.sum_to(F.take_index(g, key), value_shape)
@@ -227,7 +228,7 @@ def getitem(input: Tensor, key: Any) -> Tensor:
         if (kind is INT64 and places.ndim and a.ndim) or (kind is BOOL and places.shape == a.shape):
             # One index tensor or mask, the usual case.
             array = take(a, (places,))
-            return record(INDEX, array, (input,), const=(a.shape, (places,)))
+            return record(INDEX, array, (input,), (key,), (a.shape, (places,)))
     items = key if key.__class__ is tuple else (key,)
     if len(items) <= a.ndim and all(map(_is_usual, items)):
         return _view(input, items)
@@ -239,7 +240,13 @@ def getitem(input: Tensor, key: Any) -> Tensor:
     array = take(input._array, arrays)
     # A copy of its own, in row-major order whatever order NumPy chose.
     array = np.array(array, order="C", copy=array.base is not None or None)
-    return record(INDEX, array, (input,), const=(input._array.shape, arrays))
+    return record(INDEX, array, (input,), _tensors(key), (input._array.shape, arrays))
+
+
+def _tensors(key: Any) -> tuple[Tensor, ...]:
+    """The index tensors of a key."""
+    items = key if isinstance(key, (tuple, list)) else (key,)
+    return tuple(i for i in items if isinstance(i, Tensor))
 
 
 def setitem(input: Tensor, key: Any, value: Any) -> None:
@@ -261,7 +268,7 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
             "Index put requires the source and destination dtypes match, got "
             f"{input.dtype.short} for the destination and {value.dtype.short} for the source."
         )
-    _assign(input, arrays, value, ASSIGN_INDEX)
+    _assign(input, arrays, value, ASSIGN_INDEX, _tensors(key))
 
 
 def _overlaps(input: Tensor, views: tuple[Any, ...], value: Any) -> bool:
@@ -285,7 +292,9 @@ def _value(value: Any, like: Tensor) -> Tensor:
     return value if isinstance(value, Tensor) else wrap(cpu.cast(np.asarray(value), like.dtype))
 
 
-def _assign(input: Tensor, key: tuple[Any, ...], value: Tensor, op: Rule) -> None:
+def _assign(
+    input: Tensor, key: tuple[Any, ...], value: Tensor, op: Rule, saved: tuple[Any, ...] = ()
+) -> None:
     """Write a value at a key in NumPy's terms, in place."""
     a, shape = input._array, value._array.shape
     region = take(a, key)
@@ -304,7 +313,7 @@ def _assign(input: Tensor, key: tuple[Any, ...], value: Tensor, op: Rule) -> Non
     changed(input)
     if mode.enabled and (input._node is not None or value._node is not None):
         shape = value._array.shape
-        take_over(input, record(op, a, (input, value), const=(key, shape))._node)
+        take_over(input, record(op, a, (input, value), saved, (key, shape))._node)
 
 
 @public()

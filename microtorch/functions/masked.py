@@ -42,7 +42,7 @@ def masked_select(input: Tensor, mask: Tensor, *, out: Tensor | None = None) -> 
         raise RuntimeError("masked_select: expected BoolTensor for mask")
     x, places = _common("masked_select", input, mask)
     array = np.asarray(x._array[places]).reshape(-1)
-    return deliver(record(MASKED_SELECT, array, (x,), const=(x._array.shape, (places,))), out)
+    return deliver(record(MASKED_SELECT, array, (x,), (mask,), (x._array.shape, (places,))), out)
 
 
 @public(in_place=True)
@@ -62,7 +62,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
         )
     number = cast(number, input.dtype)
     array = np.where(places, number._array, x._array)
-    return record(MASKED_FILL, array, (x, number), const=((places,), ()))
+    return record(MASKED_FILL, array, (x, number), (mask,), ((places,), ()))
 
 
 @public(in_place=True)
@@ -83,7 +83,7 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     values = reshape(source, (-1,))[:count]
     array = x._array.copy()
     array[places] = values._array
-    return record(MASKED_SCATTER, array, (x, values), const=((places,), (count,)))
+    return record(MASKED_SCATTER, array, (x, values), (mask,), ((places,), (count,)))
 
 
 def _flat(name: str, input: Tensor, index: Any) -> tuple[Any, ...]:
@@ -111,7 +111,7 @@ def take(input: Tensor, index: Tensor, *, out: Tensor | None = None) -> Tensor:
     key = _flat("take", input, index)
     flat = reshape(input, (-1,))
     array = np.asarray(flat._array[key])
-    return deliver(record(TAKE, array, (flat,), const=(flat._array.shape, key)), out)
+    return deliver(record(TAKE, array, (flat,), (index,), (flat._array.shape, key)), out)
 
 
 @public(in_place=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import dtypes
 from ..table import ROWS
-from ..tensor import Tensor
+from ..tensor import Tensor, wrap
 from . import (  # noqa: F401 - the decorators of all enter their functions
     affine,
     arithmetic,
@@ -175,6 +175,12 @@ def _reciprocal_times(x: Tensor, y: Any) -> Tensor:
     if isinstance(y, Tensor) and y._node is not None:
         return FUNCTIONS["div"](y, x)
     return FUNCTIONS["mul"](FUNCTIONS["reciprocal"](x), y)
+
+
+@primitive
+def zeros_of(x: Tensor) -> Tensor:
+    """Zeros of the shape and dtype of x."""
+    return wrap(np.zeros(x._array.shape, x._array.dtype))
 
 
 @primitive

@@ -222,6 +222,11 @@ def divide_rounded(x: Array, y: Array, mode: str) -> Array:
         return np.asarray(quotient + above.astype(x.dtype))
 
 
+def zeros_of(x: Array) -> Array:
+    """Zeros of the shape and dtype of x."""
+    return np.zeros(x.shape, x.dtype)
+
+
 def logical_not(c: Array) -> Array:
     """The complement of a mask."""
     return ~c
@@ -334,6 +339,8 @@ def constant(value: Any, dtype: np.dtype[Any]) -> Array:
         known = constants.setdefault(dtype, {})
     with np.errstate(all="ignore"):
         found = np.array(value).astype(dtype)
+    # Many operations share it.
+    found.flags.writeable = False
     # 0.0 == -0.0, so zeros have no place in a dict.
     if value != 0 and len(known) < 4096:
         known[value] = found

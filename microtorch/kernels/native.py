@@ -56,9 +56,10 @@ def kernel(self, args, nargs, names):
                 still = still | i64_at(x[5])[d]
             # Without gaps, or one element repeated.
             whole = (flags & 1) != 0
-            good = good & (x[7] == c[2]) & ((flags & 0x100) != 0) & (whole | (still == 0))
+            good = good & (x[7] == where(k == count, c[7], c[2]))
+            good = good & ((flags & 0x100) != 0) & (whole | (still == 0))
             a[k] = x[2]
-            s[k] = where(whole, c[3], 0)
+            s[k] = where(whole, where(k == count, c[10], c[3]), 0)
             if k == count:
                 # The result is given: of the shape found, and an operand or apart from all.
                 good = good & whole & (n == size) & (nd == rank) & ((flags & 0x400) != 0)
@@ -67,7 +68,7 @@ def kernel(self, args, nargs, names):
                         good = good & (lengths[d] == i64_at(shape)[d])
                     for j in range(k):
                         end = a[j] + size * c[3]
-                        apart = (end <= a[k]) | (a[k] + size * c[3] <= a[j])
+                        apart = (end <= a[k]) | (a[k] + size * c[10] <= a[j])
                         good = good & (apart | ((a[j] == a[k]) & ((s[j] != 0) | (size == 1))))
             elif nd > rank:
                 good = good & (size == 1)

@@ -7,6 +7,8 @@ split at fixed places, whatever the number of threads.
 """
 
 import ctypes
+import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -74,8 +76,22 @@ class ByDtype(dict[Any, Any]):
     def __missing__(self, dtype: np.dtype[Any]) -> Any:
         if dtype.name not in text.C_TYPE:
             raise NotImplementedError(f"no kernel is made for arrays of dtype {dtype}")
-        kernel = self[dtype] = self._make(dtype)
+        # One at a time: Python's parser fails in several threads at once.
+        with _making[0]:
+            kernel = self[dtype] = self._make(dtype)
         return kernel
+
+
+# The lock that is held while a kernel is made; a forked child has one of its own.
+_making = [threading.RLock()]
+
+
+def _in_child() -> None:
+    _making[0] = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 BOOL = np.dtype(bool)

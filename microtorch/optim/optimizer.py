@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..autograd.modes import enable_grad
+from ..functions.overlap import check_repeated
 from ..graph.node import next_change
 from ..kernels import cpu
 from ..table import STEPS
-from ..tensor import Tensor, wrap
+from ..tensor import Tensor, changed, wrap
 
 
 @functools.cache
@@ -203,23 +204,39 @@ class Update:
         dtype = lines[0][0]._array.dtype
         words: list[int] = []
         for line in lines:
+            size = line[0]._array.size
             for tensor in line:
                 a = tensor._array
-                if (a.dtype is not dtype and a.dtype != dtype) or not a.flags.c_contiguous:
+                if (
+                    (a.dtype is not dtype and a.dtype != dtype)
+                    or a.size != size
+                    or not a.flags.c_contiguous
+                ):
                     self._in_turn(lines, numbers)
                     return
                 words.append(id(a) + offset)
-            words.append(a.size)
+            words.append(size)
         table = array.array("q", words)
         h = array.array("d", numbers)
         self._kernels[dtype](table.buffer_info()[0], len(lines), h.buffer_info()[0], 0)
         for line in lines:
             p = line[0]
-            root = p if p._base is None else p._base
-            root._changes = next_change(root._changes)
+            if p._base is None:
+                p._changes = next_change(p._changes)
+            else:
+                changed(p)
 
     def _in_turn(self, lines: list[tuple[Any, ...]], numbers: tuple[float, ...]) -> None:
         """The same, a parameter at a time, by copies of what has gaps or another dtype."""
+        for line in lines:
+            shape = line[0]._array.shape
+            for tensor in line:
+                if tensor._array.shape != shape:
+                    raise RuntimeError(
+                        f"a parameter of shape {list(shape)} cannot be updated with a gradient or "
+                        f"state of shape {list(tensor._array.shape)}"
+                    )
+            check_repeated(line[0]._array)
         for line in lines:
             dtype = line[0]._array.dtype
             copies = [wrap(np.asarray(t._array, dtype, order="C")) for t in line]
@@ -227,5 +244,4 @@ class Update:
             for tensor, copied in zip(line, copies, strict=True):
                 if tensor is not line[1] and copied._array is not tensor._array:
                     tensor._array[...] = copied._array
-            root = line[0] if line[0]._base is None else line[0]._base
-            root._changes = next_change(root._changes)
+            changed(line[0])
