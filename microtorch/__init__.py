@@ -65,15 +65,29 @@ _LAZY = {
     "is_anomaly_enabled": "autograd.anomaly", "set_anomaly_enabled": "autograd.anomaly",
     "is_anomaly_check_nan_enabled": "autograd.anomaly",
     "register": "custom", "save": "checkpoint", "load": "checkpoint", "summary": "torchsummary",
-    "from_dlpack": "interop", "draw": "drawing",
+    "from_dlpack": "interop", "draw": "drawing", "finfo": "limits", "iinfo": "limits",
     "set_printoptions": "printing", "get_printoptions": "printing",
 }  # fmt: skip
-_SUBMODULES = ("linalg", "utils")
+_SUBMODULES = ("backends", "linalg", "utils")
 
 
 def is_tensor(obj: Any) -> "bool":  # type: ignore[valid-type]
     """Whether obj is a Tensor."""
     return isinstance(obj, Tensor)
+
+
+def is_floating_point(input: Tensor) -> "bool":  # type: ignore[valid-type]
+    """Whether the dtype of a tensor is a floating-point type."""
+    return input.is_floating_point()
+
+
+def promote_types(type1: dtype, type2: dtype) -> dtype:
+    """The smallest dtype that holds values of both."""
+    return dtypes.promote(type1, type2)
+
+
+def use_deterministic_algorithms(mode: "bool", *, warn_only: "bool" = False) -> None:  # type: ignore[valid-type]
+    """Accepted: results are the same in every run anyway."""
 
 
 def __getattr__(name: str) -> Any:

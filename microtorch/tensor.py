@@ -139,6 +139,8 @@ class Tensor:
         def __radd__(self, other: Any) -> "Tensor": ...
         def __getitem__(self, key: Any) -> "Tensor": ...
 
+        type: Callable[..., Any]
+
     __hash__ = object.__hash__
 
     def __getattr__(self, name: str) -> Any:
@@ -228,12 +230,6 @@ class Tensor:
     def pin_memory(self) -> NoReturn:
         """Refused: there is no accelerator to copy to."""
         raise RuntimeError("Cannot access accelerator device when none is available.")
-
-    def type(self, dtype: Any = None) -> Any:
-        """PyTorch's old type name, `torch.FloatTensor`; or the tensor in another dtype."""
-        if dtype is not None:
-            return self.to(dtype)
-        return f"torch.{self.dtype.short}Tensor"
 
     # ------------------------------------------------------------------------ autograd
     @property

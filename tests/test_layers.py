@@ -26,7 +26,7 @@ LEVELS = (
     ("tensor", "random", "functions", "value", "custom"),
     ("autograd", "capture"),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "drawing",
-     "drawing_layout", "testing", "linalg"),
+     "drawing_layout", "testing", "linalg", "limits", "backends"),
     ("",),
 )  # fmt: skip
 

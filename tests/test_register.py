@@ -126,13 +126,13 @@ def tensor(*values, dtype=torch.float64):
 
 
 def test_one_input():
-    f = torch.register("softsquare", "a", "a * a / (1 + fabs(a))", doc="Smooth |a|.")
-    assert (f.__name__, f.__doc__) == ("softsquare", "Smooth |a|.")
+    f = torch.register("smoothabs", "a", "a * a / (1 + fabs(a))", doc="Smooth |a|.")
+    assert (f.__name__, f.__doc__) == ("smoothabs", "Smooth |a|.")
     for dtype in (torch.float32, torch.float64):
         x = tensor(-2.0, 0.5, 3.0, dtype=dtype)
         y = f(x)
         assert y.dtype is dtype
-        assert type(y.grad_fn).__name__ == "SoftsquareBackward0"
+        assert type(y.grad_fn).__name__ == "SmoothabsBackward0"
         y.sum().backward()
         a = np.array([-2.0, 0.5, 3.0])
         assert np.allclose(y.tolist(), a * a / (1 + abs(a)))

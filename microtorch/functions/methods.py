@@ -22,6 +22,7 @@ from . import (  # noqa: F401 - the decorators of all enter their functions
     gather,
     index,
     join,
+    legacy,
     masked,
     mix,
     normalization,
