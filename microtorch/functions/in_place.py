@@ -17,26 +17,14 @@ from .overlap import check_overlap
 
 def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`x.name_(...)`: the result is written into x, which takes over its history."""
-    # Kernels that a call may use at once: of rows whose second input, if there is one, is a
-    # tensor or a number.
     row = ROWS.get(name)
-    count = 0 if row is None else len(row.inputs) - 1
     simple = row is not None and not row.params and name not in ("atan2", "hypot")
-    kernels = cpu.IN_PLACE.get(name) if simple else None
+    kernels: Any = cpu.IN_PLACE.get(name) if simple else None
 
-    def apply(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        recorded = input._node is not None and mode.enabled
-        if recorded or (input._base is not None and mode.enabled):
+    def general(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if mode.enabled and (input._node is not None or input._base is not None):
             check_in_place(input)
-        if input._base is not None or (args and args[0].__class__ in TENSORS):
-            check_overlap(input, *args)
-        if kernels is not None and len(args) == count and not (recorded or kwargs):
-            others = plain(input, *args)
-            if others is not None:
-                a = input._array
-                kernels[a.dtype](a, *others, a)
-                changed(input)
-                return input
+        check_overlap(input, *args)
         try:
             result = function(input, *args, **kwargs)
         except TypeError as error:
@@ -44,20 +32,52 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
         write(input, result)
         return input
 
-    def plain(x: Tensor, y: Any = None) -> tuple[Any, ...] | None:
-        """The other operands as arrays, if the result can be written into x at once."""
-        dtype = x._array.dtype
-        if dtype not in FLOATS:
-            return None
-        if not count:
-            return ()
-        if y.__class__ in TENSORS:
-            b = y._array
-            if b.dtype is not dtype or (y._node is not None and mode.enabled):
-                return None
-            return (b,) if not b.ndim or b.shape == x._array.shape else None
-        return (cpu.constant(y, dtype),) if y.__class__ is float or y.__class__ is int else None
+    def unary(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        a = input._array
+        if (
+            args
+            or kwargs
+            or input._base is not None
+            or a.dtype not in FLOATS
+            or 0 in a.strides
+            or (input._node is not None and mode.enabled)
+        ):
+            return general(input, *args, **kwargs)
+        kernels[a.dtype](a, a)
+        changed(input)
+        return input
 
+    def binary(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if len(args) != 1 or kwargs or input._base is not None:
+            return general(input, *args, **kwargs)
+        a, (other,) = input._array, args
+        dtype = a.dtype
+        if dtype not in FLOATS or 0 in a.strides:
+            return general(input, other)
+        kind = other.__class__
+        if kind in TENSORS:
+            b = other._array
+            if (
+                b.dtype is not dtype
+                or other is input
+                or other._base is not None
+                or (b.shape != a.shape and b.ndim)
+                or (other._node is not None and mode.enabled)
+            ):
+                return general(input, other)
+        elif kind is float or kind is int:
+            b = cpu.constant(other, dtype)
+        else:
+            return general(input, other)
+        if input._node is not None and mode.enabled:
+            return general(input, other)
+        kernels[dtype](a, b, a)
+        changed(input)
+        return input
+
+    # What is written at once: floats without history that share no memory.
+    count = 0 if row is None or kernels is None else len(row.inputs)
+    apply = (general, unary, binary)[count]
     apply.__name__ = apply.__qualname__ = name + "_"
     apply.__doc__ = f"In-place form of `{name}`."
     return apply

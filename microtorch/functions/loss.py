@@ -219,8 +219,8 @@ def binary_cross_entropy(
             f"\"binary_cross_entropy\" not implemented for '{input.dtype.short}'"
         )
     loss = _bce(input, target, reduction if weight is None else "none")
-    value = loss._array
-    if value.item() != value.item() if value.ndim == 0 else (value != value).any():
+    value = loss._array if reduction == "none" or weight is not None else loss._array.item()
+    if value != value if value.__class__ is float else (value != value).any():
         _refuse(a, b)
     return loss if weight is None else _weighted(loss, weight, reduction)
 

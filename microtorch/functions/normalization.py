@@ -186,8 +186,8 @@ def layer_norm(
     x = input if input._array.ndim == 2 and len(shape) == 1 else reshape(input, (-1, size))
     dtype = x._array.dtype
     small = cpu.constant(eps, dtype)
-    w = cpu.row_of(1.0, size, dtype) if weight is None else weight._array
-    b = cpu.row_of(0.0, size, dtype) if bias is None else bias._array
+    w = cpu.full((size,), 1.0, dtype) if weight is None else weight._array
+    b = cpu.full((size,), 0.0, dtype) if bias is None else bias._array
     array = cpu.along("layer_norm", 1, x._array, w, b, small)
     saved = (x, w if weight is None else weight, small)
     const = (weight is not None, bias is not None)
@@ -210,7 +210,7 @@ def rms_norm(
     x = input if input._array.ndim == 2 and len(shape) == 1 else reshape(input, (-1, size))
     dtype = x._array.dtype
     small = cpu.constant(float(np.finfo(dtype).eps) if eps is None else eps, dtype)
-    ones = cpu.row_of(1.0, size, dtype)
+    ones = cpu.full((size,), 1.0, dtype)
     w = ones if weight is None else weight._array
     array = cpu.along("rms_norm", 1, x._array, w, small)
     saved = (x, w if weight is None else weight, ones, small)

@@ -1,5 +1,6 @@
 """Reductions: folds of the table, and what is built on them."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,14 +60,19 @@ class OfAll(Rule):
     __slots__ = ()
 
     def backward(self, node: Node, g: Array) -> tuple[Any, ...]:
-        """Gradient of the input, as a view."""
+        """Gradient of the input; of a large one as a view."""
         shape, _, count = node.const
+        g = g if g.ndim == 0 else g.reshape(())
+        # Small gradients are repeated at once: kernels are slower on views.
         if self is MEAN[0]:
-            g = _DIV[g.dtype](g, cpu.constant(count, g.dtype))
-        return (cpu.spread(g if g.ndim == 0 else g.reshape(()), shape),)
+            small = count <= cpu.LARGE
+            g = _DIV[g.dtype](g, cpu.full(shape if small else (), count, g.dtype))
+        elif small := math.prod(shape) <= cpu.LARGE:
+            g = _MUL[g.dtype](g, cpu.full(shape, 1, g.dtype))
+        return (g if small else cpu.spread(g, shape),)
 
 
-_DIV = cpu.ROW_KERNELS["div"]
+_DIV, _MUL = cpu.ROW_KERNELS["div"], cpu.ROW_KERNELS["mul"]
 SUM = [OfAll("SumBackward0", _sum_rule), Rule("SumBackward1", _sum_rule)]
 MEAN = [OfAll("MeanBackward0", _mean_rule), Rule("MeanBackward1", _mean_rule)]
 MAX = [Rule("MaxBackward1", _extreme_rule, True), Rule("AmaxBackward0", _extreme_rule, True)]

@@ -61,7 +61,7 @@ class RowOp:
         gradient = text.chain(self.row.derivatives[place])
         operands = f"g {self.names[0]}".replace("z", "y")
         row = Row(self.row.name + "_sum", operands, gradient.replace("z", "y"), doc="")
-        return cpu.fold(FOLDS["sum"], row)
+        return cpu.fold(FOLDS["sum"], row, total=True)
 
     def differentiate(self, node: Node, g: Tensor) -> tuple[Any, ...]:
         """The derivatives' text, evaluated on Tensors."""
@@ -136,7 +136,9 @@ def _one_of_two(
             d = kernels[g.dtype](g, s)
         elif s.shape == g.shape and math.prod(shapes[place]) == 1:
             sums = sums or summed()
-            d = sums[g.dtype](g.ravel(), s.ravel()).reshape(shapes[place])
+            d = sums[g.dtype](g, s)
+            if shapes[place] != (1,):
+                d = d.reshape(shapes[place])
         else:
             d = cpu.sum_to(kernels[g.dtype](g, s), shapes[place])
         return (None, d) if place else (d, None)

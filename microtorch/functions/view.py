@@ -175,7 +175,7 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 def squeeze(input: Tensor, *dim: Any, **named: Any) -> Tensor:
     """Without its dimensions of length 1, or without those named."""
     a = input._array
-    if "dim" in named:
+    if named:
         dim = (named.pop("dim"),)
     if not dim:
         return linked(input, a.squeeze(), SQUEEZE[0], a.shape)

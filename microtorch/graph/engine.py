@@ -108,6 +108,12 @@ def run(
             node.saved = None
         parents = node.parents
         node = None
+        if len(parents) == 1 and isinstance(parents[0], Node):
+            # The usual case: straight on.
+            if (d := gradients[0]) is not None:
+                node, g = parents[0], d
+            gradients = d = None
+            continue
         for parent, d in zip(parents, gradients):
             if d is None or parent is None:
                 continue

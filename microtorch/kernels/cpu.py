@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from ..table import FOLDS
 from .lapack import *  # noqa: F403
 from .scans import *  # noqa: F403
 from .ufuncs import *  # noqa: F403
-from .ufuncs import FOLD_KERNELS, IN_PLACE, ROW_KERNELS, ROWWISE_KERNELS, Array
+from .ufuncs import FOLD_KERNELS, IN_PLACE, ROW_KERNELS, ROWWISE_KERNELS, Array, fold
 from .windows import conv as conv
 from .windows import conv_input as conv_input
 from .windows import conv_weight as conv_weight
@@ -66,7 +67,8 @@ def _references_of_one() -> int:
 # What sys.getrefcount gives in a function for an argument that its caller alone refers to; it
 # depends on the version of Python.
 ALONE = _references_of_one()
-# From this many elements on it pays to write into a gradient that nothing else refers to.
+# From this many elements on it pays to write into a gradient that nothing else refers to, and to
+# keep one number for many.
 LARGE = 8192
 
 
@@ -131,7 +133,7 @@ def expand(x: Array, shape: tuple[int, ...]) -> Array:
     return np.ndarray(shape, x.dtype, x, 0, lead + own)
 
 
-_sum = FOLD_KERNELS["sum"]
+_total = fold(FOLDS["sum"], total=True)
 _STILL = [(0,) * rank for rank in range(65)]
 
 
@@ -144,9 +146,10 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """The array summed over the dimensions along which `shape` was repeated."""
     if x.shape == shape:
         return x
+    if shape == (1,):
+        return _total[x.dtype](x)  # type: ignore[no-any-return]
     if math.prod(shape) == 1:
-        flat = x if x.ndim == 1 else x.ravel("K")
-        return _sum[x.dtype](flat).reshape(shape)  # type: ignore[no-any-return]
+        return _total[x.dtype](x).reshape(shape)  # type: ignore[no-any-return]
     lead = x.ndim - len(shape)
     dims = (*range(lead), *(lead + k for k, n in enumerate(shape) if n == 1 != x.shape[lead + k]))
     return reduce("sum", x, dims).reshape(shape)
@@ -347,9 +350,9 @@ def constant(value: Any, dtype: np.dtype[Any]) -> Array:
     return found
 
 
-@functools.lru_cache(maxsize=32)
-def row_of(value: float, size: int, dtype: np.dtype[Any]) -> Array:
-    """A read-only vector of one number; kernels are faster on it than on a repeated element."""
-    made = np.full(size, value, dtype)
+@functools.lru_cache(maxsize=64)
+def full(shape: tuple[int, ...], value: float, dtype: np.dtype[Any]) -> Array:
+    """A read-only array of one number; kernels are faster on it than on a repeated element."""
+    made = np.full(shape, value, dtype)
     made.flags.writeable = False
     return made

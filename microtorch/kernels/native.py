@@ -25,7 +25,8 @@ MOST = 1 << 16
 
 # The context, a bytes object, as words: 0 number of inputs, 1 ndarray, 2 dtype, 3 item size,
 # 4 PyObject_Vectorcall, 5 what is called instead, 6 PyArray_NewFromDescr, 7 dtype of the result,
-# 8 loop, 9 its data, 10 item size of the result, 11 Py_IncRef.
+# 8 loop, 9 its data, 10 item size of the result, 11 Py_IncRef, 12 whether all elements are folded,
+# whatever the rank, to an array of one.
 # An array object: 8 type, 16 data, 24 rank, 32 shape, 40 strides, 56 dtype, 64 flags.
 _MAP = f"""
 def kernel(self, args, nargs, names):
@@ -124,10 +125,10 @@ def kernel(self, args, nargs, names):
                 break
             nd = i32_at(given[k] + 24)[0]
             good = good & (x[7] == c[2]) & ((i32_at(given[k] + 64)[0] & 0x101) == 0x101)
-            if nd != 1:
-                good = False
-                break
-            n = i64_at(x[4])[0]
+            good = good & ((nd == 1) | (c[12] != 0))
+            n = i64(1)
+            for d in range(nd):
+                n = n * i64_at(x[4])[d]
             good = good & ((size < 0) | (n == size))
             size = n
             a[k] = x[2]
@@ -137,16 +138,62 @@ def kernel(self, args, nargs, names):
     if not good:
         return call(c[4], (c[5], args, nargs, names))
     call(c[11], (c[7],))
-    out = call(c[6], (c[1], c[7], 0, 0, 0, 0, 0, 0))
+    lengths = words(2)
+    i64_at(lengths)[0] = 1
+    out = call(c[6], (c[1], c[7], c[12], lengths, 0, 0, 0, 0))
     if out == 0:
         return 0
     a[count] = i64_at(out)[2]
     s[count] = 0
-    lengths = words(2)
-    i64_at(lengths)[0] = 1
     i64_at(lengths)[1] = size
     call(c[8], (operands, lengths, steps, c[9]))
     return out
+"""
+
+
+# The context: 0 arrays a line, 1 ndarray, 2 dtype, 3 loop, 4 True, 5 False, 6 Py_IncRef. The first
+# argument holds the numbers as bytes; the others are the arrays, line after line.
+_STEP = f"""
+def kernel(self, args, nargs, names):
+    c = i64_at(self + {{bytes}})
+    given = i64_at(args)
+    lines = (nargs - 1) // c[0]
+    table = words(512)
+    t = i64_at(table)
+    used = i64(0)
+    total = i64(0)
+    good = (names == 0) & (lines * (c[0] + 1) <= 512)
+    if good:
+        for line in range(lines):
+            size = i64(-1)
+            for k in range(c[0]):
+                place = given[1 + line * c[0] + k]
+                x = i64_at(place)
+                if x[1] != c[1]:
+                    good = False
+                    break
+                flags = i32_at(place + 64)[0]
+                # Without gaps and aligned; all but the gradient, which is second, are written.
+                good = good & (x[7] == c[2]) & ((flags & 0x101) == 0x101)
+                good = good & ((k == 1) | ((flags & 0x400) != 0))
+                n = i64(1)
+                for d in range(i32_at(place + 24)[0]):
+                    n = n * i64_at(x[4])[d]
+                good = good & ((size < 0) | (n == size))
+                size = n
+                t[used] = place + 16
+                used += 1
+            t[used] = size
+            used += 1
+            total += size
+            if not good:
+                break
+    good = good & (total <= {MOST})
+    if good:
+        call(c[3], (table, lines, given[0] + {{bytes}}, 0))
+    result = where(good, c[4], c[5])
+    call(c[6], (result,))
+    return result
 """
 
 
@@ -215,14 +262,22 @@ def builtin(name: str, address: int, context: list[int], keep: Any = None) -> Ca
 
 
 def function(
-    ufunc: Any, loop: int, data: int, types: list[np.dtype[Any]], fold: bool = False
+    ufunc: Any,
+    loop: int,
+    data: int,
+    types: list[np.dtype[Any]],
+    fold: bool = False,
+    total: bool = False,
 ) -> Callable[..., Any]:
     """The kernel of a ufunc with one result, which is always an array, as a built-in function.
 
-    types: dtypes of the inputs, which are one, and of the result.
+    types: dtypes of the inputs, which are one, and of the result. total: a fold takes all elements
+    of operands of one shape, and gives an array of shape (1,).
     """
 
     def instead(*operands: Any, **options: Any) -> Any:
+        if total:
+            return ufunc(*[x.ravel() for x in operands], out=...).reshape(1)
         if len(operands) == len(types) - 1:
             options.setdefault("out", ...)
         return ufunc(*operands, **options)
@@ -234,6 +289,20 @@ def function(
     vectorcall, new_array, incref = _api()
     context = [
         len(types) - 1, id(np.ndarray), id(types[0]), types[0].itemsize, vectorcall, id(instead),
-        new_array, id(types[-1]), loop, data, types[-1].itemsize, incref,
+        new_array, id(types[-1]), loop, data, types[-1].itemsize, incref, total,
     ]  # fmt: skip
     return builtin(ufunc.__name__, address, context, (instead, types))
+
+
+def step(loop: int, arrays: int, dtype: np.dtype[Any]) -> Callable[..., bool]:
+    """An optimizer's update: `step(numbers, *lines)` of lines of as many arrays.
+
+    It gives False, and has changed nothing, for what is large or no plain array of the dtype.
+    """
+    if not available():
+        return lambda numbers, *lines: False
+    address = jit.address("kernel", _STEP.format(bytes=BYTES), "i64(i64,i64,i64,i64)")
+    context = [
+        arrays, id(np.ndarray), id(dtype), loop, id(True), id(False), address_of("Py_IncRef"),
+    ]  # fmt: skip
+    return builtin("step", address, context, dtype)

@@ -57,11 +57,16 @@ def make_ufunc(
 
 
 def made(
-    name: str, loop: int, data: int, types: list[np.dtype[Any]], outputs: int = 1, core: str = ""
+    name: str,
+    loop: int,
+    data: int,
+    types: list[np.dtype[Any]],
+    core: str = "",
+    total: bool = False,
 ) -> Ufunc:
     """A kernel of one result: a ufunc behind a built-in function, faster for small arrays."""
-    ufunc = make_ufunc(name, loop, data, types, outputs, core)
-    return native.function(ufunc, loop, data, types, bool(core))
+    ufunc = make_ufunc(name, loop, data, types, 1, core)
+    return native.function(ufunc, loop, data, types, bool(core), total)
 
 
 class ByDtype(dict[Any, Any]):
@@ -120,14 +125,19 @@ def backward(row: Row, needed: tuple[bool, ...], in_place: bool = False) -> ByDt
         loop = jit.address("loop", text.backward(row, needed, dtype.name, in_place))
         cheap = text.is_cheap(row.derivatives or ())
         count = operands + outputs
-        make_one = made if outputs == 1 else make_ufunc
-        return make_one(name, *threads.share(loop, count, cheap), [dtype] * count, outputs)
+        shared, types = threads.share(loop, count, cheap), [dtype] * count
+        return (
+            make_ufunc(name, *shared, types, outputs) if outputs > 1 else made(name, *shared, types)
+        )
 
     return ByDtype(make)
 
 
-def fold(kind: Fold, row: Row | None = None) -> ByDtype:
-    """Kernels of a reduction of x, or of a row's formula: `kernel(*operands, axis=-1)`."""
+def fold(kind: Fold, row: Row | None = None, total: bool = False) -> ByDtype:
+    """Kernels of a reduction of x, or of a row's formula: `kernel(*operands, axis=-1)`.
+
+    total: `kernel(*operands)` of operands of one shape and any rank, a result of shape (1,).
+    """
     count = len(row.operands) if row else 1
     name = f"{kind.name}_{row.name}" if row else kind.name
     signature = ",".join(["(n)"] * count) + "->()"
@@ -136,7 +146,7 @@ def fold(kind: Fold, row: Row | None = None) -> ByDtype:
         whole = dtype.kind in "iub" and kind.name in ("sum", "prod")
         out = np.dtype(np.int64) if whole else dtype
         loop = jit.address("loop", text.fold(kind, row, dtype.name, out.name))
-        return made(name, loop, 0, [dtype] * count + [out], 1, signature)
+        return made(name, loop, 0, [dtype] * count + [out], signature, total)
 
     return ByDtype(make)
 
@@ -155,12 +165,19 @@ def rowwise(row: Rowwise) -> ByDtype:
 
 
 def step(name: str) -> ByDtype:
-    """Kernels of an optimizer update: `kernel(table address, lines, numbers address, 0)`."""
-    return ByDtype(
-        lambda dtype: jit.function(
-            "loop", text.step(STEPS[name], dtype.name), "void(i64,i64,i64,i64)"
-        )
-    )
+    """Two kernels of an optimizer update a dtype.
+
+    The first takes addresses, `(table, lines, numbers, 0)`; the second `(numbers, *arrays)`, the
+    numbers as bytes and arrays of few elements, and gives False for others.
+    """
+    arrays = len(STEPS[name].arrays)
+
+    def make(dtype: np.dtype[Any]) -> Any:
+        source, signature = text.step(STEPS[name], dtype.name), "void(i64,i64,i64,i64)"
+        loop = jit.address("loop", source, signature)
+        return jit.function("loop", source, signature), native.step(loop, arrays, dtype)
+
+    return ByDtype(make)
 
 
 ROW_KERNELS = {name: forward(row) for name, row in ROWS.items()}

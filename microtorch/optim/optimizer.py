@@ -12,9 +12,7 @@ import numpy as np
 
 from ..autograd.modes import enable_grad
 from ..functions.overlap import check_repeated
-from ..graph.node import next_change
 from ..kernels import cpu
-from ..table import STEPS
 from ..tensor import Tensor, changed, wrap
 
 
@@ -196,10 +194,21 @@ class Update:
 
     def __init__(self, name: str) -> None:
         self._kernels = cpu.step(name)
-        self._arrays = len(STEPS[name].arrays)
 
     def __call__(self, lines: list[tuple[Any, ...]], numbers: tuple[float, ...]) -> None:
         """Update parameters: a line is (parameter, gradient, state ...), of one length."""
+        arrays = [tensor._array for line in lines for tensor in line]
+        large, small = self._kernels[arrays[0].dtype]
+        if not small(_packed(numbers), *arrays) and not self._by_table(large, lines, numbers):
+            self._in_turn(lines, numbers)
+            return
+        for line in lines:
+            changed(line[0])
+
+    def _by_table(
+        self, kernel: Any, lines: list[tuple[Any, ...]], numbers: tuple[float, ...]
+    ) -> bool:
+        """The update of many or large parameters; False if one has gaps or another dtype."""
         offset = _pointer_offset()
         dtype = lines[0][0]._array.dtype
         words: list[int] = []
@@ -207,24 +216,14 @@ class Update:
             size = line[0]._array.size
             for tensor in line:
                 a = tensor._array
-                if (
-                    (a.dtype is not dtype and a.dtype != dtype)
-                    or a.size != size
-                    or not a.flags.c_contiguous
-                ):
-                    self._in_turn(lines, numbers)
-                    return
+                if a.dtype != dtype or a.size != size or not a.flags.c_contiguous:
+                    return False
                 words.append(id(a) + offset)
             words.append(size)
         table = array.array("q", words)
         h = array.array("d", numbers)
-        self._kernels[dtype](table.buffer_info()[0], len(lines), h.buffer_info()[0], 0)
-        for line in lines:
-            p = line[0]
-            if p._base is None:
-                p._changes = next_change(p._changes)
-            else:
-                changed(p)
+        kernel(table.buffer_info()[0], len(lines), h.buffer_info()[0], 0)
+        return True
 
     def _in_turn(self, lines: list[tuple[Any, ...]], numbers: tuple[float, ...]) -> None:
         """The same, a parameter at a time, by copies of what has gaps or another dtype."""
@@ -245,3 +244,8 @@ class Update:
                 if tensor is not line[1] and copied._array is not tensor._array:
                     tensor._array[...] = copied._array
             changed(line[0])
+
+
+@functools.lru_cache(maxsize=64)
+def _packed(numbers: tuple[float, ...]) -> bytes:
+    return array.array("d", numbers).tobytes()
