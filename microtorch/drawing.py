@@ -74,7 +74,7 @@ def _boxes(output: Any, names: dict[int, str], limit: int) -> list[Box]:
                 ordered += parents
             box = Box("value", _value_lines(node), parents)
         else:
-            lines = [type(node).__name__.partition("Backward")[0] or "op"]
+            lines = [node.name().partition("Backward")[0] or "op"]
             if node in known and node is not root:
                 lines += _array_lines(known[node])
             box = Box("op", lines, parents)

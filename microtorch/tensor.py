@@ -16,7 +16,7 @@ import numpy as np
 from . import device as devices
 from . import dtypes
 from .errors import FUNCTION_VIEW, NO_GRAD_VIEW, ONE_OF_SEVERAL_VIEWS, argument_error, unknown_name
-from .graph.node import LEAF, Node, clock, mode, next_change, next_seq, version_at
+from .graph.node import LEAF, Node, clock, mode, next_change, next_seq, shown, version_at
 
 Array = np.ndarray[Any, Any]
 new: Callable[[type], Any] = object.__new__
@@ -276,7 +276,7 @@ class Tensor:
     @property
     def grad_fn(self) -> Node | None:
         """The node that made this tensor; None for a leaf."""
-        return None if self._node is LEAF else self._node
+        return None if self._node is LEAF else shown(self._node)  # type: ignore[no-any-return]
 
     @property
     def grad(self) -> "Tensor | None":

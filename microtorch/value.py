@@ -191,7 +191,7 @@ class Value(Node):
 def _linked(z: Tensor, value: Value) -> Tensor:
     """z, with its gradient going to the Value."""
     if mode.enabled:
-        z._node = node = new(_TO_TENSOR.kind)
+        z._node = node = new(Node)
         node.op = _TO_TENSOR
         node.seq = next_seq()
         node.parents = (value,)

@@ -65,6 +65,7 @@ class _Watched:
 
     def __init__(self, op: Any) -> None:
         self.op = op
+        self.kind = getattr(op, "kind", None)
         self.saves_result = getattr(op, "saves_result", False)
 
     def backward(self, node: Node, g: Any) -> Any:

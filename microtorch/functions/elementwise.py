@@ -54,7 +54,6 @@ def _unary(row: Row) -> Callable[..., Tensor]:
     differentiable = row.derivatives is not None
     op: Any = RowOp(row, (True,)) if differentiable else None
     save_x, save_z = (op.saves[0], op.saves[-1]) if differentiable else (False, False)
-    kind = op.kind if op else Node
 
     def apply(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         if out is not None:
@@ -72,7 +71,7 @@ def _unary(row: Row) -> Callable[..., Tensor]:
         z._array = array = kernel(a)
         parent = input._node
         if parent is not None and differentiable and mode.enabled:
-            z._node = node = new(kind)
+            z._node = node = new(Node)
             node.op = op
             node.seq = next_seq()
             node.parents = (input if parent is LEAF else parent,)
@@ -123,9 +122,9 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
             made = RowOp(row, (x_on, y_on))
             # Which of x, y, z are saved, as bits.
             code = sum(bit for bit, on in zip((1, 2, 4), made.saves, strict=True) if on)
-            table[x_on][y_on] = (made, made.kind, code)
+            table[x_on][y_on] = (made, code)
     by_number, by_other, by_both = table[True][False], table[False][True], table[True][True]
-    number_op, number_kind, number_saves = by_number or (None, Node, 0)
+    number_op, number_saves = by_number or (None, 0)
 
     def apply(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
         if out is not None:
@@ -163,8 +162,8 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
         if chosen is None or not mode.enabled:
             z._node = None
             return z  # type: ignore[no-any-return]
-        op, op_kind, saves = chosen
-        z._node = node = new(op_kind)
+        op, saves = chosen
+        z._node = node = new(Node)
         node.op = op
         node.seq = next_seq()
         node.parents = (
@@ -203,7 +202,7 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
         if parent is None or not differentiable or not mode.enabled:
             z._node = None
             return z  # type: ignore[no-any-return]
-        z._node = node = new(number_kind)
+        z._node = node = new(Node)
         node.op = number_op
         node.seq = next_seq()
         node.parents = (input if parent is LEAF else parent,)
@@ -265,7 +264,7 @@ def _with_params(row: Row) -> Callable[..., Tensor]:
         needed = tuple(x._node is not None for x in inputs)
         if any(needed) and mode.enabled:
             op = ops[needed]
-            z._node = node = new(op.kind)
+            z._node = node = new(Node)
             node.op = op
             node.seq = next_seq()
             node.parents = tuple(edge(x) for x in inputs)

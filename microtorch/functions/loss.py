@@ -88,7 +88,7 @@ class RowLoss:
         z._node = None
         if mode.enabled and (x._node is not None or y._node is not None):
             op = self.ops[reduction][x._node is not None, y._node is not None]
-            z._node = node = new(op.kind)
+            z._node = node = new(Node)
             node.op = op
             node.seq = next_seq()
             node.parents = (edge(x), edge(y))

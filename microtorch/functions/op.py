@@ -54,7 +54,9 @@ class Rule:
 
     def backward(self, node: Node, g: Array) -> tuple[Any, ...]:
         """Gradients of the parents, as arrays."""
-        saved = [s._array if s.__class__ in TENSORS else s for s in node.saved or ()]
+        if not node.saved:
+            return self.rule(cpu, g, node.const)
+        saved = [s._array if s.__class__ in TENSORS else s for s in node.saved]
         return self.rule(cpu, g, node.const, *saved)
 
     def differentiate(self, node: Node, g: Tensor) -> tuple[Any, ...]:
@@ -86,7 +88,7 @@ def record(
                 break
         else:
             return z  # type: ignore[no-any-return]
-        z._node = node = new(op.kind)
+        z._node = node = new(Node)
         node.op = op
         node.seq = next_seq()
         node.parents = [None if x is None else x if x._node is LEAF else x._node for x in inputs]

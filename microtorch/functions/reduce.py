@@ -101,7 +101,7 @@ def _fold(
     z = wrap(array)
     if x._node is not None and mode.enabled:
         op = ops[dim is not None]
-        z._node = node = object.__new__(op.kind)
+        z._node = node = new(Node)
         node.op = op
         node.seq = next_seq()
         node.parents = (edge(x),)
@@ -146,7 +146,7 @@ def _of_all(name: str, input: Tensor, kernels: Any, op: Rule) -> Tensor:
     z._array = kernels[a.dtype](a if a.ndim == 1 else a.ravel("K"))
     parent = input._node
     if parent is not None and mode.enabled:
-        z._node = node = new(op.kind)
+        z._node = node = new(Node)
         node.op = op
         node.seq = next_seq()
         node.parents = (input if parent is LEAF else parent,)

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import dtypes
 from ..errors import argument_error, combination_error
-from ..graph.node import LEAF, mode, next_seq
+from ..graph.node import LEAF, Node, mode, next_seq
 from ..tensor import Tensor, base_of, normal_dim, normal_dims, view
 from .convert import CLONE
 from .history import remember
@@ -47,7 +47,7 @@ def linked(x: Tensor, array: Array, op: Rule, const: Any) -> Tensor:
     parent = x._node
     if parent is not None:
         if mode.enabled:
-            node = object.__new__(op.kind)
+            node = object.__new__(Node)
             node.op = op
             node.seq = next_seq()
             node.parents = (x if parent is LEAF else parent,)

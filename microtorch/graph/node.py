@@ -32,13 +32,14 @@ class Node:
 
     def name(self) -> str:
         """PyTorch's name of the node."""
-        return type(self).__name__
+        return type(shown(self)).__name__
 
     @property
     def next_functions(self) -> tuple[tuple[Any, int], ...]:
         """`(node, output number)` an input; leaves appear as AccumulateGrad."""
         return tuple(
-            (p if p is None or isinstance(p, Node) else AccumulateGrad(p), 0) for p in self.parents
+            (shown(p) if p is None or isinstance(p, Node) else AccumulateGrad(p), 0)
+            for p in self.parents
         )
 
 
@@ -112,5 +113,15 @@ LEAF.const = None
 
 @functools.cache
 def node_class(name: str) -> type[Node]:
-    """A kind of node whose type is shown under PyTorch's name, such as MulBackward0."""
+    """The type under which the nodes of an op are shown: PyTorch's name, such as MulBackward0."""
     return type(name, (Node,), {"__slots__": (), "__module__": "builtins"})
+
+
+def shown(node: Any) -> Any:
+    """A node, or None, as a user gets it: of the type that its op names.
+
+    Until then all are of one type, whose attributes Python finds a tenth faster.
+    """
+    if node.__class__ is Node:
+        node.__class__ = getattr(node.op, "kind", None) or Node
+    return node
