@@ -22,7 +22,7 @@ LEVELS = (
     ("graph", "kernels", "kernels.text", "kernels.vecmath", "kernels.store", "printing"),
     ("kernels.jit",),
     ("kernels.cpu", "kernels.cuda", "kernels.info", "kernels.lapack", "kernels.native",
-     "kernels.stream", "kernels.threads", "kernels.ufuncs"),
+     "kernels.rows", "kernels.stream", "kernels.threads", "kernels.ufuncs"),
     ("tensor", "random", "functions", "value", "custom"),
     ("autograd", "capture"),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "drawing",

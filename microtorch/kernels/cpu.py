@@ -15,6 +15,7 @@ import numpy as np
 
 from ..table import FOLDS
 from .lapack import *  # noqa: F403
+from .rows import rows_added
 from .scans import *  # noqa: F403
 from .ufuncs import *  # noqa: F403
 from .ufuncs import FOLD_KERNELS, IN_PLACE, ROW_KERNELS, ROWWISE_KERNELS, Array, fold
@@ -276,29 +277,16 @@ def take_index(x: Array, key: Any) -> Array:
 
 def put_index(g: Array, key: Any, shape: tuple[int, ...]) -> Array:
     """Zeros with g added at key, once for each time that an element was taken."""
-    made = np.zeros(shape, g.dtype)
-    if len(key) == 1 and g.ndim > 1 and isinstance(key[0], np.ndarray):
+    if len(key) == 1 and isinstance(key[0], np.ndarray) and g.dtype.itemsize > 2:
         if key[0].ndim == 1 and key[0].dtype != np.bool_:
-            return _put_rows(made, key[0], g)
+            return rows_added(key[0], g, shape)
+    made = np.zeros(shape, g.dtype)
     if any(isinstance(i, np.ndarray) and i.dtype != np.bool_ for i in key):
         # np.add.at is fast for one index alone.
         places = np.arange(made.size).reshape(shape)[key]
         np.add.at(made.reshape(-1), places.ravel(), g.ravel())
     else:
         made[key] = g
-    return made
-
-
-def _put_rows(made: Array, places: Array, g: Array) -> Array:
-    """Rows added up by their places: sorted first, as np.add.at is ten times slower for many."""
-    if g.size < 1000:
-        np.add.at(made, places, g)
-    elif places.size:
-        places = places % made.shape[0]
-        order = places.argsort(kind="stable")
-        places = places[order]
-        starts = np.flatnonzero(np.diff(places, prepend=-1))
-        made[places[starts]] = np.add.reduceat(g[order], starts, axis=0)
     return made
 
 
