@@ -108,22 +108,29 @@ def run(
             node.saved = None
         parents = node.parents
         node = None
-        if len(parents) == 1 and isinstance(parents[0], Node):
-            # The usual case: straight on.
-            if (d := gradients[0]) is not None:
-                node, g = parents[0], d
-            gradients = d = None
-            continue
+        if len(parents) == 1:
+            (parent,) = parents
+            if type(parent) is Node:
+                # The usual case: straight on.
+                d = gradients[0]
+                if d is not None:
+                    node, g = parent, d
+                gradients = d = None
+                continue
         for parent, d in zip(parents, gradients):
             if d is None or parent is None:
                 continue
-            if not isinstance(parent, Node):
+            if not (type(parent) is Node or isinstance(parent, Node)):
                 entry = waiting.get(parent)
                 if entry is None:
                     waiting[parent] = [parent, d, False]
                 else:
                     _merge(entry, d, arithmetic)
             elif node is None:
+                node, g = parent, d
+            elif parent.seq < node.seq:
+                # The newer one goes on.
+                _wait(waiting, heap, node, g, arithmetic)
                 node, g = parent, d
             else:
                 _wait(waiting, heap, parent, d, arithmetic)
