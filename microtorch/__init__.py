@@ -5,9 +5,9 @@ only. Kernels are compiled, or loaded from the cache, at their first use.
 """
 
 import math as _math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import autograd, cuda, device, dtypes, nn, optim, random
+from . import autograd, cuda, device, dtypes, random
 from .autograd import (
     enable_grad,
     inference_mode,
@@ -68,7 +68,9 @@ _LAZY = {
     "from_dlpack": "interop", "draw": "drawing", "finfo": "limits", "iinfo": "limits",
     "set_printoptions": "printing", "get_printoptions": "printing",
 }  # fmt: skip
-_SUBMODULES = ("backends", "linalg", "utils")
+_SUBMODULES = ("backends", "linalg", "nn", "optim", "utils")
+if TYPE_CHECKING:
+    from . import nn, optim
 
 
 def is_tensor(obj: Any) -> "bool":  # type: ignore[valid-type]

@@ -13,8 +13,9 @@ from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
-from . import device as devices
 from . import dtypes
+from .device import CPU
+from .device import device as Device
 from .errors import FUNCTION_VIEW, NO_GRAD_VIEW, ONE_OF_SEVERAL_VIEWS, argument_error, unknown_name
 from .graph.node import LEAF, Node, clock, mode, next_change, next_seq, shown, version_at
 
@@ -164,9 +165,9 @@ class Tensor:
         return dtypes.of(self._array.dtype)
 
     @property
-    def device(self) -> devices.device:
+    def device(self) -> Device:
         """Where the elements are."""
-        return devices.CPU
+        return CPU
 
     layout = strided
     is_cuda = False

@@ -17,7 +17,7 @@ from ..functions.history import take_over
 from ..functions.op import record
 from ..functions.op import tensors as primitives
 from ..graph.engine import SECOND_BACKWARD
-from ..graph.node import LEAF, Node, mode, next_seq, node_class
+from ..graph.node import LEAF, Node, mode, next_seq
 from ..tensor import Tensor, changed, edge, new, view, wrap
 
 NOT_IMPLEMENTED = (
@@ -402,7 +402,7 @@ def _link(ctx: FunctionCtx, results: list[Any], inputs: list[Tensor], recorded: 
 class _Refuse:
     """The op of gradients that cannot be differentiated again."""
 
-    kind = node_class("Error")
+    kind = "Error"
     saves_result = False
 
     def backward(self, node: Node, g: Any) -> Any:

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import device as devices
 from .. import dtypes
+from ..device import check as check_device
+from ..device import device as Device
 from ..errors import argument_error, broadcast_error, combination_error, mismatched
 from ..graph.node import mode
 from ..kernels import cpu
@@ -61,14 +62,14 @@ def cast(input: Tensor, dtype: dtypes.dtype) -> Tensor:
 def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The tensor on a device or with a dtype: `to(device)`, `to(dtype)`, `to(other)`."""
     dtype, copy = kwargs.get("dtype"), kwargs.get("copy", False)
-    devices.check(kwargs.get("device"))
+    check_device(kwargs.get("device"))
     for value in args:
         if isinstance(value, dtypes.dtype):
             dtype = value
         elif isinstance(value, Tensor):
             dtype = value.dtype
-        elif isinstance(value, (str, devices.device, int)) and not isinstance(value, bool):
-            devices.check(value)
+        elif isinstance(value, (str, Device, int)) and not isinstance(value, bool):
+            check_device(value)
         elif value is not None and not isinstance(value, bool):
             raise combination_error("to", value, expected="a device, a dtype or a Tensor")
     z = input if dtype is None else cast(input, dtype)
@@ -146,7 +147,7 @@ def cuda(input: Tensor, device: Any = None, *_: Any, **__: Any) -> Tensor:
     Raises:
         AssertionError: always, as there is none.
     """
-    devices.check("cuda" if device is None else device)
+    check_device("cuda" if device is None else device)
     return input
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import device as devices
 from .. import dtypes
+from ..device import check as check_device
 from ..errors import argument_error
 from ..graph.node import LEAF
 from ..tensor import Array, Tensor, contiguous_format, strided, wrap
@@ -34,7 +34,7 @@ def finish(
         RuntimeError: for integers that require grad, for pinned memory or a layout that there is
             not, for an `out` that requires grad.
     """
-    devices.check(device)
+    check_device(device)
     if layout is not None and layout is not strided:
         raise RuntimeError(f"{name}(): microtorch has the layout torch.strided only, not {layout}")
     if pin_memory:

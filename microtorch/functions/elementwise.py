@@ -5,7 +5,6 @@ arguments and no isinstance; whatever is not two tensors of one dtype, or a tens
 that needs no promotion, leaves it through `prepare`.
 """
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -52,8 +51,14 @@ def _unary(row: Row) -> Callable[..., Tensor]:
     kernels = cpu.kernels_of(row)
     ready: dict[Any, Any] = {}
     differentiable = row.derivatives is not None
-    op: Any = RowOp(row, (True,)) if differentiable else None
-    save_x, save_z = (op.saves[0], op.saves[-1]) if differentiable else (False, False)
+    op: Any = None
+    save_x = save_z = False
+
+    def prepare_gradient() -> None:
+        nonlocal op, save_x, save_z
+        made = RowOp(row, (True,))
+        save_x, save_z = made.saves[0], made.saves[-1]
+        op = made
 
     def apply(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         if out is not None:
@@ -71,6 +76,8 @@ def _unary(row: Row) -> Callable[..., Tensor]:
         z._array = array = kernel(a)
         parent = input._node
         if parent is not None and differentiable and mode.enabled:
+            if op is None:
+                prepare_gradient()
             z._node = node = new(Node)
             node.op = op
             node.seq = next_seq()
@@ -115,16 +122,23 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
     ready: dict[Any, Any] = {}
     numbers: dict[Any, dict[Any, Array]] = {}
     differentiable = row.derivatives is not None
-    # ops[x needs][y needs], with what each saves.
-    table: Any = [[None, None], [None, None]]
-    if differentiable:
-        for x_on, y_on in ((True, False), (False, True), (True, True)):
-            made = RowOp(row, (x_on, y_on))
-            # Which of x, y, z are saved, as bits.
-            code = sum(bit for bit, on in zip((1, 2, 4), made.saves, strict=True) if on)
-            table[x_on][y_on] = (made, code)
-    by_number, by_other, by_both = table[True][False], table[False][True], table[True][True]
-    number_op, number_saves = by_number or (None, 0)
+    # The op that differentiates by x, by y, by both, with what it saves; made at first use.
+    by_x: Any = None
+    by_y: Any = None
+    by_both: Any = None
+
+    def prepare_gradient(x_on: bool, y_on: bool) -> tuple[RowOp, int]:
+        nonlocal by_x, by_y, by_both
+        made = RowOp(row, (x_on, y_on))
+        # Which of x, y, z are saved, as bits.
+        chosen = made, sum(bit for bit, on in zip((1, 2, 4), made.saves, strict=True) if on)
+        if x_on and y_on:
+            by_both = chosen
+        elif x_on:
+            by_x = chosen
+        else:
+            by_y = chosen
+        return chosen
 
     def apply(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
         if out is not None:
@@ -156,12 +170,14 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
             if y_parent is None:
                 z._node = None
                 return z  # type: ignore[no-any-return]
-            chosen = by_other
+            chosen = by_y
         else:
-            chosen = by_number if y_parent is None else by_both
+            chosen = by_x if y_parent is None else by_both
         if chosen is None or not mode.enabled:
-            z._node = None
-            return z  # type: ignore[no-any-return]
+            if not differentiable or not mode.enabled:
+                z._node = None
+                return z  # type: ignore[no-any-return]
+            chosen = prepare_gradient(x_parent is not None, y_parent is not None)
         op, saves = chosen
         z._node = node = new(Node)
         node.op = op
@@ -202,16 +218,15 @@ def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:
         if parent is None or not differentiable or not mode.enabled:
             z._node = None
             return z  # type: ignore[no-any-return]
+        op, saves = by_x or prepare_gradient(True, False)
         z._node = node = new(Node)
-        node.op = number_op
+        node.op = op
         node.seq = next_seq()
         node.parents = (input if parent is LEAF else parent,)
-        if number_saves == 2:
+        if saves == 2:
             node.saved = (b,)
-        elif number_saves:
-            node.saved = tuple(
-                [v for bit, v in ((1, input), (2, b), (4, array)) if number_saves & bit]
-            )
+        elif saves:
+            node.saved = tuple([v for bit, v in ((1, input), (2, b), (4, array)) if saves & bit])
         else:
             node.saved = ()
         node.const = None
@@ -238,11 +253,7 @@ def _with_params(row: Row) -> Callable[..., Tensor]:
     """Rows that take numbers after their one or two inputs."""
     kernels = cpu.kernels_of(row)
     count = len(row.inputs)
-    ops = {
-        needed: RowOp(row, needed)
-        for needed in itertools.product((False, True), repeat=count)
-        if any(needed)
-    }
+    ops: dict[tuple[bool, ...], RowOp] = {}
 
     def apply(*operands: Any, out: Tensor | None = None) -> Tensor:
         if out is not None:
@@ -263,7 +274,9 @@ def _with_params(row: Row) -> Callable[..., Tensor]:
             raise broadcast_error(arrays[0].shape, arrays[-1].shape) from None
         needed = tuple(x._node is not None for x in inputs)
         if any(needed) and mode.enabled:
-            op = ops[needed]
+            op = ops.get(needed)
+            if op is None:
+                op = ops[needed] = RowOp(row, needed)
             z._node = node = new(Node)
             node.op = op
             node.seq = next_seq()

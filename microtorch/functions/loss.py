@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import broadcast_error
-from ..graph.node import Node, mode, next_seq, node_class
+from ..graph.node import Node, mode, next_seq
 from ..kernels import cpu
 from ..table import FOLDS, ROWS, Row
 from ..tensor import Tensor, edge, new, wrap
@@ -24,7 +24,7 @@ class ReducedOp(RowOp):
 
     def __init__(self, row: Row, needed: tuple[bool, ...], name: str) -> None:
         super().__init__(row, needed)
-        self.kind = node_class(name)
+        self.kind = name
         # The row's own gradients, with g shared by all elements.
         of_row = self.backward
 
@@ -49,11 +49,17 @@ def check_reduction(reduction: str) -> None:
         raise ValueError(f"{reduction} is not a valid value for reduction")
 
 
-def _reduced_ops(row: Row, node: str) -> dict[tuple[bool, bool], ReducedOp]:
-    return {
-        (a, b): ReducedOp(row, (a, b), node)
-        for a, b in ((True, False), (False, True), (True, True))
-    }
+class _ReducedOps(dict[tuple[bool, bool], ReducedOp]):
+    """Which inputs need gradients -> op, made at first use."""
+
+    def __init__(self, row: Row, node: str) -> None:
+        super().__init__()
+        self._made_of = row, node
+
+    def __missing__(self, needed: tuple[bool, bool]) -> ReducedOp:
+        row, node = self._made_of
+        self[needed] = found = ReducedOp(row, needed, node)
+        return found
 
 
 class RowLoss:
@@ -66,9 +72,9 @@ class RowLoss:
         )  # fmt: skip
         self.kernels = {kind: cpu.fold(FOLDS[kind], value) for kind in ("mean", "sum")}
         self.each = cpu.forward(value)
-        shared = _reduced_ops(row, node)
+        shared = _ReducedOps(row, node)
         self.ops = {
-            kind: _reduced_ops(row, others[kind]) if kind in others else shared
+            kind: _ReducedOps(row, others[kind]) if kind in others else shared
             for kind in ("mean", "sum", "none")
         }
 

@@ -9,14 +9,17 @@ from .. import dtypes
 from ..table import ROWS
 from ..tensor import Tensor, wrap
 from . import (  # noqa: F401 - the decorators of all enter their functions
+    activation,
     affine,
     arithmetic,
+    attention,
     bits,
     cat,
     convert,
     convolution,
     copying,
     create_like,
+    distance,
     division,
     einsum,
     gather,
@@ -35,6 +38,7 @@ from . import (  # noqa: F401 - the decorators of all enter their functions
     ranges,
     rearrange,
     reduce,
+    resize,
     scan,
     search,
     statistics,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import argument_error
-from ..graph.node import LEAF, Node, mode, next_seq, node_class
+from ..graph.node import LEAF, Node, mode, next_seq
 from ..kernels import cpu
 from ..tensor import TENSORS, Tensor, changed, new, wrap
 
@@ -48,7 +48,7 @@ class Rule:
     __slots__ = ("kind", "rule", "saves_result")
 
     def __init__(self, name: str, rule: Callable[..., tuple[Any, ...]], saves_result: bool = False):
-        self.kind = node_class(name)
+        self.kind = name
         self.rule = rule
         self.saves_result = saves_result
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..graph.node import Node, node_class
+from ..graph.node import Node
 from ..kernels import cpu, text
 from ..table import FOLDS, VOCABULARY, Row, names_in
 from ..tensor import TENSORS, Tensor, wrap
@@ -28,7 +28,7 @@ class RowOp:
     def __init__(self, row: Row, needed: tuple[bool, ...]) -> None:
         self.row = row
         self.needed = needed
-        self.kind = node_class(row.node)
+        self.kind = row.node
         self.names = text.backward_operands(row, needed)
         self.saves = tuple(name in self.names for name in (*row.operands, "z"))
         self.saves_result = "z" in self.names

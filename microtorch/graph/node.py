@@ -123,5 +123,6 @@ def shown(node: Any) -> Any:
     Until then all are of one type, whose attributes Python finds a tenth faster.
     """
     if node.__class__ is Node:
-        node.__class__ = getattr(node.op, "kind", None) or Node
+        kind = getattr(node.op, "kind", None)
+        node.__class__ = Node if kind is None else node_class(kind)
     return node

@@ -17,7 +17,6 @@ The text may use: the types `f32 f64 i8 i16 i32 i64 u8 u16 u32 u64` (also as cas
 
 import ctypes
 import functools
-import hashlib
 import importlib.util
 import os
 import re
@@ -79,7 +78,7 @@ def _parse(signature: str) -> tuple[str, list[str]]:
 
 def _key(name: str, text: str, signature: str) -> str:
     parts = (_environment(), name, signature, text)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+    return store.digest("\0".join(parts).encode())[:24]
 
 
 @functools.cache
@@ -89,9 +88,9 @@ def _environment() -> str:
     if spec is None or not spec.submodule_search_locations:
         raise ImportError("microtorch needs numba to compile its kernels: pip install numba")
     with open(os.path.join(spec.submodule_search_locations[0], "_version.py"), "rb") as file:
-        numba_version = hashlib.sha256(file.read()).hexdigest()
+        numba_version = store.digest(file.read())
     with open(__file__, "rb") as file:
-        this_file = hashlib.sha256(file.read()).hexdigest()
+        this_file = store.digest(file.read())
     settings = sorted(i for i in os.environ.items() if i[0].startswith("NUMBA_"))
     llvm, machine = _backend()[:2]
     cpu = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), machine.triple)

@@ -9,7 +9,6 @@ directory are never touched.
 """
 
 import contextlib
-import hashlib
 import os
 import re
 import sys
@@ -53,9 +52,16 @@ def read(stem: str) -> tuple[str, bytes] | None:
     return (symbol, code) if content == _entry(stem, symbol, code) else None
 
 
+def digest(content: bytes) -> str:
+    """SHA-256 as hexadecimal digits."""
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest()
+
+
 def _entry(stem: str, symbol: str, code: bytes) -> bytes:
-    digest = hashlib.sha256(f"{stem}\n{symbol}\n".encode() + code).hexdigest()
-    return MAGIC + f"{symbol}\n{digest}\n\n".encode() + code
+    check = digest(f"{stem}\n{symbol}\n".encode() + code)
+    return MAGIC + f"{symbol}\n{check}\n\n".encode() + code
 
 
 def write(stem: str, symbol: str, code: bytes, text: str) -> None:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from .. import device as devices
 from .. import dtypes
+from ..device import check as check_device
 from ..tensor import Tensor, changed, wrap
 from .hooks import Hooked, in_use
 from .parameter import Parameter
@@ -278,14 +278,14 @@ class Module(Hooked):
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast parameters and buffers in place; integer buffers keep their dtype."""
         dtype = kwargs.get("dtype")
-        devices.check(kwargs.get("device"))
+        check_device(kwargs.get("device"))
         for value in args:
             if isinstance(value, Tensor):
                 dtype = value.dtype
             elif isinstance(value, dtypes.dtype):
                 dtype = value
             else:
-                devices.check(value)
+                check_device(value)
         if dtype is not None:
             if not dtype.is_floating_point:
                 raise TypeError(
@@ -309,7 +309,7 @@ class Module(Hooked):
         Raises:
             AssertionError: as there is none.
         """
-        devices.check("cuda" if device is None else device)
+        check_device("cuda" if device is None else device)
         return self
 
     def float(self) -> Self:
