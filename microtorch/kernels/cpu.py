@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from ..table import FOLDS
+from .convolve import conv as conv
+from .convolve import conv_input as conv_input
+from .convolve import conv_weight as conv_weight
 from .lapack import *  # noqa: F403
 from .scans import *  # noqa: F403
 from .ufuncs import *  # noqa: F403
 from .ufuncs import FOLD_KERNELS, IN_PLACE, ROW_KERNELS, ROWWISE_KERNELS, Array, fold
-from .windows import conv as conv
-from .windows import conv_input as conv_input
-from .windows import conv_weight as conv_weight
 from .windows import window_max as window_max
 from .windows import window_spread as window_spread
 from .windows import window_sum as window_sum
