@@ -74,19 +74,3 @@ def test_results_do_not_depend_on_the_threads():
     for others in found[1:]:
         for a, b in zip(found[0], others, strict=True):
             np.testing.assert_array_equal(a, b)
-
-
-def test_the_threads_of_products_are_restored():
-    use = convolve.blas()
-    if use is None:
-        pytest.skip("NumPy has no OpenBLAS of its own")
-    before = use.get_threads()
-    three(convolve, *arrays(CASES[6], "float32", "plain"))
-    assert use.get_threads() == before
-
-
-def test_without_a_blas(monkeypatch):
-    monkeypatch.setattr(convolve, "blas", lambda: None)
-    given = arrays(CASES[0], "float32", "plain")
-    for a, b in zip(three(convolve, *given), three(windows, *given), strict=True):
-        np.testing.assert_array_equal(a, b)
