@@ -33,8 +33,9 @@ LOTS = 8
 # in a window of a group, 6-7 size of an image, 8-9 of a padded one, 10-11 padding above and to the
 # left, 12-13 counts of windows, 14 images, 15 weight, 16 products, 17 where in the image the run of
 # each place starts, 18 buffers, 19 bytes of a thread's buffer, 20 memcpy, 21 and 22
-# omp_get_thread_num and _num_threads. The weight is in blocks (groups, blocks, places, ROWS), its
-# gradient a plain (lots, groups, outputs, places).
+# omp_get_thread_num and _num_threads, 23 bias. The weight is in blocks (groups, blocks, places,
+# ROWS), as is the bias (groups, blocks, ROWS); the weight's gradient is a plain (lots, groups,
+# outputs, places).
 _TEXT = """
 F, F_at = {c_type}, {c_type}_at
 load, store, splat = {c_type}_load, {c_type}_store, {c_type}_splat
@@ -79,8 +80,9 @@ _CONV = """
                 group, first = block // blocks, block % blocks * {rows}
                 seen = F_at(place + group * channels * plane * {size})
                 weight = F_at(c[15] + block * places * {rows} * {size})
+                bias = F_at(c[23] + block * {rows} * {size})
                 for j in range(0, run, {width}):
-                    multiply(seen, j, offsets, places, weight, F_at(more), wide)
+                    multiply(seen, j, offsets, places, weight, bias, F_at(more), wide)
                 count = where(outputs - first < {rows}, outputs - first, {rows})
                 target = c[16] + ((image * groups + group) * outputs + first) * oh * ow * {size}
                 for o in range(count):
@@ -124,18 +126,20 @@ _END = """
             for k in range(places):
                 triple = block * triples + k // {columns}
                 at = ((triple * {rows} + row) * {columns} + k % {columns}) * {lanes}
-                total = F(0)
-                for i in range({lanes}):
-                    total += sums[at + i]
-                result[o * places + k] = total
+                half = i64({lanes})
+                while half > 1:
+                    half = half >> 1
+                    for i in range(half):
+                        sums[at + i] += sums[at + half + i]
+                result[o * places + k] = sums[at]
 """
 
 
 def _multiply(rows: int, lanes: int) -> str:
     """One block of products: outputs by columns from j on, to the rows of `out`."""
     block = [(i, k) for i in range(rows) for k in range(COLUMNS)]
-    lines = ["def multiply(seen, j, offsets, places, weight, out, wide):"]
-    lines += [f"    z{i}_{k} = splat(F(0))" for i, k in block]
+    lines = ["def multiply(seen, j, offsets, places, weight, bias, out, wide):"]
+    lines += [f"    z{i}_{k} = splat(bias[{i}])" for i, k in block]
     lines += ["    for r in range(places):", "        at = offsets[r] + j"]
     lines += [f"        x{k} = load(seen, at + {k * lanes})" for k in range(COLUMNS)]
     for i in range(rows):
@@ -201,7 +205,9 @@ def _offsets(plan: Plan, channels: int) -> Array:
     return np.append(found, [0] * COLUMNS).astype(np.int64)
 
 
-def _run(kind: str, x: Array, weight: Array, g: Array, plan: Plan, lots: int) -> None:
+def _run(
+    kind: str, x: Array, weight: Array, bias: Array, g: Array, plan: Plan, lots: int
+) -> None:  # fmt: skip
     """Fill the products g or the weight, all without gaps, from the others."""
     at, groups, itemsize = plan.at, plan.groups, x.itemsize
     (n, c), outputs = x.shape[:2], g.shape[1] // plan.groups
@@ -225,6 +231,7 @@ def _run(kind: str, x: Array, weight: Array, g: Array, plan: Plan, lots: int) ->
             lots, n, groups, c // groups, outputs, places, *at.image, *at.padded, *at.before,
             *at.counts, x.ctypes.data, weight.ctypes.data, g.ctypes.data, offsets.ctypes.data,
             start, own, _memcpy(), *threads.team(),
+            bias.ctypes.data,
         ],
         np.int64,
     )  # fmt: skip
@@ -246,18 +253,21 @@ def _fits(plan: Plan, outputs: int, weight_bytes: int, *arrays: Array) -> bool:
     )
 
 
-def conv(x: Array, weight: Array, plan: Plan) -> Array:
+def conv(x: Array, weight: Array, plan: Plan, bias: Array | None = None) -> Array:
     """Cross-correlation of images (N, C, H, W) with weight (O, C / groups, kh, kw)."""
     n, out, groups = x.shape[0], weight.shape[0], plan.groups
     if not _fits(plan, out, weight.nbytes, x, weight):
-        return windows.conv(x, weight, plan)
+        return windows.conv(x, weight, plan, bias)
     rows, count = _rows(), out // groups
     blocks = -(-count // rows)
     packed = np.zeros((groups, blocks * rows, weight[0].size), x.dtype)
     packed[:, :count] = weight.reshape(groups, count, -1)
     packed = packed.reshape(groups, blocks, rows, -1).swapaxes(2, 3).copy()
+    first = np.zeros((groups, blocks * rows), x.dtype)
+    if bias is not None:
+        first[:, :count] = bias.reshape(groups, count)
     made = np.empty((n, out, *plan.at.counts), x.dtype)
-    _run("conv", np.ascontiguousarray(x), packed, made, plan, n)
+    _run("conv", np.ascontiguousarray(x), packed, first, made, plan, n)
     return made
 
 
@@ -283,5 +293,5 @@ def conv_weight(x: Array, g: Array, plan: Plan) -> Array:
         return windows.conv_weight(x, g, plan)
     lots = min(LOTS, x.shape[0])
     made = np.empty((lots, *shape), x.dtype)
-    _run("weight", np.ascontiguousarray(x), made, np.ascontiguousarray(g), plan, lots)
+    _run("weight", np.ascontiguousarray(x), made, made, np.ascontiguousarray(g), plan, lots)
     return made.sum(0)

@@ -166,6 +166,14 @@ def reduce(name: str, x: Array, dims: tuple[int, ...]) -> Array:
         return kernel(x, axis=dims[0])  # type: ignore[no-any-return]
     if not dims:
         return x
+    last = x.ndim - 1
+    while last in dims:
+        last -= 1
+    rest = tuple(d for d in dims if d < last)
+    if 0 < len(rest) < len(dims):
+        # Rows first, without a copy of x; then what is left of them.
+        rows = x.reshape(*x.shape[: last + 1], math.prod(x.shape[last + 1 :]))
+        return reduce(name, kernel(rows), rest)
     kept = tuple(d for d in range(x.ndim) if d not in dims)
     if dims == tuple(range(len(dims))):
         # Leading dimensions: one reduction over rows, whose columns are contiguous.

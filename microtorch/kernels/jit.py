@@ -9,9 +9,10 @@ the results are the same bits on every CPU; division by zero gives inf or nan, n
 
 The text may use: the types `f32 f64 i8 i16 i32 i64 u8 u16 u32 u64` (also as casts);
 `f32_at(address)` and so on, which give a pointer to index; `bits(x)` and `from_bits(i)`
-(bit-casts of equal width); `f32_load(pointer, i)`, which gives as many elements from i on as a
-register holds, `f32_store(pointer, i, vector)` and `f32_splat(x)`, and so for f64; `sqrt floor fabs rint trunc copysign fma` (one instruction each);
+(bit-casts of equal width); `sqrt floor fabs rint trunc copysign fma` (one instruction each);
 `where(c, a, b)` (a select); `words(n)`, the address of n 64-bit words on the stack;
+`f32_load(pointer, i)`, a vector of as many elements from i on as a register holds,
+`f32_store(pointer, i, vector)` and `f32_splat(x)`, the same for f64, and `fma` of vectors;
 `call(f, (a, ...))`, a call of the C function at address f with integer arguments and result;
 `feclearexcept(63)`, which clears the floating-point flags that NumPy would warn about.
 """
