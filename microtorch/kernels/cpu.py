@@ -179,7 +179,8 @@ def reduce(name: str, x: Array, dims: tuple[int, ...]) -> Array:
         # Leading dimensions: one reduction over rows, whose columns are contiguous.
         flat = x.reshape((math.prod(x.shape[d] for d in dims), *(x.shape[d] for d in kept)))
         return kernel(flat, axis=0)  # type: ignore[no-any-return]
-    moved = x.transpose(kept + dims).reshape(*(x.shape[d] for d in kept), -1)
+    shape = (*(x.shape[d] for d in kept), math.prod(x.shape[d] for d in dims))
+    moved = x.transpose(kept + dims).reshape(shape)
     return kernel(moved)  # type: ignore[no-any-return]
 
 
