@@ -26,8 +26,12 @@ LEAST = 500_000
 # Bytes of the largest weight, and the fewest outputs.
 LARGEST, FEWEST = 1 << 19, 4
 LINE = 64
-# Most lots of images whose gradients of the weight are summed apart.
-LOTS = 8
+# Most lots of images whose gradients of the weight are summed apart, and the fewest products of a
+# lot for each place in the weight: adding a vector up at the end costs as much as some hundred.
+LOTS, SPAN = 8, 2048
+# The gradients of larger weights are native only for longer runs than this: their sums are read
+# from memory and written back once for each image.
+SMALL, SHORT = 1 << 15, 128
 
 # The context, as words: 0 lots, 1 images, 2 groups, 3-4 channels and outputs of a group, 5 places
 # in a window of a group, 6-7 size of an image, 8-9 of a padded one, 10-11 padding above and to the
@@ -222,7 +226,7 @@ def _run(
     # Whole cache lines, with some between the threads.
     own = (own * itemsize // LINE + 4) * LINE
     count = min(threads.get_num_threads(), lots)
-    if not threads.start() or n * g.shape[1] * places * plan.run < LEAST:
+    if n * g.shape[1] * places * plan.run < LEAST:
         count = 1
     buffers = np.empty(count * own + LINE, np.uint8)
     start = -(-buffers.ctypes.data // LINE) * LINE
@@ -289,9 +293,13 @@ def conv_input(g: Array, weight: Array, plan: Plan) -> Array:
 def conv_weight(x: Array, g: Array, plan: Plan) -> Array:
     """The gradient of a convolution's weight."""
     shape = (g.shape[1], x.shape[1] // plan.groups, *plan.at.size)
-    if not _fits(plan, g.shape[1], math.prod(shape) * x.itemsize, x, g):
+    size, span = math.prod(shape) * x.itemsize, x.shape[0] * plan.run
+    slow = size > SMALL and (plan.run < SHORT or span < SPAN)
+    if slow or not _fits(plan, g.shape[1], size, x, g):
         return windows.conv_weight(x, g, plan)
-    lots = min(LOTS, x.shape[0])
+    lots = 1
+    while 2 * lots <= min(LOTS, x.shape[0], span // SPAN):
+        lots *= 2
     made = np.empty((lots, *shape), x.dtype)
     _run("weight", np.ascontiguousarray(x), made, made, np.ascontiguousarray(g), plan, lots)
     return made.sum(0)
