@@ -149,16 +149,14 @@ def set_num_threads(count: int) -> None:
     if count < 1:
         raise RuntimeError("set_num_threads expects a positive integer")
     _settings[0] = count
-    library = blas_library()
-    for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads"):
-        if hasattr(library, name):
-            getattr(library, name)(count)
-            return
+    blas = _blas()
+    if blas is not None:
+        blas(count)
 
 
 @functools.cache
-def blas_library() -> Any:
-    """NumPy's own OpenBLAS, or None."""
+def _blas() -> Any:
+    """The function that sets the number of threads of NumPy's own OpenBLAS, or None."""
     root = os.path.dirname(os.path.dirname(np.__file__))
     places = (
         os.path.join(root, "numpy.libs", "*openblas*"),
@@ -166,5 +164,8 @@ def blas_library() -> Any:
     )
     for path in [found for place in places for found in glob.glob(place)]:
         with contextlib.suppress(OSError):
-            return ctypes.CDLL(path)
+            library = ctypes.CDLL(path)
+            for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads"):
+                if hasattr(library, name):
+                    return getattr(library, name)
     return None
