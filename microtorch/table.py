@@ -438,7 +438,7 @@ ROWWISE: dict[str, Rowwise] = {
                 "(x - m) * r * w + b", params="eps",
                 doc="input with mean 0 and variance 1, times weight, plus bias."),
         Rowwise("layer_norm_backward", "g x w",
-                "m = mean: x; v = mean: (x - m) * (x - m); s = mean: g * w;"
+                "m = mean: x; s = mean: g * w; v = mean: (x - m) * (x - m);"
                 "t = mean: g * w * (x - m); r = 1 / sqrt(v + eps); q = t / (v + eps)",
                 "(g * w - s - (x - m) * q) * r", params="eps",
                 doc="Gradient of layer_norm from its input."),

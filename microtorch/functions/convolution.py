@@ -54,9 +54,7 @@ WINDOWS_BACK = Rule("Col2ImBackward0", lambda F, g, at: (F.windows(g, at),))
 @primitive
 def conv(x: Tensor, weight: Tensor, plan: Plan, bias: Tensor | None = None) -> Tensor:
     """Cross-correlation of images (N, C, H, W) with weight (O, C / groups, kh, kw)."""
-    array = cpu.conv(x._array, weight._array, plan)
-    if bias is not None:
-        array = cpu.add_into(array, bias._array.reshape(-1, 1, 1))
+    array = cpu.conv(x._array, weight._array, plan, None if bias is None else bias._array)
     inputs = (x, weight, bias)
     return record(CONV, array, inputs, needs(x, weight), (plan, bias is not None))
 

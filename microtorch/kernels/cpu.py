@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from ..table import FOLDS
+from .convolve import conv as conv
+from .convolve import conv_input as conv_input
+from .convolve import conv_weight as conv_weight
 from .lapack import *  # noqa: F403
 from .rows import rows_added
 from .scans import *  # noqa: F403
 from .ufuncs import *  # noqa: F403
 from .ufuncs import FOLD_KERNELS, IN_PLACE, ROW_KERNELS, ROWWISE_KERNELS, Array, fold
-from .windows import conv as conv
-from .windows import conv_input as conv_input
-from .windows import conv_weight as conv_weight
 from .windows import window_max as window_max
 from .windows import window_spread as window_spread
 from .windows import window_sum as window_sum
@@ -167,12 +167,21 @@ def reduce(name: str, x: Array, dims: tuple[int, ...]) -> Array:
         return kernel(x, axis=dims[0])  # type: ignore[no-any-return]
     if not dims:
         return x
+    last = x.ndim - 1
+    while last in dims:
+        last -= 1
+    rest = tuple(d for d in dims if d < last)
+    if 0 < len(rest) < len(dims):
+        # Rows first, without a copy of x; then what is left of them.
+        rows = x.reshape(*x.shape[: last + 1], math.prod(x.shape[last + 1 :]))
+        return reduce(name, kernel(rows), rest)
     kept = tuple(d for d in range(x.ndim) if d not in dims)
     if dims == tuple(range(len(dims))):
         # Leading dimensions: one reduction over rows, whose columns are contiguous.
         flat = x.reshape((math.prod(x.shape[d] for d in dims), *(x.shape[d] for d in kept)))
         return kernel(flat, axis=0)  # type: ignore[no-any-return]
-    moved = x.transpose(kept + dims).reshape(*(x.shape[d] for d in kept), -1)
+    shape = (*(x.shape[d] for d in kept), math.prod(x.shape[d] for d in dims))
+    moved = x.transpose(kept + dims).reshape(shape)
     return kernel(moved)  # type: ignore[no-any-return]
 
 

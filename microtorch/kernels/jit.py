@@ -11,6 +11,8 @@ The text may use: the types `f32 f64 i8 i16 i32 i64 u8 u16 u32 u64` (also as cas
 `f32_at(address)` and so on, which give a pointer to index; `bits(x)` and `from_bits(i)`
 (bit-casts of equal width); `sqrt floor fabs rint trunc copysign fma` (one instruction each);
 `where(c, a, b)` (a select); `words(n)`, the address of n 64-bit words on the stack;
+`f32_load(pointer, i)`, a vector of as many elements from i on as a register holds,
+`f32_store(pointer, i, vector)` and `f32_splat(x)`, the same for f64, and `fma` of vectors;
 `call(f, (a, ...))`, a call of the C function at address f with integer arguments and result;
 `feclearexcept(63)`, which clears the floating-point flags that NumPy would warn about.
 """
@@ -186,6 +188,68 @@ def _llvm_ir(stem: str, name: str, text: str, signature: str) -> tuple[str, str]
 
 
 @functools.cache
+def vector_bytes() -> int:
+    """Bytes of this CPU's vector registers."""
+    features = _backend()[0].get_host_cpu_features()
+    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+
+
+def _vectors(element: Any) -> tuple[Any, Any, Any]:
+    """load, store and splat of vectors of a float type."""
+    import llvmlite.ir as ir
+    from numba import types
+    from numba.extending import intrinsic, models, register_model
+
+    size = element.bitwidth // 8
+    name = f"f{element.bitwidth}"
+    lanes = vector_bytes() // size
+    kind = ir.VectorType(ir.FloatType() if size == 4 else ir.DoubleType(), lanes)
+    # With it llvmlite names the instructions on vectors.
+    kind.intrinsic_name = f"v{lanes}{name}"
+
+    class Vector(types.Type):  # type: ignore[misc]
+        pass
+
+    @register_model(Vector)
+    class Model(models.PrimitiveModel):  # type: ignore[misc]
+        def __init__(self, manager: Any, vector: Any) -> None:
+            super().__init__(manager, vector, kind)
+
+    vector = Vector(name=f"{name}x{lanes}")
+
+    def place(builder: Any, args: Any) -> Any:
+        return builder.bitcast(builder.gep(args[0], [args[1]]), kind.as_pointer())
+
+    @intrinsic
+    def load(typing: Any, pointer: Any, i: Any) -> Any:
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return builder.load(place(builder, args), align=size)
+
+        return vector(pointer, types.int64), code
+
+    @intrinsic
+    def store(typing: Any, pointer: Any, i: Any, x: Any) -> Any:
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            builder.store(args[2], place(builder, args), align=size)
+            return context.get_dummy_value()
+
+        return types.void(pointer, types.int64, vector), code
+
+    @intrinsic
+    def splat(typing: Any, x: Any) -> Any:
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            one = builder.insert_element(
+                ir.Constant(kind, ir.Undefined), args[0], ir.IntType(32)(0)
+            )
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+            return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), mask)
+
+        return vector(element), code
+
+    return load, store, splat
+
+
+@functools.cache
 def _vocabulary() -> dict[str, Any]:
     """The names that kernel text may use, as Numba types and intrinsics."""
     import llvmlite.ir as ir
@@ -268,6 +332,8 @@ def _vocabulary() -> dict[str, Any]:
 
     for n in names:
         scope[n + "_at"] = pointer_to(scope[n])
+    for n in ("f32", "f64"):
+        scope |= zip((n + "_load", n + "_store", n + "_splat"), _vectors(scope[n]))
     scope |= {"bits": bit_cast(twins), "from_bits": bit_cast(floats)}
     scope |= {n: instruction("llvm." + n, 1) for n in "sqrt floor fabs rint trunc".split()}
     scope |= {"copysign": instruction("llvm.copysign", 2), "fma": instruction("llvm.fma", 3)}

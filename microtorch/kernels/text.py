@@ -328,10 +328,12 @@ def rowwise(row: Rowwise, dtype: str) -> str:
     rows, scalars = {n: n for n in row.inputs}, list(row.params)
     functions, body = [], []
     steps = [f"by_{n}" for n in (*row.inputs, "out")]
-    for name, kind, formula in row.lines:
+    for group in _passes(row):
         places = [f"{at}[i * by_{at}]" for at in rows.values()]
         arguments = ", ".join([*places, *scalars])
-        functions.append(_function(f"{name}_of", [*rows, *scalars], formula))
+        for name, _, formula in group:
+            functions.append(_function(f"{name}_of", [*rows, *scalars], formula))
+        name, kind, _ = group[0]
         if kind == "number":
             body.append(f"{name} = {name}_of({', '.join(['F(0)'] * len(rows) + scalars)})")
         elif kind == "row":
@@ -339,32 +341,21 @@ def rowwise(row: Rowwise, dtype: str) -> str:
             rows[name] = "out"
             continue
         else:
-            fold = FOLDS[kind]
-            functions.append(_function(f"{name}_with", ("a", "b"), fold.combine))
-            finish = re.sub(r"\bn\b", "F(n)", fold.finish)
-            functions.append(_function(f"{name}_end", ("a", "n"), finish))
             head = ", ".join([*row.inputs, "out", *steps, *scalars, "n", "lanes"])
-            initial = _initial(fold.initial, dtype)
-            functions.append(
-                _REDUCE.format(
-                    name=name,
-                    head=head,
-                    initial=initial,
-                    arguments=arguments,
-                    inner=arguments.replace("[i ", "[(i + j) "),
-                )
-            )
-            body.append(f"{name} = reduce_{name}({head})")
-        scalars.append(name)
+            functions += _reduction(group, dtype, head, arguments)
+            results = ", ".join(name for name, _, _ in group)
+            body.append(f"{results} = reduce_{name}({head})")
+        scalars += [name for name, _, _ in group]
     functions.append(_function("z_of", [*rows, *scalars], row.formula))
     places = [f"{at}[i * by_{at}]" for at in rows.values()]
     body += ["for i in range(n):", f"    out[i * by_out] = z_of({', '.join([*places, *scalars])})"]
+    most = max(map(len, _passes(row)))
     lines = [
         "def loop(args, dims, steps, data):",
         "    n = i64_at(dims)[1]",
         "    places = i64_at(args)",
         "    strides = i64_at(steps)",
-        f"    lanes = {pointer}_at(words({LANES}))",
+        f"    lanes = {pointer}_at(words({LANES * most}))",
     ]
     lines += [f"    {n} = strides[{len(operands) + k}] >> {shift}" for k, n in enumerate(steps)]
     lines.append("    for o in range(i64_at(dims)[0]):")
@@ -380,27 +371,55 @@ def rowwise(row: Rowwise, dtype: str) -> str:
     return prologue(dtype, formulas + combines) + "".join(functions) + "\n".join(lines) + "\n"
 
 
-# LANES partial results: a shorter inner loop would be unrolled, and miss being SIMD code.
-_REDUCE = f"""
-def reduce_{{name}}({{head}}):
-    total = F({{initial}})
-    whole = n - (n & {LANES - 1})
-    if whole:
-        for j in range({LANES}):
-            lanes[j] = total
-        for i in range(0, whole, {LANES}):
-            for j in range({LANES}):
-                lanes[j] = {{name}}_with(lanes[j], {{name}}_of({{inner}}))
-        width = {LANES}
-        while width > 1:
-            width = width >> 1
-            for j in range(width):
-                lanes[j] = {{name}}_with(lanes[j], lanes[j + width])
-        total = lanes[0]
-    for i in range(whole, n):
-        total = {{name}}_with(total, {{name}}_of({{arguments}}))
-    return {{name}}_end(total, n)
-"""
+def _passes(row: Rowwise) -> list[list[tuple[str, str, str]]]:
+    """The lines of the op; neighbouring folds that do not need each other stand together."""
+    passes: list[list[tuple[str, str, str]]] = []
+    for line in row.lines:
+        before = passes[-1] if passes else []
+        known = {name for name, _, _ in before}
+        if line[1] in FOLDS and before and before[0][1] in FOLDS and not names_in(line[2]) & known:
+            before.append(line)
+        else:
+            passes.append([line])
+    return passes
+
+
+def _reduction(
+    lines: Sequence[tuple[str, str, str]], dtype: str, head: str, arguments: str
+) -> Iterable[str]:
+    """The functions of folds in one pass over a row.
+
+    Each has LANES partial results: a shorter inner loop would be unrolled, and miss being SIMD.
+    """
+    inner = arguments.replace("[i ", "[(i + j) ")
+    text = [f"def reduce_{lines[0][0]}({head}):", f"    whole = n - (n & {LANES - 1})"]
+    many: list[str] = []
+    for k, (name, kind, _) in enumerate(lines):
+        yield _function(f"{name}_with", ("a", "b"), FOLDS[kind].combine)
+        finish = re.sub(r"\bn\b", "F(n)", FOLDS[kind].finish)
+        yield _function(f"{name}_end", ("a", "n"), finish)
+        text.append(f"    total_{name} = F({_initial(FOLDS[kind].initial, dtype)})")
+        many.append(f"lanes[{k * LANES} + j]")
+    lanes = list(zip((name for name, _, _ in lines), many, strict=True))
+    text += ["    if whole:", f"        for j in range({LANES}):"]
+    text += [f"            {lane} = total_{name}" for name, lane in lanes]
+    text += [f"        for i in range(0, whole, {LANES}):", f"            for j in range({LANES}):"]
+    text += [f"                {lane} = {n}_with({lane}, {n}_of({inner}))" for n, lane in lanes]
+    text += [
+        f"        width = {LANES}",
+        "        while width > 1:",
+        "            width = width >> 1",
+    ]
+    text += ["            for j in range(width):"]
+    text += [
+        f"                {lane} = {n}_with({lane}, {lane.replace('j]', 'j + width]')})"
+        for n, lane in lanes
+    ]
+    text += [f"        total_{name} = lanes[{k * LANES}]" for k, (name, _) in enumerate(lanes)]
+    text += ["    for i in range(whole, n):"]
+    text += [f"        total_{n} = {n}_with(total_{n}, {n}_of({arguments}))" for n, _ in lanes]
+    text.append("    return " + ", ".join(f"{n}_end(total_{n}, n)" for n, _ in lanes))
+    yield "\n".join(text) + "\n"
 
 
 def step(row: Step, dtype: str) -> str:

@@ -77,7 +77,7 @@ def shared(args, dims, steps, data):
 
 def share(loop: int, operands: int, cheap: bool, rows: bool = False) -> tuple[int, int]:
     """`(loop, data)` of a ufunc whose long runs, or many rows, are shared among threads."""
-    if not _start():
+    if not start():
         return loop, 0
     least = LEAST_CHEAP if cheap else LEAST
     data = np.array([loop, operands, _settings.ctypes.data, least, rows], np.int64)
@@ -86,7 +86,7 @@ def share(loop: int, operands: int, cheap: bool, rows: bool = False) -> tuple[in
 
 
 @functools.cache
-def _start() -> bool:
+def start() -> bool:
     """Load the OpenMP runtime; False where there is none."""
     before = os.environ.get("GOMP_SPINCOUNT")
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
@@ -104,6 +104,22 @@ def _start() -> bool:
     _settings[:] = (_settings[0] or _cores(), 0, parallel, part, me, parts)
     os.register_at_fork(after_in_child=_alone)
     return True
+
+
+def parallel(work: int, context: int, count: int) -> None:
+    """Call `work(context)` in `count` threads of a runtime that has been started."""
+    _parallel()(work, context, count, 0)
+
+
+def team() -> tuple[int, int]:
+    """Addresses of omp_get_thread_num and omp_get_num_threads."""
+    return int(_settings[4]), int(_settings[5])
+
+
+@functools.cache
+def _parallel() -> Any:
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    return kind(int(_settings[2]))
 
 
 def _alone() -> None:

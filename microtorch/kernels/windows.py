@@ -182,7 +182,7 @@ class Plan(NamedTuple):
         return made
 
 
-def conv(x: Array, weight: Array, plan: Plan) -> Array:
+def conv(x: Array, weight: Array, plan: Plan, bias: Array | None = None) -> Array:
     """Cross-correlation of images (N, C, H, W) with weight (O, C / groups, kh, kw)."""
     n, out, groups = x.shape[0], weight.shape[0], plan.groups
     w = weight.reshape(groups, out // groups, -1)
@@ -192,6 +192,8 @@ def conv(x: Array, weight: Array, plan: Plan) -> Array:
         for lot in plan.lots(n, w[:, 0].size, x.itemsize):
             columns = _matrix(plan, padded[lot])
             made[lot] = plan.wanted(np.matmul(w, columns))
+        if bias is not None:
+            made += bias.reshape(groups, -1, 1, 1)
     return made.reshape(n, out, *plan.at.counts)
 
 
