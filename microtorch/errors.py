@@ -16,11 +16,15 @@ ONE_OF_SEVERAL_VIEWS = (
     "function that returns multiple views. Such functions do not allow the output views to be "
     "modified inplace. You should replace the inplace operation by an out-of-place one."
 )
-NO_GRAD_VIEW = (
-    "A view was created in no_grad mode and is being modified inplace with grad mode enabled. "
+_NO_GRAD_VIEW = (
+    "A view was created in no_grad mode and {happened} modified inplace with grad mode enabled. "
     "Given that this use case is ambiguous and error-prone, it is forbidden. You can clarify your "
     "code by moving both the view and the inplace either both inside the no_grad block (if you "
     "don't want the inplace to be tracked) or both outside (if you want the inplace to be tracked)."
+)
+NO_GRAD_VIEW = _NO_GRAD_VIEW.format(happened="is being")
+BASE_OF_NO_GRAD_VIEW = _NO_GRAD_VIEW.format(
+    happened="its base or another view of its base has been"
 )
 
 

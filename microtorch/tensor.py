@@ -115,7 +115,7 @@ class Tensor:
     # The last node that saved what it wrote into a view of this base.
     _written: Any = None
     _changes: "tuple[int, int, Any] | None" = None
-    # Whether this is a view, of a tensor that requires grad, made while grad mode was off.
+    # Whether this is a view made while grad mode was off, or a view of such a one.
     _unrecorded = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Tensor":
@@ -540,11 +540,15 @@ def check_in_place(x: Tensor, what: str = "a leaf") -> None:
             of the several views that a function gave.
     """
     node = x._node
-    if node is None or not mode.enabled:
+    if not mode.enabled:
         return
-    if node is LEAF:
-        if x._unrecorded:
-            raise RuntimeError(NO_GRAD_VIEW)
+    base = x if x._base is None else base_of(x)
+    if node is None and base._node is not LEAF:
+        return
+    if x._unrecorded:
+        raise RuntimeError(NO_GRAD_VIEW)
+    if node is None or node is LEAF:
+        what = what if base is x else "a view of a leaf"
         raise RuntimeError(
             f"{what} Variable that requires grad is being used in an in-place operation."
         )
@@ -553,7 +557,6 @@ def check_in_place(x: Tensor, what: str = "a leaf") -> None:
         number, op = _output_number(node), _op_name(node)
         if custom and len(node.outputs) == 1:
             raise RuntimeError(FUNCTION_VIEW.format(op=op))
-        base = base_of(x)
         if base is x:
             return
         if base._node is LEAF and not custom:
@@ -568,6 +571,16 @@ def check_in_place(x: Tensor, what: str = "a leaf") -> None:
             if origin.name().startswith(("Split", "Unbind")):
                 raise RuntimeError(ONE_OF_SEVERAL_VIEWS.format(number=number, op=op))
             origin = origin.parents[0]
+
+
+def check_history(x: Tensor, node: Any) -> None:
+    """Refuse to give the history of what is written into it to a view made in no_grad mode.
+
+    Raises:
+        RuntimeError: if there is one.
+    """
+    if node is not None and x._unrecorded and mode.enabled:
+        raise RuntimeError(NO_GRAD_VIEW)
 
 
 def changed(x: Tensor) -> None:

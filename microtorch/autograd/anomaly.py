@@ -66,6 +66,7 @@ class _Watched:
     def __init__(self, op: Any) -> None:
         self.op = op
         self.saves_result = getattr(op, "saves_result", False)
+        self.hooks, self.keep = getattr(op, "hooks", None), getattr(op, "keep", None)
 
     def backward(self, node: Node, g: Any) -> Any:
         """What the op gives."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..functions.cat import stack
+from ..functions.op import Rule, record
 from ..functions.op import tensors as primitives
 from ..functions.overlap import check_repeated
 from ..graph import engine
@@ -16,6 +17,7 @@ from ..graph.node import LEAF, Node, mode
 from ..kernels import cpu
 from ..tensor import Tensor, changed, check_saved, edge, wrap
 
+COPY = Rule("CopyBackwards", lambda F, g, const: (g,))
 NO_GRAD = "element {} of tensors does not require grad and does not have a grad_fn"
 
 
@@ -125,12 +127,17 @@ def backward(
         )
     keep = create_graph if retain_graph is None else retain_graph
     found = _run(outputs, given, keep, create_graph, targets)
-    while found:
-        place, g = found.popitem()
-        leaf = place if isinstance(place, Tensor) else targets[place] if targets else None
-        if leaf is not None:
-            accumulate(leaf, g)
-            engine.call_leaf_hooks(leaf)
+    before = mode.enabled
+    mode.enabled = create_graph
+    try:
+        while found:
+            place, g = found.popitem()
+            leaf = place if isinstance(place, Tensor) else targets[place] if targets else None
+            if leaf is not None:
+                accumulate(leaf, g)
+                engine.call_leaf_hooks(leaf)
+    finally:
+        mode.enabled = before
 
 
 def accumulate(leaf: Tensor, g: Any) -> None:
@@ -144,13 +151,11 @@ def accumulate(leaf: Tensor, g: Any) -> None:
     held = leaf._grad
     if g.__class__ is not np.ndarray:
         g = g if isinstance(g, Tensor) else wrap(np.asarray(g))
-        leaf._grad = g if held is None else held + g
+        leaf._grad = record(COPY, g._array.copy(), (g,)) if held is None else held + g
     elif held is None:
         own = g.base is None and sys.getrefcount(g) <= cpu.ALONE
         own = own and g.flags.c_contiguous and g.flags.writeable
         leaf._grad = wrap(g if own else np.array(g, order="C"))
-    elif held._node is not None:
-        leaf._grad = held + wrap(g)
     else:
         check_repeated(held._array)
         if g.size > cpu.LARGE:

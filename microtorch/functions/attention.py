@@ -15,7 +15,7 @@ from .product import matmul
 from .view import matrix_transpose, reshape
 
 
-def _embedding_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
+def _embedding_rule(F: Any, g: Any, const: Any, *_: Any) -> tuple[Any, ...]:
     """Rows are added up where they came from, those of the padding left out."""
     places, shape, padding = const
     rows = F.reshape(g, (-1, shape[1]))
@@ -60,7 +60,7 @@ def embedding(
     if places.size and not (0 <= places.min() and places.max() < w.shape[0]):
         raise IndexError("index out of range in self")
     const = (places.reshape(-1), w.shape, padding_idx)
-    return record(EMBEDDING, w[places], (weight,), const=const)
+    return record(EMBEDDING, w[places], (weight,), (input,), const)
 
 
 @function()

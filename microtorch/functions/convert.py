@@ -9,7 +9,7 @@ from .. import dtypes
 from ..errors import argument_error, broadcast_error, combination_error, mismatched
 from ..graph.node import mode
 from ..kernels import cpu
-from ..tensor import Tensor, changed, check_in_place, contiguous_format, wrap
+from ..tensor import Tensor, changed, check_history, check_in_place, contiguous_format, wrap
 from .history import take_over
 from .names import function, method, public
 from .op import Rule, deliver, record, tensors
@@ -172,6 +172,7 @@ def copy_(input: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
                 f"{list(src._array.shape)}"
             ) from None
     source = cast(source, input.dtype)
+    check_history(input, source._node)
     np.copyto(input._array, source._array, casting="unsafe")
     changed(input)
     if mode.enabled:
@@ -213,7 +214,7 @@ def cut(x: Tensor, op: Rule) -> None:
 @method()
 def zero_(input: Tensor) -> Tensor:
     """Write zeros, in place."""
-    if input._node is None:
+    if input._node is None and input._base is None:
         input._array.fill(0)
         changed(input)
     else:

@@ -9,7 +9,7 @@ import numpy as np
 from ..graph.node import mode
 from ..kernels import cpu
 from ..table import ROWS
-from ..tensor import TENSORS, Tensor, changed, check_in_place, wrap
+from ..tensor import TENSORS, Tensor, changed, check_history, check_in_place, wrap
 from .elementwise import FLOATS
 from .history import take_over
 from .overlap import check_overlap
@@ -86,6 +86,7 @@ def write(x: Tensor, z: Tensor) -> None:
             f"result type {z.dtype.short} can't be cast to the desired output type {x.dtype.short}"
         )
     node = z._node
+    check_history(x, node)
     if node is not None and node.saved:
         # Backward needs x as it was; the result that a node saved is not x's memory.
         node.saved = tuple(_as_it_was(x) if s is x else s for s in node.saved)

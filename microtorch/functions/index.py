@@ -13,7 +13,16 @@ import numpy as np
 from ..errors import kind_of
 from ..graph.node import mode
 from ..kernels import cpu
-from ..tensor import TENSORS, Tensor, changed, check_in_place, normal_dim, root_of, wrap
+from ..tensor import (
+    TENSORS,
+    Tensor,
+    changed,
+    check_history,
+    check_in_place,
+    normal_dim,
+    root_of,
+    wrap,
+)
 from .convert import cast, copy_
 from .history import take_over
 from .names import public
@@ -301,6 +310,7 @@ def _assign(
     lead = len(shape) - region.ndim
     if lead > 0 and shape[:lead] == (1,) * lead:
         value = reshape(value, shape[lead:])
+    check_history(input, value._node)
     try:
         a[key] = value._array
     except ValueError:

@@ -258,7 +258,7 @@ def binary_cross_entropy_with_logits(
 
 
 # ------------------------------------------------------------------------------ classes
-def _nll_rule(F: Any, g: Any, const: Any, factor: Any) -> tuple[Any, ...]:
+def _nll_rule(F: Any, g: Any, const: Any, factor: Any, *_: Any) -> tuple[Any, ...]:
     key, shape, divisor = const
     each = F.mul(factor, F.expand(g, factor.shape) if g.ndim == 0 else g)
     return (F.put_index(each if divisor is None else F.div(each, divisor), key, shape),)
@@ -330,7 +330,8 @@ def nll_loss(
             each = np.asarray(each.sum(dtype=np.float64) / np.float64(divisor)).astype(a.dtype)
     elif reduction == "sum":
         each = np.asarray(each.sum(dtype=np.float64)).astype(a.dtype)
-    return record(NLL, np.asarray(each), (input,), (wrap(factor),), (key, a.shape, divisor))
+    saved = (wrap(factor), target) if weight is None else (wrap(factor), weight, target)
+    return record(NLL, np.asarray(each), (input,), saved, (key, a.shape, divisor))
 
 
 def cross_entropy(
