@@ -49,6 +49,14 @@ def remember(view: Tensor, base: Any) -> None:
     known.append(ref(view))
 
 
+def forget(view: Tensor) -> None:
+    """Let the base of a view not know it: changes of the base leave the view's history alone."""
+    known = base_of(view)._views
+    if known is not None:
+        known[:] = [r for r in known if r() is not view]
+    view.__dict__.pop("_unrecorded", None)
+
+
 def take_over(x: Tensor, node: Node | None) -> None:
     """Give x the history of what was written into it, and with it its base and all their views."""
     _give(x, node)
