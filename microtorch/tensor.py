@@ -15,7 +15,14 @@ import numpy as np
 
 from . import device as devices
 from . import dtypes
-from .errors import FUNCTION_VIEW, NO_GRAD_VIEW, ONE_OF_SEVERAL_VIEWS, argument_error, unknown_name
+from .errors import (
+    FUNCTION_VIEW,
+    NO_GRAD_VIEW,
+    ONE_OF_SEVERAL_VIEWS,
+    argument_error,
+    kind_of,
+    unknown_name,
+)
 from .graph.node import LEAF, Node, clock, mode, next_change, next_seq, version_at
 
 Array = np.ndarray[Any, Any]
@@ -293,7 +300,7 @@ class Tensor:
             if not isinstance(value, Tensor):
                 raise TypeError(
                     "assigned grad expected to be a Tensor or None but got grad of type "
-                    + type(value).__name__
+                    + kind_of(value)
                 )
             if value._array.dtype != self._array.dtype:
                 raise RuntimeError(
@@ -326,7 +333,7 @@ class Tensor:
     @data.setter
     def data(self, value: "Tensor") -> None:
         if not isinstance(value, Tensor):
-            raise TypeError(f"Variable data has to be a tensor, but got {type(value).__name__}")
+            raise TypeError(f"Variable data has to be a tensor, but got {kind_of(value)}")
         if value._array.dtype.kind != "f" and self._node is not None:
             raise RuntimeError(
                 "data set to a tensor that requires gradients must be floating point or complex "
@@ -571,16 +578,6 @@ def check_in_place(x: Tensor, what: str = "a leaf") -> None:
             if origin.name().startswith(("Split", "Unbind")):
                 raise RuntimeError(ONE_OF_SEVERAL_VIEWS.format(number=number, op=op))
             origin = origin.parents[0]
-
-
-def check_history(x: Tensor, node: Any) -> None:
-    """Refuse to give the history of what is written into it to a view made in no_grad mode.
-
-    Raises:
-        RuntimeError: if there is one.
-    """
-    if node is not None and x._unrecorded and mode.enabled:
-        raise RuntimeError(NO_GRAD_VIEW)
 
 
 def changed(x: Tensor) -> None:

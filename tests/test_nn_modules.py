@@ -68,6 +68,11 @@ Dropout(0.3) | 40,3
 Dropout() | 40
 Dropout1d(0.4) | 5,6,3
 Dropout2d(0.4) | 5,6,3,2
+Threshold(0.1, 20) | 3,4
+PReLU() | 3,4
+PReLU(3, init=0.5) | 2,3,4
+GLU() | 3,4
+GLU(dim=0) | 4,3
 Softmax(1) | 3,4
 LogSoftmax(dim=-1) | 3,4
 Softmin(0) | 3,4
@@ -281,3 +286,88 @@ def test_parameter_list():
         with pytest.raises(IndexError):
             made[4]
     assert shown[0] == shown[1]
+
+
+IN_PLACE = """
+F.relu(x, inplace=True)
+F.relu6(x, inplace=True)
+F.leaky_relu(x, 0.1, True)
+F.elu(x, 0.5, inplace=True)
+F.selu(x, inplace=True)
+F.celu(x, inplace=True)
+F.hardtanh(x, -1, 1, True)
+F.silu(x, inplace=True)
+F.mish(x, inplace=True)
+F.hardswish(x, inplace=True)
+F.hardsigmoid(x, inplace=True)
+F.threshold(x, 0.1, 20, True)
+F.dropout(x, 0.5, inplace=True)
+F.dropout(x, 1.0, inplace=True)
+F.dropout(x, 0.0, inplace=True)
+F.dropout(x, 0.5, False, inplace=True)
+F.dropout1d(x, 0.5, inplace=True)
+F.dropout2d(x, 0.5, inplace=True)
+nn.Dropout(0.5, inplace=True)(x)
+nn.Dropout1d(0.5, True)(x)
+nn.Dropout2d(0.5, True)(x)
+nn.ReLU(True)(x)
+nn.ReLU6(True)(x)
+nn.Hardtanh(inplace=True)(x)
+nn.LeakyReLU(inplace=True)(x)
+nn.ELU(inplace=True)(x)
+nn.Threshold(0.1, 20, True)(x)
+""".strip().splitlines()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["plain", "leaf", "graph"])
+@pytest.mark.parametrize("code", IN_PLACE)
+def test_in_place(code, kind):
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+
+    def result(torch):
+        torch.manual_seed(3)
+        w = torch.linspace(-2, 2, 24).reshape(2, 3, 4).detach()
+        if kind != "plain":
+            w.requires_grad_()
+        x = w * 1 if kind == "graph" else w
+        version = x._version
+        try:
+            y = eval(code, {"x": x, "F": torch.nn.functional, "nn": torch.nn})
+        except RuntimeError as error:
+            return str(error), x.tolist(), []
+        if y.requires_grad:
+            (y * torch.arange(24.0).reshape(2, 3, 4)).sum().backward()
+        g = w.grad.tolist() if y.requires_grad else []
+        return (
+            y is x,
+            x._version - version,
+            np.round(x.tolist(), 5).tolist(),
+            np.round(g, 5).tolist(),
+        )
+
+    ours, theirs = result(microtorch), result(pytorch)
+    assert ours[0] == theirs[0]
+    np.testing.assert_allclose(ours[1], theirs[1], 1e-5, 1e-6)
+    np.testing.assert_allclose(ours[2], theirs[2], 1e-5, 1e-6)
+
+
+def test_errors_of_load_state_dict():
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    keys = {
+        "zz": 1, "0.weight": (2, 2), "x": 1, "1.weight": 5, "1.q": 1, "0.x": 2, "0": 2,
+        "1.bias.foo": 1, "2.0.q": 1, "3.q": 1,
+    }  # fmt: skip
+
+    def result(torch):
+        nn = torch.nn
+        model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1), nn.Sequential(nn.Linear(1, 1)))
+        state = {name: torch.zeros(shape) for name, shape in keys.items()}
+        with pytest.raises(RuntimeError) as raised:
+            model.load_state_dict({**state, "0.bias": 3})
+        del state["0.weight"], state["1.weight"]
+        return str(raised.value).split("received")[0], model.load_state_dict(state, strict=False)
+
+    ours, theirs = result(microtorch), result(pytorch)
+    assert ours[0] == theirs[0]
+    assert tuple(ours[1]) == tuple(theirs[1])

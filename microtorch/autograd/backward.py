@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import kind_of
 from ..functions.cat import stack
 from ..functions.op import Rule, record
 from ..functions.op import tensors as primitives
@@ -54,7 +55,7 @@ def _first_gradient(output: Tensor, g: Any, number: int) -> Any:
             raise RuntimeError("grad can be implicitly created only for scalar outputs")
         return np.ones(output._array.shape, output._array.dtype)
     if not isinstance(g, Tensor):
-        raise TypeError(f"gradients can be either Tensors or None, but got {type(g).__name__}")
+        raise TypeError(f"gradients can be either Tensors or None, but got {kind_of(g)}")
     if g._array.shape != output._array.shape:
         raise RuntimeError(
             f"Mismatch in shape: grad_output[{number}] has a shape of {g.shape} and "
@@ -300,7 +301,7 @@ def tensor_backward(
         if isinstance(gradient, (int, float)):
             raise TypeError(f"'{type(gradient).__name__}' object is not iterable")
         bad = gradient[0] if isinstance(gradient, (list, tuple)) and gradient else gradient
-        raise TypeError(f"gradients can be either Tensors or None, but got {type(bad).__name__}")
+        raise TypeError(f"gradients can be either Tensors or None, but got {kind_of(bad)}")
     backward([self], [gradient], retain_graph, create_graph, inputs)
 
 

@@ -10,7 +10,7 @@ from .convert import where
 from .elementwise import FUNCTIONS
 from .names import function
 from .normalization import softmax
-from .op import Rule, record, tensors
+from .op import Rule, need_tensor, record, tensors
 from .product import matmul
 from .view import matrix_transpose, reshape
 
@@ -44,6 +44,8 @@ def embedding(
         raise NotImplementedError(
             "max_norm, scale_grad_by_freq and sparse are not part of microtorch's embedding"
         )
+    need_tensor("embedding", "indices", 2, input)
+    need_tensor("embedding", "weight", 1, weight)
     places, w = input._array, weight._array
     if padding_idx is not None:
         if not -w.shape[0] <= padding_idx < w.shape[0]:

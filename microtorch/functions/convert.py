@@ -9,8 +9,8 @@ from .. import dtypes
 from ..errors import argument_error, broadcast_error, combination_error, mismatched
 from ..graph.node import mode
 from ..kernels import cpu
-from ..tensor import Tensor, changed, check_history, check_in_place, contiguous_format, wrap
-from .history import take_over
+from ..tensor import Tensor, changed, check_in_place, contiguous_format, wrap
+from .history import check_history, take_over
 from .names import function, method, public
 from .op import Rule, deliver, record, tensors
 from .overlap import check_overlap

@@ -11,8 +11,8 @@ from weakref import ref
 
 import numpy as np
 
-from ..errors import BASE_OF_NO_GRAD_VIEW
-from ..graph.node import Node, node_class
+from ..errors import BASE_OF_NO_GRAD_VIEW, NO_GRAD_VIEW
+from ..graph.node import Node, mode, node_class
 from ..tensor import Tensor, base_of, root_of
 from .op import Array, Rule, record
 
@@ -47,6 +47,16 @@ def remember(view: Tensor, base: Any) -> None:
         # At powers of two only, so that a loop over slices stays linear.
         known[:] = [r for r in known if r() is not None]
     known.append(ref(view))
+
+
+def check_history(x: Tensor, node: Node | None) -> None:
+    """Refuse to give the history of what is written into it to a view made in no_grad mode.
+
+    Raises:
+        RuntimeError: if there is one.
+    """
+    if node is not None and x._unrecorded and mode.enabled:
+        raise RuntimeError(NO_GRAD_VIEW)
 
 
 def forget(view: Tensor) -> None:

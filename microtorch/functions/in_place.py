@@ -9,9 +9,9 @@ import numpy as np
 from ..graph.node import mode
 from ..kernels import cpu
 from ..table import ROWS
-from ..tensor import TENSORS, Tensor, changed, check_history, check_in_place, wrap
+from ..tensor import TENSORS, Tensor, changed, check_in_place, wrap
 from .elementwise import FLOATS
-from .history import take_over
+from .history import check_history, take_over
 from .overlap import check_overlap
 
 
@@ -94,6 +94,13 @@ def write(x: Tensor, z: Tensor) -> None:
     changed(x)
     if node is not None:
         take_over(x, node)
+
+
+def placed(x: Tensor, z: Tensor) -> Tensor:
+    """x, with a result written into it."""
+    check_in_place(x)
+    write(x, z)
+    return x
 
 
 def _as_it_was(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from .op import Array, Rule, record, saved_tensors, tensors
 WORDS: dict[str, Any] = {}
 # Rows with a derivative that is constant between kinks, whose own derivative PyTorch gives as
 # zeros, not as none.
-_PIECEWISE = {"relu", "abs", "leaky_relu", "hardtanh", "l1_loss"}
+_PIECEWISE = {"relu", "abs", "leaky_relu", "hardtanh", "threshold", "l1_loss"}
 
 
 def _piecewise_rule(F: Any, g: Any, shapes: Any) -> tuple[Any, ...]:

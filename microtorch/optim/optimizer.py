@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.modes import enable_grad
+from ..errors import kind_of
 from ..functions.overlap import check_repeated
 from ..graph.node import next_change
 from ..kernels import cpu
@@ -78,8 +79,7 @@ class Optimizer:
         for p in params:
             if not isinstance(p, Tensor):
                 raise TypeError(
-                    "optimizer can only optimize Tensors, but one of the params is "
-                    + type(p).__name__
+                    "optimizer can only optimize Tensors, but one of the params is " + kind_of(p)
                 )
             if not p.is_leaf:
                 raise ValueError("can't optimize a non-leaf Tensor")
