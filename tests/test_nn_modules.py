@@ -87,6 +87,11 @@ ReplicationPad2d(2) | 2,3,4
 CircularPad1d(2) | 2,3,4
 CircularPad2d((1, 2, 0, 3)) | 2,3,4,4
 PixelShuffle(2) | 2,8,3,3
+Upsample(scale_factor=2) | 2,3,4
+Upsample((5, 3), mode="bilinear") | 2,3,4,4
+Upsample(scale_factor=(2, 1.5), mode="bicubic", align_corners=True) | 2,3,4,4
+UpsamplingNearest2d(scale_factor=2) | 2,3,4,4
+UpsamplingBilinear2d((5, 6)) | 2,3,4,4
 CosineSimilarity() | 3,4 3,4
 CosineSimilarity(dim=0, eps=1e-6) | 3,4 3,4
 PairwiseDistance() | 3,4 3,4
@@ -371,3 +376,81 @@ def test_errors_of_load_state_dict():
     ours, theirs = result(microtorch), result(pytorch)
     assert ours[0] == theirs[0]
     assert tuple(ours[1]) == tuple(theirs[1])
+
+
+PARAMETER_DICTS = """
+repr(d)
+list(d), len(d), list(reversed(d)), "a" in d, "q" in d
+[k for k, _ in d.named_parameters()], list(d.state_dict())
+d.pop("a").shape, list(d)
+d.popitem()[0], list(d), [k for k, _ in d.named_parameters()]
+d.setdefault("z", torch.ones(1)), d.get("q"), type(d["z"]).__name__
+repr(d | {"z": torch.ones(1), "y": torch.ones(1)}), list(d)
+d.update([("z", torch.ones(1)), ("y", 3)]) or repr(d)
+d.clear() or (len(d), list(d.parameters()))
+list(d.fromkeys(["u", "v"], torch.ones(1)))
+list(d.copy().keys()), [p.shape for p in d.values()], [k for k, _ in d.items()]
+d[3]
+d(3)
+d.update(3)
+d.update([3])
+d.update([(1, 2, 3)])
+d.pop("q")
+d.__delitem__("q")
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("code", PARAMETER_DICTS)
+def test_parameter_dict(code):
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+
+    def result(torch):
+        d = torch.nn.ParameterDict({"b": torch.ones(2, 3), "a": torch.zeros(4), "c": "text"})
+        try:
+            return repr(eval(code, {"torch": torch, "d": d}))
+        except Exception as error:
+            return type(error)
+
+    ours = result(microtorch)
+    if isinstance(ours, str):
+        ours = ours.replace("microtorch.", "torch.")
+    assert ours == result(pytorch)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4), (2, 3, 4), (6, 2, 2)])
+def test_orthogonal(shape):
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    found = []
+    for torch in (microtorch, pytorch):
+        torch.manual_seed(3)
+        w = torch.empty(shape, requires_grad=True)
+        assert torch.nn.init.orthogonal_(w, 1.5) is w
+        found.append([w.detach().numpy(), torch.rand(2).numpy()])
+    np.testing.assert_allclose(found[0][0], found[1][0], 1e-4, 1e-6)
+    assert (found[0][1] == found[1][1]).all()
+    with pytest.raises(ValueError):
+        microtorch.nn.init.orthogonal_(microtorch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_first": True}, {"padding_value": 3, "padding_side": "left"}]
+)
+def test_pad_sequence(options):
+    import importlib
+
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+
+    def result(torch):
+        rnn = importlib.import_module(torch.__name__ + ".nn.utils.rnn")
+        parts = [torch.arange(2.0 * n).reshape(n, 2).requires_grad_() for n in (3, 1, 4)]
+        z = rnn.pad_sequence(parts, **options)
+        (z * z).sum().backward()
+        found = [z.tolist(), *[p.grad.tolist() for p in parts]]
+        if "padding_side" not in options:
+            found += [p.tolist() for p in rnn.unpad_sequence(z, torch.tensor([3, 1, 4]), **options)]
+        for wrong in ([], 3):
+            with pytest.raises(RuntimeError):
+                rnn.pad_sequence(wrong)
+        return found
+
+    assert result(microtorch) == result(pytorch)

@@ -30,6 +30,7 @@ from .activation import (
 from .container import (
     ModuleDict,
     ModuleList,
+    ParameterDict,
     ParameterList,
     Sequential,
 )
@@ -113,12 +114,19 @@ from .shape import (
     Flatten,
     PixelShuffle,
     Unflatten,
+    Upsample,
+    UpsamplingBilinear2d,
+    UpsamplingNearest2d,
 )
 from .sparse import (
     Embedding,
 )
 
 __all__ = [
+    "UpsamplingNearest2d",
+    "UpsamplingBilinear2d",
+    "Upsample",
+    "ParameterDict",
     "Threshold",
     "PReLU",
     "GLU",
