@@ -378,6 +378,84 @@ def test_errors_of_load_state_dict():
     assert tuple(ours[1]) == tuple(theirs[1])
 
 
+RECURRENT = """
+RNN(3, 4) | 5,2,3
+RNN(3, 4) | 5,3
+RNN(3, 4, 2, "relu") | 5,2,3 2,2,4
+RNN(3, 4, nonlinearity="relu", bias=False, batch_first=True) | 2,5,3
+RNN(3, 4, 2, bidirectional=True, batch_first=True) | 2,5,3 4,2,4
+LSTM(3, 4) | 5,2,3
+LSTM(3, 4) | 5,3 1,4 1,4
+LSTM(3, 4, 2, dropout=0.5) | 5,2,3
+LSTM(3, 4, 2, bias=False, batch_first=True, bidirectional=True) | 2,5,3 4,2,4 4,2,4
+LSTM(3, 4, 2, proj_size=2, bidirectional=True) | 5,2,3
+LSTM(3, 4, batch_first=True) | 5,3
+GRU(3, 4) | 5,2,3
+GRU(3, 4, 3, batch_first=True, dropout=0.3) | 2,5,3 3,2,4
+GRU(3, 4, bidirectional=True, bias=False) | 5,3
+RNNCell(3, 4) | 2,3
+RNNCell(3, 4, nonlinearity="relu", bias=False) | 2,3 2,4
+RNNCell(3, 4) | 3 4
+LSTMCell(3, 4) | 2,3
+LSTMCell(3, 4, bias=False) | 3 4 4
+GRUCell(3, 4) | 2,3 2,4
+GRUCell(3, 4, bias=False) | 3
+RNN(3, 4) | 5,2,2
+RNN(3, 4) | 5
+RNN(3, 4) | 5,2,3 2,4
+RNN(3, 4) | 5,2,3 1,3,4
+RNN(3, 4, nonlinearity="sin") | 5,2,3
+RNN(3, 4, proj_size=2) | 5,2,3
+RNN(3.0, 4) | 5,2,3
+RNN(3, 0) | 5,2,3
+RNN(3, 4, dropout=2) | 5,2,3
+LSTM(3, 4) | 5,2,3 2,4 2,4
+LSTM(3, 4) | 5,2,3 1,2,4 1,2,3
+LSTM(3, 4) | 5,3 1,1,4 1,1,4
+LSTM(3, 4, proj_size=4) | 5,2,3
+GRU(3, 4, bias=2) | 5,2,3
+GRU(3, 4, 0) | 5,2,3
+GRU(3, 4) | 2,5,2,3
+RNNCell(3, 4) | 2,2
+RNNCell(3, 4) | 2,3 3,4
+RNNCell(3, 4) | 2,3 2,3
+RNNCell(3, 4, nonlinearity="sin") | 2,3
+LSTMCell(3, 4) | 2,3 2,4 1,4
+GRUCell(3, 4) | 2,2,3
+""".strip().splitlines()
+
+
+@pytest.mark.filterwarnings("ignore:dropout option", "ignore:LSTM with projections")
+@pytest.mark.parametrize("line", RECURRENT)
+def test_recurrent(line):
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    constructor, shapes = line.split("|")
+
+    def result(torch):
+        torch.manual_seed(3)
+        random = np.random.default_rng(7)
+        inputs = [torch.tensor(drawn(s, random)).requires_grad_() for s in shapes.split()]
+        try:
+            module = eval(f"nn.{constructor}", {"nn": torch.nn})
+            x, *state = inputs
+            hx = tuple(state) if "LSTM" in constructor else state[0] if state else None
+            found = module(x, hx) if state else module(x)
+        except (RuntimeError, TypeError, ValueError) as error:
+            return type(error), str(error), [], []
+        flat = []
+        for z in found if isinstance(found, tuple) else (found,):
+            flat += z if isinstance(z, tuple) else (z,)
+        sum(((k + 1) * z * z).sum() for k, z in enumerate(flat)).backward()
+        gradients = [p.grad.numpy() for p in (*module.parameters(), *inputs)]
+        exact = {k: v.tolist() for k, v in module.state_dict().items()}
+        return repr(module), exact, [z.detach().numpy() for z in flat], gradients
+
+    ours, theirs = result(microtorch), result(pytorch)
+    assert ours[:2] == theirs[:2]
+    for a, b in zip(ours[2] + ours[3], theirs[2] + theirs[3], strict=True):
+        np.testing.assert_allclose(a, b, 1e-4, 1e-5)
+
+
 PARAMETER_DICTS = """
 repr(d)
 list(d), len(d), list(reversed(d)), "a" in d, "q" in d

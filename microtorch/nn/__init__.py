@@ -110,6 +110,14 @@ from .pooling import (
     MaxPool1d,
     MaxPool2d,
 )
+from .recurrent import (
+    GRU,
+    LSTM,
+    RNN,
+    GRUCell,
+    LSTMCell,
+    RNNCell,
+)
 from .shape import (
     Flatten,
     PixelShuffle,
@@ -123,6 +131,12 @@ from .sparse import (
 )
 
 __all__ = [
+    "RNNCell",
+    "LSTMCell",
+    "GRUCell",
+    "RNN",
+    "LSTM",
+    "GRU",
     "UpsamplingNearest2d",
     "UpsamplingBilinear2d",
     "Upsample",

@@ -250,6 +250,11 @@ class ParameterDict(Module):
         return "\n".join(lines)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused.
+
+        Raises:
+            RuntimeError: always.
+        """
         raise RuntimeError("ParameterDict should not be called.")
 
 

@@ -8,7 +8,6 @@ import numpy as np
 from ..autograd.modes import no_grad
 from ..errors import unknown_names
 from ..functions import convert, random
-from ..functions.decompose import qr
 from ..tensor import Tensor, changed, wrap
 
 _GAINS = {"tanh": 5.0 / 3, "relu": math.sqrt(2.0), "selu": 0.75}
@@ -129,11 +128,10 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
         raise ValueError("Only tensors with 2 or more dimensions are supported")
     if not a.size:
         return tensor
-    drawn = random.normal_(
-        wrap(np.empty((a.shape[0], a.size // a.shape[0]), a.dtype)), generator=generator
-    )
-    wide = drawn._array.shape[0] < drawn._array.shape[1]
-    q, r = (x._array for x in qr(wrap(drawn._array.T) if wide else drawn))
+    drawn = np.empty((a.shape[0], a.size // a.shape[0]), a.dtype)
+    random.normal_(wrap(drawn), generator=generator)
+    wide = drawn.shape[0] < drawn.shape[1]
+    q, r = np.linalg.qr(drawn.T if wide else drawn)
     q = q * np.sign(np.diagonal(r))
     a[...] = (q.T if wide else q).reshape(a.shape) * a.dtype.type(gain)
     changed(tensor)
