@@ -585,7 +585,13 @@ def changed(x: Tensor) -> None:
     root = x._base
     if root is None:
         root = x
-    root._changes = change = next_change(root._changes)
+    while True:
+        earlier = root._changes
+        change = next_change(earlier)
+        # Again, where another thread has changed it meanwhile: no change may be lost.
+        if root._changes is earlier:
+            root._changes = change
+            break
     node = root._node
     if node is not None and node is not LEAF and node.saved and node.op.saves_result:
         _note_change(root, node, change[0])

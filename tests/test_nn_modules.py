@@ -532,3 +532,41 @@ def test_pad_sequence(options):
         return found
 
     assert result(microtorch) == result(pytorch)
+
+
+@pytest.mark.filterwarnings("ignore:module forward hook with")
+@pytest.mark.parametrize("fails", ["nothing", "forward", "hook"])
+def test_hooks_that_are_always_called(fails):
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+
+    def result(torch):
+        seen = []
+
+        class Layer(torch.nn.Module):
+            def forward(self, x, y=0):
+                if fails == "forward":
+                    raise ValueError("forward")
+                return x + y
+
+        def hook(name, raises=False):
+            def call(module, *args):
+                seen.append((name, args[-1] if args[-1] is None else float(args[-1]), len(args)))
+                if raises:
+                    raise ValueError(name)
+                return args[-1] if args[-1] is None else args[-1] * 2
+
+            return call
+
+        layer = Layer()
+        layer.register_forward_hook(hook("plain"))
+        layer.register_forward_hook(hook("first", fails == "hook"))
+        layer.register_forward_hook(hook("always"), always_call=True, with_kwargs=True)
+        layer.register_forward_hook(hook("raises", fails != "nothing"), always_call=True)
+        layer.register_forward_hook(hook("front"), always_call=True, prepend=True).remove()
+        try:
+            seen.append(float(layer(torch.tensor(3.0), y=torch.tensor(1.0))))
+        except ValueError as error:
+            seen.append(str(error))
+        return seen
+
+    assert result(microtorch) == result(pytorch)

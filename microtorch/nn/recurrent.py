@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from ..autograd.function import Function
 from ..functions.cat import cat, stack
 from ..functions.creation import empty, zeros
 from ..functions.op import need_tensor
@@ -37,6 +38,21 @@ def _gru(x: Tensor, w_hh: Any, b_hh: Any, state: State) -> State:
     z = F.sigmoid(x_z + h_z)
     n = F.tanh(x_n + F.sigmoid(x_r + h_r) * h_n)
     return ((h - n) * z + n,)
+
+
+class _Steps(Function):
+    """The slices along the first dimension: `unbind`, whose backward would add up as many tensors
+    of the whole size as there are slices."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        """The slices, as views."""
+        return x.unbind(0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        """Their gradients, stacked."""
+        return stack(gradients)
 
 
 # (x W_ih^T + b_ih, W_hh, b_hh, state) -> the next state.
@@ -123,6 +139,8 @@ class RNNBase(Module):
         name, lstm = self.mode.partition("_")[0], self.mode == "LSTM"
         need_tensor(name.lower(), "input", 1, input)
         rank = input.ndim
+        if rank in (2, 3) and not input.shape[1 if self.batch_first and rank == 3 else 0]:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         if rank not in (2, 3):
             end = "D tensor instead" if name == "RNN" else "D instead"
             raise ValueError(f"{name}: Expected input to be 2D or 3D, got {rank}{end}")
@@ -187,7 +205,7 @@ class RNNBase(Module):
         w_ih, w_hh = weights[:2]
         b_ih, b_hh = weights[2:4] if self.bias else (None, None)
         step = _STEPS[self.mode]
-        inputs = F.linear(x, w_ih, b_ih).unbind(0)
+        inputs = _Steps.apply(F.linear(x, w_ih, b_ih))
         state: State = tuple(start)
         outputs = []
         for part in reversed(inputs) if backwards else inputs:
