@@ -236,7 +236,7 @@ ROWS: dict[str, Row] = {
         Row("threshold", "x", "where(x <= threshold, value, x)", "where(x <= threshold, 0, 1)",
             params="threshold value", types="any", kinks="x - threshold", public=False,
             doc="input where it is above the threshold, else value."),
-        Row("prelu", "x y", "where(x > 0, x, x * y)", "where(x > 0, 1, y); where(x > 0, 0, x)",
+        Row("prelu_kernel", "x y", "where(x > 0, x, x * y)", "where(x > 0, 1, y); where(x > 0, 0, x)",
             types="real", kinks="x", node="PreluKernelBackward0", public=False,
             doc="input where positive, else input * weight."),
         Row("elu", "x", "where(x > 0, x, alpha * expm1(x))", "where(x > 0, 1, alpha * exp(x))",

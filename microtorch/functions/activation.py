@@ -102,7 +102,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
                 f"{w.size} and channel size = {channels}."
             )
     shape = (1, w.size) + (1,) * (a.ndim - 2) if a.ndim > 1 else (1,) * a.ndim
-    return FUNCTIONS["prelu"](input, reshape(weight, shape))  # type: ignore[no-any-return]
+    return FUNCTIONS["prelu_kernel"](input, reshape(weight, shape))  # type: ignore[no-any-return]
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
