@@ -16,11 +16,15 @@ ONE_OF_SEVERAL_VIEWS = (
     "function that returns multiple views. Such functions do not allow the output views to be "
     "modified inplace. You should replace the inplace operation by an out-of-place one."
 )
-NO_GRAD_VIEW = (
-    "A view was created in no_grad mode and is being modified inplace with grad mode enabled. "
+_NO_GRAD_VIEW = (
+    "A view was created in no_grad mode and {happened} modified inplace with grad mode enabled. "
     "Given that this use case is ambiguous and error-prone, it is forbidden. You can clarify your "
     "code by moving both the view and the inplace either both inside the no_grad block (if you "
     "don't want the inplace to be tracked) or both outside (if you want the inplace to be tracked)."
+)
+NO_GRAD_VIEW = _NO_GRAD_VIEW.format(happened="is being")
+BASE_OF_NO_GRAD_VIEW = _NO_GRAD_VIEW.format(
+    happened="its base or another view of its base has been"
 )
 
 
@@ -46,7 +50,19 @@ def combination_error(function: str, *values: Any, expected: str = "") -> TypeEr
 def kind_of(value: Any) -> str:
     """The type of a value as PyTorch's messages name it."""
     kind = type(value)
+    if kind.__module__.partition(".")[0] == "torch":
+        return f"PyTorch's {kind.__name__} (microtorch.asarray makes a tensor of microtorch of it)"
     return f"numpy.{kind.__name__}" if kind.__module__ == "numpy" else kind.__name__
+
+
+def refuse_foreign(value: Any) -> None:
+    """Refuse a tensor of PyTorch.
+
+    Raises:
+        TypeError: which says how to convert it.
+    """
+    if type(value).__module__.partition(".")[0] == "torch":
+        raise TypeError(f"expected a Tensor, but got {kind_of(value)}")
 
 
 def unknown_name(owner: str, name: str, known: Iterable[str]) -> AttributeError:
@@ -61,6 +77,8 @@ def unknown_name(owner: str, name: str, known: Iterable[str]) -> AttributeError:
         close = close or [lower[k] for k in difflib.get_close_matches(name.lower(), lower, 1)]
         hint = f" Did you mean '{close[0]}'?" if close else ""
         text += f'.{hint} See "What differs from PyTorch" in the README.'
+        # With an object of its own, so that a traceback does not look for a name once more.
+        return AttributeError(text, name=name, obj=None)
     return AttributeError(text)
 
 

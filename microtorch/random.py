@@ -313,7 +313,14 @@ class Generator:
             self.exponential(drawn)
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 drawn = weights / drawn
-            return np.argsort(-drawn, axis=-1, kind="stable")[..., :k]
+            if k == 1 and not np.isnan(drawn).any():
+                return drawn.argmax(-1)[..., None]
+            drawn = -drawn
+            if k < drawn.shape[-1] // 2:
+                places = np.sort(np.argpartition(drawn, k - 1, -1)[..., :k], -1)
+                order = np.argsort(np.take_along_axis(drawn, places, -1), axis=-1, kind="stable")
+                return np.take_along_axis(places, order, -1)
+            return np.argsort(drawn, axis=-1, kind="stable")[..., :k]
         chosen = np.empty((*weights.shape[:-1], k), np.int64)
         for row, indices in zip(np.atleast_2d(weights), np.atleast_2d(chosen), strict=True):
             below = np.cumsum(row)

@@ -16,7 +16,14 @@ import numpy as np
 from . import dtypes
 from .device import CPU
 from .device import device as Device
-from .errors import FUNCTION_VIEW, NO_GRAD_VIEW, ONE_OF_SEVERAL_VIEWS, argument_error, unknown_name
+from .errors import (
+    FUNCTION_VIEW,
+    NO_GRAD_VIEW,
+    ONE_OF_SEVERAL_VIEWS,
+    argument_error,
+    kind_of,
+    unknown_name,
+)
 from .graph.node import LEAF, Node, clock, mode, next_change, next_seq, shown, version_at
 
 Array = np.ndarray[Any, Any]
@@ -116,7 +123,7 @@ class Tensor:
     # The last node that saved what it wrote into a view of this base.
     _written: Any = None
     _changes: "tuple[int, int, Any] | None" = None
-    # Whether this is a view, of a tensor that requires grad, made while grad mode was off.
+    # Whether this is a view made while grad mode was off, or a view of such a one.
     _unrecorded = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Tensor":
@@ -294,7 +301,7 @@ class Tensor:
             if not isinstance(value, Tensor):
                 raise TypeError(
                     "assigned grad expected to be a Tensor or None but got grad of type "
-                    + type(value).__name__
+                    + kind_of(value)
                 )
             if value._array.dtype != self._array.dtype:
                 raise RuntimeError(
@@ -327,7 +334,7 @@ class Tensor:
     @data.setter
     def data(self, value: "Tensor") -> None:
         if not isinstance(value, Tensor):
-            raise TypeError(f"Variable data has to be a tensor, but got {type(value).__name__}")
+            raise TypeError(f"Variable data has to be a tensor, but got {kind_of(value)}")
         if value._array.dtype.kind != "f" and self._node is not None:
             raise RuntimeError(
                 "data set to a tensor that requires gradients must be floating point or complex "
@@ -541,11 +548,15 @@ def check_in_place(x: Tensor, what: str = "a leaf") -> None:
             of the several views that a function gave.
     """
     node = x._node
-    if node is None or not mode.enabled:
+    if not mode.enabled:
         return
-    if node is LEAF:
-        if x._unrecorded:
-            raise RuntimeError(NO_GRAD_VIEW)
+    base = x if x._base is None else base_of(x)
+    if node is None and base._node is not LEAF:
+        return
+    if x._unrecorded:
+        raise RuntimeError(NO_GRAD_VIEW)
+    if node is None or node is LEAF:
+        what = what if base is x else "a view of a leaf"
         raise RuntimeError(
             f"{what} Variable that requires grad is being used in an in-place operation."
         )
@@ -554,7 +565,6 @@ def check_in_place(x: Tensor, what: str = "a leaf") -> None:
         number, op = _output_number(node), _op_name(node)
         if custom and len(node.outputs) == 1:
             raise RuntimeError(FUNCTION_VIEW.format(op=op))
-        base = base_of(x)
         if base is x:
             return
         if base._node is LEAF and not custom:
@@ -576,7 +586,13 @@ def changed(x: Tensor) -> None:
     root = x._base
     if root is None:
         root = x
-    root._changes = change = next_change(root._changes)
+    while True:
+        earlier = root._changes
+        change = next_change(earlier)
+        # Again, where another thread has changed it meanwhile: no change may be lost.
+        if root._changes is earlier:
+            root._changes = change
+            break
     node = root._node
     if node is not None and node is not LEAF and node.saved and node.op.saves_result:
         _note_change(root, node, change[0])

@@ -17,6 +17,7 @@ from .dtypes import get_default_dtype
 from .functions.elementwise import FLOATS
 from .functions.op import Rule
 from .functions.row_op import evaluate
+from .graph.hooks import live
 from .graph.node import Node, mode, next_seq
 from .kernels import cpu, text
 from .table import ROWS, Row
@@ -103,11 +104,14 @@ class ScalarOp:
         return tuple(g * float(evaluate(d, values, arrays[0])) for d in derivatives)
 
     def backward(self, node: "Value", g: Any) -> tuple[Any, ...]:
-        """Keep g as the node's gradient, and pass it on, as NumPy's numbers: these can be added
-        to the gradients that come from tensors."""
-        g = float(g)
-        node.grad += g
-        return tuple(map(_DOUBLE.type, self.gradients(g, node)))
+        """g times the local derivatives, as NumPy's numbers: these can be added to the gradients
+        that come from tensors."""
+        return tuple(map(_DOUBLE.type, self.gradients(float(g), node)))
+
+    @staticmethod
+    def keep(node: "Value", g: Any) -> None:
+        """Add g to the node's gradient, when the backward pass has succeeded."""
+        node.grad += float(g)
 
     def differentiate(self, node: "Value", g: Tensor) -> Any:
         """Values have first derivatives only."""
@@ -128,11 +132,11 @@ class _Leaf:
     saves_result = False
 
     def backward(self, node: "Value", g: Any) -> tuple[float, ...]:
-        """Keep g as the node's gradient."""
-        node.grad += float(g)
+        """Nothing: there are no parents."""
         return ()
 
     differentiate = backward
+    keep = staticmethod(ScalarOp.keep)
 
 
 _LEAF = _Leaf()
@@ -191,6 +195,8 @@ class Value(Node):
 def _linked(z: Tensor, value: Value) -> Tensor:
     """z, with its gradient going to the Value."""
     if mode.enabled:
+        # From now on the engine asks ops whether they keep gradients.
+        live["Value"] = None
         z._node = node = new(Node)
         node.op = _TO_TENSOR
         node.seq = next_seq()

@@ -399,3 +399,64 @@ def write_answers():
 
 if __name__ == "__main__":
     write_answers()
+
+
+PIECEWISE = """
+F.relu(x)
+(x * 1).relu_()
+x.abs()
+F.leaky_relu(x)
+F.hardtanh(x)
+F.relu6(x)
+F.threshold(x, 0.5, 1.0)
+F.relu(x) ** 2 * 3
+F.l1_loss(x, y)
+F.l1_loss(x, y, reduction="none")
+x.norm(1)
+x.clamp(-1, 1)
+torch.maximum(x, y)
+torch.where(x > 0, x, y)
+x.sign()
+x.floor()
+F.elu(x)
+F.hardswish(x)
+"""
+
+
+@pytest.mark.parametrize("code", PIECEWISE.strip().splitlines())
+def test_second_derivatives_of_piecewise_functions(code):
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+
+    def result(torch):
+        x = torch.tensor([-2.0, -0.5, 0.3, 1.5], requires_grad=True)
+        y = torch.tensor([0.3, -1.0, 2.0, 0.1])
+        z = eval(code, {"torch": torch, "F": torch.nn.functional, "x": x, "y": y})
+        (g,) = torch.autograd.grad(z.sum(), x, create_graph=True)
+        if not g.requires_grad:
+            return g.tolist(), None
+        # An efficient zero of PyTorch has no elements until something is added.
+        (h,) = torch.autograd.grad(g.sum(), x)
+        return g.tolist(), (h + torch.zeros(4)).tolist()
+
+    ours, theirs = result(microtorch), result(pytorch)
+    np.testing.assert_allclose(ours[0], theirs[0], 1e-5)
+    assert (ours[1] is None) == (theirs[1] is None)
+    if ours[1] is not None:
+        np.testing.assert_allclose(ours[1], theirs[1], 1e-5)
+
+
+def test_a_gradient_penalty_gives_zeros_to_biases():
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+
+    def result(torch):
+        torch.manual_seed(1)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+        x = torch.ones(2, 3, requires_grad=True)
+        (g,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        (g * g).sum().backward()
+        return [p.grad if p.grad is None else p.grad.tolist() for p in model.parameters()]
+
+    for ours, theirs in zip(result(microtorch), result(pytorch), strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            np.testing.assert_allclose(ours, theirs, 1e-5)

@@ -21,6 +21,10 @@ list(data.RandomSampler(range(23), replacement=True))
 list(data.RandomSampler(range(50), replacement=True, num_samples=70))
 list(data.RandomSampler(range(50), replacement=True, num_samples=64))
 list(data.SubsetRandomSampler([3, 1, 4, 1, 5]))
+list(data.WeightedRandomSampler([0.1, 0.9, 0.4, 0.7, 3.0, 0.6], 20))
+list(data.WeightedRandomSampler([0.9, 0.4, 0.05, 0.2, 0.3, 0.1], 5, replacement=False))
+list(data.WeightedRandomSampler(torch.ones(4), 9, generator=torch.Generator().manual_seed(1)))
+len(data.WeightedRandomSampler([1, 2], 7))
 [list(part.indices) for part in data.random_split(range(23), [20, 3])]
 [list(part.indices) for part in data.random_split(range(10), [0.5, 0.3, 0.2])]
 [list(part) for part in data.random_split(range(10), [7, 3], torch.Generator().manual_seed(1))]
@@ -45,6 +49,9 @@ data.random_split(range(3), [1, 1])
 data.TensorDataset(torch.ones(2), torch.ones(3))
 data.default_collate([object()])
 data.RandomSampler(range(3), num_samples=0)
+data.WeightedRandomSampler([1.0], 0)
+data.WeightedRandomSampler([1.0], 1, 1)
+data.WeightedRandomSampler([[1.0]], 1)
 data.Dataset()[0]
 """.strip().splitlines()
 

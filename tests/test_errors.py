@@ -9,6 +9,7 @@ import copy
 import importlib
 import pathlib
 import pickle
+import traceback
 import warnings
 from typing import Any, NamedTuple
 
@@ -172,3 +173,42 @@ def test_unknown_names_are_answered_with_the_closest(owner, name, closest):
 def test_the_page_of_differences_exists():
     readme = pathlib.Path(__file__).parent.parent / "README.md"
     assert "\n## What differs from PyTorch\n" in readme.read_text(encoding="utf-8")
+
+
+TENSORS_OF_PYTORCH = """
+x + t
+t * x
+x.add_(t)
+x.copy_(t)
+torch.exp(t)
+torch.matmul(x, t)
+torch.cat([x, t])
+torch.where(x > 0, t, x)
+torch.nn.Linear(2, 2)(t)
+torch.nn.Parameter(t)
+torch.nn.MSELoss()(x, t)
+torch.nn.functional.cross_entropy(t, t)
+torch.nn.functional.embedding(t, x)
+torch.nn.functional.dropout(t)
+torch.optim.SGD([t])
+x[t]
+x.sum().backward(t)
+setattr(x, "grad", t)
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("code", TENSORS_OF_PYTORCH)
+def test_a_tensor_of_pytorch_is_refused_with_what_to_do(code):
+    pytorch = pytest.importorskip("torch")
+    names = {"torch": microtorch, "x": microtorch.ones(2, 2), "t": pytorch.ones(2, 2)}
+    with pytest.raises(TypeError, match=r"PyTorch's Tensor \(microtorch.asarray"):
+        eval(code, names)
+
+
+@pytest.mark.parametrize("code", ["torch.relo", "torch.nn.Lineer", "x.requires_grat", "x.flaten"])
+def test_a_traceback_has_one_suggestion(code):
+    names = {"torch": microtorch, "x": microtorch.ones(2)}
+    with pytest.raises(AttributeError) as raised:
+        eval(code, names)
+    text = "".join(traceback.format_exception(raised.value))
+    assert text.count("Did you mean") == 1

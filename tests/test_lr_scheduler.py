@@ -15,6 +15,8 @@ s.ConstantLR(o, 0.5, 4)
 s.LinearLR(o, 0.1, 0.9, 6)
 s.PolynomialLR(o, 6, 2.0)
 s.CosineAnnealingLR(o, 5, 0.01)
+s.CosineAnnealingWarmRestarts(o, 4)
+s.CosineAnnealingWarmRestarts(o, 3, 2, 0.01)
 s.OneCycleLR(o, 0.3, total_steps=20)
 s.OneCycleLR(o, [0.3, 0.1], epochs=4, steps_per_epoch=5, anneal_strategy="linear", cycle_momentum=False)
 s.SequentialLR(o, [s.ConstantLR(o, 0.1, 2), s.ExponentialLR(o, 0.9)], [4])
@@ -25,6 +27,9 @@ ERRORS = """
 s.StepLR(1, 2)
 s.LambdaLR(o, [lambda k: 1])
 s.LinearLR(o, 0)
+s.CosineAnnealingWarmRestarts(o, 0)
+s.CosineAnnealingWarmRestarts(o, 2, 0)
+s.CosineAnnealingWarmRestarts(o, 2, 2, "a")
 s.ConstantLR(o, 2)
 s.OneCycleLR(o, 1)
 s.OneCycleLR(o, 1, 5, pct_start=2)
@@ -84,3 +89,19 @@ def test_rates_fall_and_go_on_from_a_state():
     again = eval("s.StepLR(o, 2, 0.5)", scene(microtorch))
     again.load_state_dict(scheduler.state_dict())
     assert again.last_epoch == 3
+
+
+@pytest.mark.parametrize("mult", [1, 2])
+def test_warm_restarts_at_given_epochs(mult):
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch")
+
+    def rates(library):
+        names = scene(library)
+        schedule = names["s"].CosineAnnealingWarmRestarts(names["o"], 3, mult)
+        found = []
+        for epoch in (0.5, 2.9, 3, 7.25, 20, None, None, 1):
+            schedule.step(epoch)
+            found.append((schedule.get_last_lr(), schedule.T_cur, schedule.T_i))
+        return found
+
+    assert rates(microtorch) == rates(torch)

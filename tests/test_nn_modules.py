@@ -68,6 +68,11 @@ Dropout(0.3) | 40,3
 Dropout() | 40
 Dropout1d(0.4) | 5,6,3
 Dropout2d(0.4) | 5,6,3,2
+Threshold(0.1, 20) | 3,4
+PReLU() | 3,4
+PReLU(3, init=0.5) | 2,3,4
+GLU() | 3,4
+GLU(dim=0) | 4,3
 Softmax(1) | 3,4
 LogSoftmax(dim=-1) | 3,4
 Softmin(0) | 3,4
@@ -82,6 +87,11 @@ ReplicationPad2d(2) | 2,3,4
 CircularPad1d(2) | 2,3,4
 CircularPad2d((1, 2, 0, 3)) | 2,3,4,4
 PixelShuffle(2) | 2,8,3,3
+Upsample(scale_factor=2) | 2,3,4
+Upsample((5, 3), mode="bilinear") | 2,3,4,4
+Upsample(scale_factor=(2, 1.5), mode="bicubic", align_corners=True) | 2,3,4,4
+UpsamplingNearest2d(scale_factor=2) | 2,3,4,4
+UpsamplingBilinear2d((5, 6)) | 2,3,4,4
 CosineSimilarity() | 3,4 3,4
 CosineSimilarity(dim=0, eps=1e-6) | 3,4 3,4
 PairwiseDistance() | 3,4 3,4
@@ -281,3 +291,282 @@ def test_parameter_list():
         with pytest.raises(IndexError):
             made[4]
     assert shown[0] == shown[1]
+
+
+IN_PLACE = """
+F.relu(x, inplace=True)
+F.relu6(x, inplace=True)
+F.leaky_relu(x, 0.1, True)
+F.elu(x, 0.5, inplace=True)
+F.selu(x, inplace=True)
+F.celu(x, inplace=True)
+F.hardtanh(x, -1, 1, True)
+F.silu(x, inplace=True)
+F.mish(x, inplace=True)
+F.hardswish(x, inplace=True)
+F.hardsigmoid(x, inplace=True)
+F.threshold(x, 0.1, 20, True)
+F.dropout(x, 0.5, inplace=True)
+F.dropout(x, 1.0, inplace=True)
+F.dropout(x, 0.0, inplace=True)
+F.dropout(x, 0.5, False, inplace=True)
+F.dropout1d(x, 0.5, inplace=True)
+F.dropout2d(x, 0.5, inplace=True)
+nn.Dropout(0.5, inplace=True)(x)
+nn.Dropout1d(0.5, True)(x)
+nn.Dropout2d(0.5, True)(x)
+nn.ReLU(True)(x)
+nn.ReLU6(True)(x)
+nn.Hardtanh(inplace=True)(x)
+nn.LeakyReLU(inplace=True)(x)
+nn.ELU(inplace=True)(x)
+nn.Threshold(0.1, 20, True)(x)
+""".strip().splitlines()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["plain", "leaf", "graph"])
+@pytest.mark.parametrize("code", IN_PLACE)
+def test_in_place(code, kind):
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+
+    def result(torch):
+        torch.manual_seed(3)
+        w = torch.linspace(-2, 2, 24).reshape(2, 3, 4).detach()
+        if kind != "plain":
+            w.requires_grad_()
+        x = w * 1 if kind == "graph" else w
+        version = x._version
+        try:
+            y = eval(code, {"x": x, "F": torch.nn.functional, "nn": torch.nn})
+        except RuntimeError as error:
+            return str(error), x.tolist(), []
+        if y.requires_grad:
+            (y * torch.arange(24.0).reshape(2, 3, 4)).sum().backward()
+        g = w.grad.tolist() if y.requires_grad else []
+        return (
+            y is x,
+            x._version - version,
+            np.round(x.tolist(), 5).tolist(),
+            np.round(g, 5).tolist(),
+        )
+
+    ours, theirs = result(microtorch), result(pytorch)
+    assert ours[0] == theirs[0]
+    np.testing.assert_allclose(ours[1], theirs[1], 1e-5, 1e-6)
+    np.testing.assert_allclose(ours[2], theirs[2], 1e-5, 1e-6)
+
+
+def test_errors_of_load_state_dict():
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    keys = {
+        "zz": 1, "0.weight": (2, 2), "x": 1, "1.weight": 5, "1.q": 1, "0.x": 2, "0": 2,
+        "1.bias.foo": 1, "2.0.q": 1, "3.q": 1,
+    }  # fmt: skip
+
+    def result(torch):
+        nn = torch.nn
+        model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1), nn.Sequential(nn.Linear(1, 1)))
+        state = {name: torch.zeros(shape) for name, shape in keys.items()}
+        with pytest.raises(RuntimeError) as raised:
+            model.load_state_dict({**state, "0.bias": 3})
+        del state["0.weight"], state["1.weight"]
+        return str(raised.value).split("received")[0], model.load_state_dict(state, strict=False)
+
+    ours, theirs = result(microtorch), result(pytorch)
+    assert ours[0] == theirs[0]
+    assert tuple(ours[1]) == tuple(theirs[1])
+
+
+RECURRENT = """
+RNN(3, 4) | 5,2,3
+RNN(3, 4) | 5,3
+RNN(3, 4, 2, "relu") | 5,2,3 2,2,4
+RNN(3, 4, nonlinearity="relu", bias=False, batch_first=True) | 2,5,3
+RNN(3, 4, 2, bidirectional=True, batch_first=True) | 2,5,3 4,2,4
+LSTM(3, 4) | 5,2,3
+LSTM(3, 4) | 5,3 1,4 1,4
+LSTM(3, 4, 2, dropout=0.5) | 5,2,3
+LSTM(3, 4, 2, bias=False, batch_first=True, bidirectional=True) | 2,5,3 4,2,4 4,2,4
+LSTM(3, 4, 2, proj_size=2, bidirectional=True) | 5,2,3
+LSTM(3, 4, batch_first=True) | 5,3
+GRU(3, 4) | 5,2,3
+GRU(3, 4, 3, batch_first=True, dropout=0.3) | 2,5,3 3,2,4
+GRU(3, 4, bidirectional=True, bias=False) | 5,3
+RNNCell(3, 4) | 2,3
+RNNCell(3, 4, nonlinearity="relu", bias=False) | 2,3 2,4
+RNNCell(3, 4) | 3 4
+LSTMCell(3, 4) | 2,3
+LSTMCell(3, 4, bias=False) | 3 4 4
+GRUCell(3, 4) | 2,3 2,4
+GRUCell(3, 4, bias=False) | 3
+RNN(3, 4) | 5,2,2
+RNN(3, 4) | 5
+RNN(3, 4) | 5,2,3 2,4
+RNN(3, 4) | 5,2,3 1,3,4
+RNN(3, 4, nonlinearity="sin") | 5,2,3
+RNN(3, 4, proj_size=2) | 5,2,3
+RNN(3.0, 4) | 5,2,3
+RNN(3, 0) | 5,2,3
+RNN(3, 4, dropout=2) | 5,2,3
+LSTM(3, 4) | 5,2,3 2,4 2,4
+LSTM(3, 4) | 5,2,3 1,2,4 1,2,3
+LSTM(3, 4) | 5,3 1,1,4 1,1,4
+LSTM(3, 4, proj_size=4) | 5,2,3
+GRU(3, 4, bias=2) | 5,2,3
+GRU(3, 4, 0) | 5,2,3
+GRU(3, 4) | 2,5,2,3
+RNNCell(3, 4) | 2,2
+RNNCell(3, 4) | 2,3 3,4
+RNNCell(3, 4) | 2,3 2,3
+RNNCell(3, 4, nonlinearity="sin") | 2,3
+LSTMCell(3, 4) | 2,3 2,4 1,4
+GRUCell(3, 4) | 2,2,3
+""".strip().splitlines()
+
+
+@pytest.mark.filterwarnings("ignore:dropout option", "ignore:LSTM with projections")
+@pytest.mark.parametrize("line", RECURRENT)
+def test_recurrent(line):
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    constructor, shapes = line.split("|")
+
+    def result(torch):
+        torch.manual_seed(3)
+        random = np.random.default_rng(7)
+        inputs = [torch.tensor(drawn(s, random)).requires_grad_() for s in shapes.split()]
+        try:
+            module = eval(f"nn.{constructor}", {"nn": torch.nn})
+            x, *state = inputs
+            hx = tuple(state) if "LSTM" in constructor else state[0] if state else None
+            found = module(x, hx) if state else module(x)
+        except (RuntimeError, TypeError, ValueError) as error:
+            return type(error), str(error), [], []
+        flat = []
+        for z in found if isinstance(found, tuple) else (found,):
+            flat += z if isinstance(z, tuple) else (z,)
+        sum(((k + 1) * z * z).sum() for k, z in enumerate(flat)).backward()
+        gradients = [p.grad.numpy() for p in (*module.parameters(), *inputs)]
+        exact = {k: v.tolist() for k, v in module.state_dict().items()}
+        return repr(module), exact, [z.detach().numpy() for z in flat], gradients
+
+    ours, theirs = result(microtorch), result(pytorch)
+    assert ours[:2] == theirs[:2]
+    for a, b in zip(ours[2] + ours[3], theirs[2] + theirs[3], strict=True):
+        np.testing.assert_allclose(a, b, 1e-4, 1e-5)
+
+
+PARAMETER_DICTS = """
+repr(d)
+list(d), len(d), list(reversed(d)), "a" in d, "q" in d
+[k for k, _ in d.named_parameters()], list(d.state_dict())
+d.pop("a").shape, list(d)
+d.popitem()[0], list(d), [k for k, _ in d.named_parameters()]
+d.setdefault("z", torch.ones(1)), d.get("q"), type(d["z"]).__name__
+repr(d | {"z": torch.ones(1), "y": torch.ones(1)}), list(d)
+d.update([("z", torch.ones(1)), ("y", 3)]) or repr(d)
+d.clear() or (len(d), list(d.parameters()))
+list(d.fromkeys(["u", "v"], torch.ones(1)))
+list(d.copy().keys()), [p.shape for p in d.values()], [k for k, _ in d.items()]
+d[3]
+d(3)
+d.update(3)
+d.update([3])
+d.update([(1, 2, 3)])
+d.pop("q")
+d.__delitem__("q")
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("code", PARAMETER_DICTS)
+def test_parameter_dict(code):
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+
+    def result(torch):
+        d = torch.nn.ParameterDict({"b": torch.ones(2, 3), "a": torch.zeros(4), "c": "text"})
+        try:
+            return repr(eval(code, {"torch": torch, "d": d}))
+        except Exception as error:
+            return type(error)
+
+    ours = result(microtorch)
+    if isinstance(ours, str):
+        ours = ours.replace("microtorch.", "torch.")
+    assert ours == result(pytorch)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4), (2, 3, 4), (6, 2, 2)])
+def test_orthogonal(shape):
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    found = []
+    for torch in (microtorch, pytorch):
+        torch.manual_seed(3)
+        w = torch.empty(shape, requires_grad=True)
+        assert torch.nn.init.orthogonal_(w, 1.5) is w
+        found.append([w.detach().numpy(), torch.rand(2).numpy()])
+    np.testing.assert_allclose(found[0][0], found[1][0], 1e-4, 1e-6)
+    assert (found[0][1] == found[1][1]).all()
+    with pytest.raises(ValueError):
+        microtorch.nn.init.orthogonal_(microtorch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_first": True}, {"padding_value": 3, "padding_side": "left"}]
+)
+def test_pad_sequence(options):
+    import importlib
+
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+
+    def result(torch):
+        rnn = importlib.import_module(torch.__name__ + ".nn.utils.rnn")
+        parts = [torch.arange(2.0 * n).reshape(n, 2).requires_grad_() for n in (3, 1, 4)]
+        z = rnn.pad_sequence(parts, **options)
+        (z * z).sum().backward()
+        found = [z.tolist(), *[p.grad.tolist() for p in parts]]
+        if "padding_side" not in options:
+            found += [p.tolist() for p in rnn.unpad_sequence(z, torch.tensor([3, 1, 4]), **options)]
+        for wrong in ([], 3):
+            with pytest.raises(RuntimeError):
+                rnn.pad_sequence(wrong)
+        return found
+
+    assert result(microtorch) == result(pytorch)
+
+
+@pytest.mark.filterwarnings("ignore:module forward hook with")
+@pytest.mark.parametrize("fails", ["nothing", "forward", "hook"])
+def test_hooks_that_are_always_called(fails):
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+
+    def result(torch):
+        seen = []
+
+        class Layer(torch.nn.Module):
+            def forward(self, x, y=0):
+                if fails == "forward":
+                    raise ValueError("forward")
+                return x + y
+
+        def hook(name, raises=False):
+            def call(module, *args):
+                seen.append((name, args[-1] if args[-1] is None else float(args[-1]), len(args)))
+                if raises:
+                    raise ValueError(name)
+                return args[-1] if args[-1] is None else args[-1] * 2
+
+            return call
+
+        layer = Layer()
+        layer.register_forward_hook(hook("plain"))
+        layer.register_forward_hook(hook("first", fails == "hook"))
+        layer.register_forward_hook(hook("always"), always_call=True, with_kwargs=True)
+        layer.register_forward_hook(hook("raises", fails != "nothing"), always_call=True)
+        layer.register_forward_hook(hook("front"), always_call=True, prepend=True).remove()
+        try:
+            seen.append(float(layer(torch.tensor(3.0), y=torch.tensor(1.0))))
+        except ValueError as error:
+            seen.append(str(error))
+        return seen
+
+    assert result(microtorch) == result(pytorch)

@@ -83,3 +83,94 @@ def test_errors_beside_pytorch(code):
             steps(module, code, "float32")
         words.append(str(caught.value))
     assert words[0] == words[1]
+
+
+STATEFUL = ["SGD(p, 0.1, momentum=0.9)", "Adam(p)", "AdamW(p)", "RMSprop(p)", "Adagrad(p)"]
+
+
+def values(optimizer):
+    return [
+        {k: v.tolist() if hasattr(v, "tolist") else v for k, v in state.items()}
+        for state in optimizer.state_dict()["state"].values()
+    ] + [p.tolist() for group in optimizer.param_groups for p in group["params"]]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("code", STATEFUL)
+def test_a_step_that_fails_changes_nothing(code, groups):
+    tensors = [microtorch.ones(n, requires_grad=True) for n in (2, 3)]
+    p = tensors if groups == 1 else [{"params": [t]} for t in tensors]
+    optimizer = eval(code, {**vars(microtorch.optim), "p": p})
+    for t in tensors:
+        t.grad = microtorch.ones(len(t))
+    optimizer.step()
+    # The second parameter has made fewer steps: it is updated by another call.
+    if code != "Adagrad(p)":
+        optimizer.state.pop(tensors[1])
+    tensors[1].data = microtorch.zeros(2)
+    before = values(optimizer)
+    with pytest.raises(RuntimeError):
+        optimizer.step()
+    assert values(optimizer) == before
+
+
+@pytest.mark.parametrize("name", ["microtorch", "torch"])
+def test_amsgrad_switched_on_later(name):
+    torch = pytest.importorskip(name)
+    p = torch.ones(2, requires_grad=True)
+    optimizer = torch.optim.Adam([p])
+    p.grad = torch.ones(2)
+    optimizer.step()
+    before = values(optimizer)
+    optimizer.param_groups[0]["amsgrad"] = True
+    with pytest.raises(KeyError, match="max_exp_avg_sq"):
+        optimizer.step()
+    assert values(optimizer) == before
+
+
+def test_a_rate_that_is_no_number_changes_nothing():
+    p = microtorch.ones(2, requires_grad=True)
+    optimizer = microtorch.optim.Adam([p])
+    p.grad = microtorch.ones(2)
+    optimizer.param_groups[0]["betas"] = (0.9, "x")
+    with pytest.raises(TypeError):
+        optimizer.step()
+    assert values(optimizer) == [[1, 1]]
+
+
+NAMED = """
+SGD([("a", a), ("b", b)])
+SGD([{"params": [("a", a)], "lr": 1}, {"params": iter([("b", b)])}])
+Adam([("a", a), ("b", b)])
+SGD([("a", a), b])
+SGD([a, ("b", b)])
+SGD([{"params": [("a", a)]}, {"params": [b]}])
+SGD([{"params": [a]}, {"params": [("b", b)]}])
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("code", NAMED)
+def test_named_parameters(code):
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+
+    def result(torch):
+        a, b = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+        names = {**vars(torch.optim), "a": a, "b": b}
+        try:
+            optimizer = eval(code, names)
+        except ValueError as error:
+            return str(error)
+        order = [list(g) for g in optimizer.param_groups]
+        shown = repr(optimizer.state_dict()["param_groups"])
+        other = torch.optim.SGD([a, b])
+        if len(optimizer.param_groups) == 1 and code.startswith("SGD"):
+            other.load_state_dict(optimizer.state_dict())
+            optimizer.load_state_dict(torch.optim.SGD([a, b], lr=3).state_dict())
+        return (
+            repr(optimizer),
+            order,
+            shown,
+            other.param_groups[0].get("param_names"),
+        )
+
+    assert result(microtorch) == result(pytorch)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import microtorch as torch
+from microtorch.nn import functional as F
 
 MODIFIED = "has been modified by an inplace operation"
 
@@ -77,6 +78,23 @@ def test_accumulation_is_noticed_by_what_saved_the_memory():
         "x.index_select(0, i)",
         "x.take(i)",
         "x.scatter(0, i, x[:2] * 1)",
+        "x.scatter_add(0, i, x[:2])",
+        "x.scatter_reduce(0, i, x[:2], 'sum')",
+        "x.scatter_reduce(0, i, x[:2], 'amax')",
+        "(x + 1).scatter_reduce(0, i, x[:2] + 1, 'prod')",
+        "x.index_add(0, i, x[:2])",
+        "x.index_copy(0, i, x[:2])",
+        "x.index_fill(0, i, 2.0)",
+        "(x * 1).index_add_(0, i, x[:2])",
+        "(x * 1).put_(i, x[:2])",
+        "(x * 1).put_(i, x[:2], accumulate=True)",
+        "x.index_put((i,), x[:2])",
+        "x.index_put((i,), x[:2], accumulate=True)",
+        "F.embedding(i, x.reshape(4, 1))",
+        "F.embedding(i, x.reshape(4, 1), padding_idx=1)",
+        "F.nll_loss(x.reshape(2, 2), i)",
+        "F.cross_entropy(x.reshape(2, 2), i)",
+        "F.cross_entropy(x.reshape(2, 2), i, label_smoothing=0.1)",
     ],
 )
 def test_a_changed_index_is_noticed(code):
@@ -86,6 +104,61 @@ def test_a_changed_index_is_noticed(code):
     i[0] = 3
     with pytest.raises(RuntimeError, match=MODIFIED):
         y.sum().backward()
+
+
+def test_a_changed_weight_of_classes_is_noticed():
+    x = torch.ones(2, 2, requires_grad=True)
+    weight = torch.ones(2)
+    y = F.nll_loss(x, torch.tensor([0, 1]), weight)
+    weight.mul_(2)
+    with pytest.raises(RuntimeError, match=MODIFIED):
+        y.backward()
+
+
+def fail(_):
+    raise ValueError("on purpose")
+
+
+def test_a_pass_that_fails_changes_no_gradient():
+    x = torch.ones(2, requires_grad=True)
+    w = torch.ones(2, requires_grad=True)
+    a = torch.Value(2.0)
+    early = x * 1
+    early.register_hook(fail)
+    y = early * a
+    y.retain_grad()
+    with pytest.raises(ValueError):
+        (y * w).sum().backward()
+    assert y.grad is None and x.grad is None and w.grad is None and a.grad == 0
+    assert torch.autograd.grad(y.sum() * 1, y)[0].tolist() == [1, 1]
+
+
+def test_a_leaf_s_hook_that_fails_changes_no_gradient():
+    x, w = (torch.ones(2, requires_grad=True) for _ in range(2))
+    a = torch.Value(2.0)
+    y = (x * w * a).sum()
+    handle = x.register_hook(fail)
+    for _ in range(2):
+        with pytest.raises(ValueError):
+            y.backward(retain_graph=True)
+    assert x.grad is None and w.grad is None and a.grad == 0
+    handle.remove()
+    y.backward()
+    assert (x.grad.tolist(), w.grad.tolist(), a.grad) == ([2, 2], [2, 2], 2)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_views_made_under_no_grad_refuse_where_their_base_got_a_history(plain):
+    w = torch.ones(4, requires_grad=True)
+    base = torch.zeros(4) if plain else w * 2
+    with torch.no_grad():
+        v = base[:2]
+    u = v[:1]
+    base.add_(w)
+    for view in (v, u):
+        with pytest.raises(RuntimeError, match="its base or another view of its base has been"):
+            (view * 3).sum().backward()
+    assert w.grad is None
 
 
 @pytest.mark.parametrize("code", ["x[m]", "x.masked_select(m)", "x.masked_fill(m, 0.0)"])

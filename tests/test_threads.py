@@ -316,3 +316,14 @@ print(os.waitpid(child, 0)[1])
 def test_fork_while_another_thread_compiles(tmp_path):
     out, _ = run(FORK_WHILE_COMPILING, tmp_path, "-W", "ignore::DeprecationWarning")
     assert out == "0\n"
+
+
+def test_no_change_of_a_shared_tensor_is_lost():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    x = torch.zeros(3)
+    try:
+        together(*[lambda: [x.add_(1) for _ in range(5000)]] * 4)
+    finally:
+        sys.setswitchinterval(before)
+    assert x._version == 20_000

@@ -67,6 +67,7 @@ class _Watched:
         self.op = op
         self.kind = getattr(op, "kind", None)
         self.saves_result = getattr(op, "saves_result", False)
+        self.hooks, self.keep = getattr(op, "hooks", None), getattr(op, "keep", None)
 
     def backward(self, node: Node, g: Any) -> Any:
         """What the op gives."""

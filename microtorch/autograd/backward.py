@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import kind_of
 from ..functions.cat import stack
+from ..functions.op import Rule, record
 from ..functions.op import tensors as primitives
 from ..functions.overlap import check_repeated
 from ..graph import engine
@@ -16,6 +18,7 @@ from ..graph.node import LEAF, Node, mode
 from ..kernels import cpu
 from ..tensor import Tensor, changed, check_saved, edge, wrap
 
+COPY = Rule("CopyBackwards", lambda F, g, const: (g,))
 NO_GRAD = "element {} of tensors does not require grad and does not have a grad_fn"
 
 
@@ -52,7 +55,7 @@ def _first_gradient(output: Tensor, g: Any, number: int) -> Any:
             raise RuntimeError("grad can be implicitly created only for scalar outputs")
         return np.ones(output._array.shape, output._array.dtype)
     if not isinstance(g, Tensor):
-        raise TypeError(f"gradients can be either Tensors or None, but got {type(g).__name__}")
+        raise TypeError(f"gradients can be either Tensors or None, but got {kind_of(g)}")
     if g._array.shape != output._array.shape:
         raise RuntimeError(
             f"Mismatch in shape: grad_output[{number}] has a shape of {g.shape} and "
@@ -125,12 +128,17 @@ def backward(
         )
     keep = create_graph if retain_graph is None else retain_graph
     found = _run(outputs, given, keep, create_graph, targets)
-    while found:
-        place, g = found.popitem()
-        leaf = place if isinstance(place, Tensor) else targets[place] if targets else None
-        if leaf is not None:
-            accumulate(leaf, g)
-            engine.call_leaf_hooks(leaf)
+    before = mode.enabled
+    mode.enabled = create_graph
+    try:
+        while found:
+            place, g = found.popitem()
+            leaf = place if isinstance(place, Tensor) else targets[place] if targets else None
+            if leaf is not None:
+                accumulate(leaf, g)
+                engine.call_leaf_hooks(leaf)
+    finally:
+        mode.enabled = before
 
 
 def accumulate(leaf: Tensor, g: Any) -> None:
@@ -144,13 +152,11 @@ def accumulate(leaf: Tensor, g: Any) -> None:
     held = leaf._grad
     if g.__class__ is not np.ndarray:
         g = g if isinstance(g, Tensor) else wrap(np.asarray(g))
-        leaf._grad = g if held is None else held + g
+        leaf._grad = record(COPY, g._array.copy(), (g,)) if held is None else held + g
     elif held is None:
         own = g.base is None and sys.getrefcount(g) <= cpu.ALONE
         own = own and g.flags.c_contiguous and g.flags.writeable
         leaf._grad = wrap(g if own else np.array(g, order="C"))
-    elif held._node is not None:
-        leaf._grad = held + wrap(g)
     else:
         a = held._array
         if 0 in a.strides:
@@ -297,7 +303,7 @@ def tensor_backward(
         if isinstance(gradient, (int, float)):
             raise TypeError(f"'{type(gradient).__name__}' object is not iterable")
         bad = gradient[0] if isinstance(gradient, (list, tuple)) and gradient else gradient
-        raise TypeError(f"gradients can be either Tensors or None, but got {type(bad).__name__}")
+        raise TypeError(f"gradients can be either Tensors or None, but got {kind_of(bad)}")
     backward([self], [gradient], retain_graph, create_graph, inputs)
 
 

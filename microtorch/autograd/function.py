@@ -13,7 +13,7 @@ from weakref import ref
 
 import numpy as np
 
-from ..functions.history import take_over
+from ..functions.history import forget, take_over
 from ..functions.op import record
 from ..functions.op import tensors as primitives
 from ..graph.engine import SECOND_BACKWARD
@@ -391,6 +391,7 @@ def _link(ctx: FunctionCtx, results: list[Any], inputs: list[Tensor], recorded: 
             take_over(t, node)
         else:
             t._node = node
+            forget(t)
     if ctx._results:
         ctx._results = {
             place: (number, ref(nodes[number])) for place, (number, _) in ctx._results.items()

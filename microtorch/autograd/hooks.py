@@ -11,9 +11,6 @@ from ..graph.node import LEAF, Node, mode
 from ..tensor import Tensor, wrap
 from .function import OutputNode, Parts
 
-# The key of what `retain_grad` enters: it keeps what all other hooks have left.
-_LAST = 1 << 62
-
 
 def _with_mode(function: Callable[[], Any], enabled: bool) -> Any:
     before = mode.enabled
@@ -71,9 +68,14 @@ def _hooks_of(x: Tensor) -> HookDict:
     if x._node is LEAF:
         found: HookDict = x.__dict__.setdefault("_hooks", HookDict())
         return found
-    if not isinstance(x._node.op, HookedOp):
-        x._node.op = HookedOp(x._node.op)
-    return x._node.op.hooks  # type: ignore[no-any-return]
+    return _with_hooks(x._node).hooks
+
+
+def _with_hooks(node: Node) -> "HookedOp":
+    """The op of a node, which can have hooks from now on."""
+    if not isinstance(node.op, HookedOp):
+        node.op = HookedOp(node.op)
+    return node.op
 
 
 def register_post_accumulate_grad_hook(
@@ -103,18 +105,33 @@ def retain_grad(self: Tensor) -> None:
         raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
     if node is LEAF or "_retains_grad" in self.__dict__:
         return
-    self.__dict__["_retains_grad"] = True
-    reference = weakref.ref(self)
+    self.__dict__["_retains_grad"] = _Retained(self)
 
-    def keep(g: Any) -> Any:
-        tensor = reference()
+
+class _Retained:
+    """Keeps the gradients of a tensor, which an in-place change moves to another node."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = weakref.ref(tensor)
+        self.enter(tensor)
+
+    def enter(self, tensor: Tensor) -> None:
+        """Keep the gradients of the tensor's present node."""
+        self.op = _with_hooks(tensor._node)
+        self.op.kept[id(self)] = self
+        self.op.keep = self.op.keep_gradient
+
+    def follow(self, tensor: Tensor) -> None:
+        """Leave the earlier node of the tensor for its present one."""
+        self.op.kept.pop(id(self))
+        if not tensor.is_leaf:
+            self.enter(tensor)
+
+    def __call__(self, g: Any) -> None:
+        tensor = self.tensor()
         if tensor is not None:
             found = g if isinstance(g, Tensor) else wrap(np.array(g))
             tensor._grad = found if tensor._grad is None else tensor._grad + found
-        return g
-
-    hooks = _hooks_of(self)
-    hooks[_LAST + len(hooks)] = keep
 
 
 class HookedOp:
@@ -127,6 +144,14 @@ class HookedOp:
         self.saves_result = op.saves_result
         self.before: dict[int, Callable[..., Any]] = {}
         self.after: dict[int, Callable[..., Any]] = {}
+        # What keeps the gradient, and the function for the engine where something does.
+        self.kept = HookDict()
+        self.keep: Any = getattr(op, "keep", None)
+
+    def keep_gradient(self, node: Node, g: Any) -> None:
+        """Hand the gradient, as all hooks have left it, to what keeps it."""
+        for keep in list(self.kept.values()):
+            keep(g)
 
     def backward(self, node: Node, g: Any) -> tuple[Any, ...]:
         """Gradients of the parents, as arrays."""
@@ -184,11 +209,7 @@ def _replaced(hooks: dict[int, Callable[..., Any]], values: Any, *more: Any) -> 
 
 
 def _hooked(node: Any) -> HookedOp:
-    if isinstance(node, OutputNode):
-        node = node.parents[0]
-    if not isinstance(node.op, HookedOp):
-        node.op = HookedOp(node.op)
-    return node.op
+    return _with_hooks(node.parents[0] if isinstance(node, OutputNode) else node)
 
 
 def register_prehook(self: Node, fn: Callable[..., Any]) -> RemovableHandle:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from .. import dtypes
 from ..errors import combination_error
-from ..tensor import Tensor, check_in_place
+from ..tensor import Tensor, normal_dim
 from .elementwise import FUNCTIONS
-from .in_place import write
-from .names import function
+from .in_place import placed
+from .names import PUBLIC, function
+from .op import need_tensor
+from .view import narrow, reshape
 
 sigmoid, tanh = FUNCTIONS["sigmoid"], FUNCTIONS["tanh"]
 logsigmoid: Callable[[Tensor], Tensor] = FUNCTIONS["logsigmoid"]
@@ -15,11 +17,7 @@ logsigmoid: Callable[[Tensor], Tensor] = FUNCTIONS["logsigmoid"]
 
 def _placed(input: Tensor, z: Tensor, inplace: bool) -> Tensor:
     """The result; written into the input if `inplace`."""
-    if not inplace:
-        return z
-    check_in_place(input)
-    write(input, z)
-    return input
+    return placed(input, z) if inplace else z
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -50,6 +48,61 @@ def hardtanh(
         if not input.dtype.is_signed and min_val < 0:
             raise RuntimeError("cannot do hardtanh on an unsigned type with negative limits")
     return _placed(input, FUNCTIONS["hardtanh"](input, min_val, max_val), inplace)
+
+
+@function()
+def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+    """input where it is above the threshold, else value."""
+    return _placed(input, FUNCTIONS["threshold"](input, threshold, value), inplace)
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """a * sigmoid(b) for the halves a and b of input along dim.
+
+    Raises:
+        RuntimeError: for a number, and for an odd length.
+    """
+    need_tensor("glu", "input", 1, input)
+    if not input._array.ndim:
+        raise RuntimeError("glu does not support 0-dimensional tensors")
+    length = input._array.shape[normal_dim(dim, input._array.ndim)]
+    if length % 2:
+        raise RuntimeError(f"Halving dimension must be even, but dimension {dim} is size {length}")
+    if not input.is_floating_point():
+        raise NotImplementedError(f"\"glu_cpu\" not implemented for '{input.dtype.short}'")
+    a, b = narrow(input, dim, 0, length // 2), narrow(input, dim, length // 2, length // 2)
+    return FUNCTIONS["mul"](a, sigmoid(b))  # type: ignore[no-any-return]
+
+
+@function()
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """input where positive, else input * weight: one weight, or one a channel (dimension 1).
+
+    Raises:
+        RuntimeError: for weights that do not fit.
+    """
+    need_tensor("prelu", "input", 1, input)
+    need_tensor("prelu", "weight", 2, weight)
+    a, w = input._array, weight._array
+    if a.dtype != w.dtype:
+        raise RuntimeError(
+            f"prelu: Type promoting not supported. Got {input.dtype} and {weight.dtype}"
+        )
+    if w.ndim > 1:
+        raise RuntimeError(
+            f"prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = {w.ndim}"
+        )
+    if w.size != 1:
+        if not a.ndim:
+            raise RuntimeError("Not allow zero-dim input tensor.")
+        channels = a.shape[1] if a.ndim > 1 else 1
+        if channels != w.size:
+            raise RuntimeError(
+                f"Mismatch of parameter numbers and input channel size. Found parameter numbers = "
+                f"{w.size} and channel size = {channels}."
+            )
+    shape = (1, w.size) + (1,) * (a.ndim - 2) if a.ndim > 1 else (1,) * a.ndim
+    return FUNCTIONS["prelu_kernel"](input, reshape(weight, shape))  # type: ignore[no-any-return]
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
@@ -121,3 +174,25 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """input * hardsigmoid(input) (arXiv:1905.02244)."""
     return _placed(input, FUNCTIONS["hardswish"](input), inplace)
+
+
+def _in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`name_(input, ...)`: the function with `inplace=True`."""
+
+    def apply(input: Tensor, *args: float, **kwargs: float) -> Tensor:
+        return function(input, *args, inplace=True, **kwargs)
+
+    apply.__name__ = apply.__qualname__ = function.__name__ + "_"
+    apply.__doc__ = f"In-place form of `{function.__name__}`."
+    return apply
+
+
+relu_ = _in_place(relu)
+leaky_relu_ = _in_place(leaky_relu)
+elu_ = _in_place(elu)
+selu_ = _in_place(selu)
+celu_ = _in_place(celu)
+hardtanh_ = _in_place(hardtanh)
+threshold_ = _in_place(threshold)
+for _function in (relu_, selu_, celu_, threshold_):
+    PUBLIC[_function.__name__] = _function

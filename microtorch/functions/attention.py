@@ -10,12 +10,12 @@ from .convert import where
 from .elementwise import FUNCTIONS
 from .names import function
 from .normalization import softmax
-from .op import Rule, record, tensors
+from .op import Rule, need_tensor, record, tensors
 from .product import matmul
 from .view import matrix_transpose, reshape
 
 
-def _embedding_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
+def _embedding_rule(F: Any, g: Any, const: Any, *_: Any) -> tuple[Any, ...]:
     """Rows are added up where they came from, those of the padding left out."""
     places, shape, padding = const
     rows = F.reshape(g, (-1, shape[1]))
@@ -44,6 +44,8 @@ def embedding(
         raise NotImplementedError(
             "max_norm, scale_grad_by_freq and sparse are not part of microtorch's embedding"
         )
+    need_tensor("embedding", "indices", 2, input)
+    need_tensor("embedding", "weight", 1, weight)
     places, w = input._array, weight._array
     if padding_idx is not None:
         if not -w.shape[0] <= padding_idx < w.shape[0]:
@@ -60,7 +62,7 @@ def embedding(
     if places.size and not (0 <= places.min() and places.max() < w.shape[0]):
         raise IndexError("index out of range in self")
     const = (places.reshape(-1), w.shape, padding_idx)
-    return record(EMBEDDING, w[places], (weight,), const=const)
+    return record(EMBEDDING, w[places], (weight,), (input,), const)
 
 
 @function()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
-from ..errors import argument_error
+from ..errors import argument_error, kind_of
 from ..tensor import TENSORS, Tensor, normal_dim, wrap
 from .names import function
 from .op import Rule, deliver, record
@@ -60,7 +60,7 @@ def tensor_list(name: str, tensors_: Any) -> list[Tensor]:
         if x.__class__ not in TENSORS and not isinstance(x, Tensor):
             place = next(k for k, y in enumerate(tensors_) if y is x)
             raise TypeError(
-                f"expected Tensor as element {place} in argument 0, but got {type(x).__name__}"
+                f"expected Tensor as element {place} in argument 0, but got {kind_of(x)}"
             )
     return list(tensors_)
 

@@ -11,7 +11,7 @@ from ..errors import argument_error, broadcast_error, combination_error, mismatc
 from ..graph.node import mode
 from ..kernels import cpu
 from ..tensor import Tensor, changed, check_in_place, contiguous_format, wrap
-from .history import take_over
+from .history import check_history, take_over
 from .names import function, method, public
 from .op import Rule, deliver, record, tensors
 from .overlap import check_overlap
@@ -173,6 +173,7 @@ def copy_(input: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
                 f"{list(src._array.shape)}"
             ) from None
     source = cast(source, input.dtype)
+    check_history(input, source._node)
     np.copyto(input._array, source._array, casting="unsafe")
     changed(input)
     if mode.enabled:
@@ -214,7 +215,7 @@ def cut(x: Tensor, op: Rule) -> None:
 @method()
 def zero_(input: Tensor) -> Tensor:
     """Write zeros, in place."""
-    if input._node is None:
+    if input._node is None and input._base is None:
         input._array.fill(0)
         changed(input)
     else:

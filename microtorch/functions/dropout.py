@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from ..random import default_generator
-from ..tensor import Tensor, wrap
-from .op import Rule, primitive, record
+from ..tensor import Tensor, check_in_place, wrap
+from .in_place import placed
+from .op import Rule, need_tensor, primitive, record
 
 DROPOUT = Rule("MulBackward0", lambda F, g, const, mask: (F.mul(g, mask),))
 
@@ -18,24 +19,27 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     Raises:
         ValueError: for p outside [0, 1].
     """
-    return _dropped(input, p, training, input._array.shape)
+    need_tensor("dropout", "input", 1, input)
+    return _dropped(input, p, training, inplace, input._array.shape)
 
 
 def dropout1d(
     input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
     """Dropout of whole channels of (N, C, L) or (C, L)."""
-    return _channels("dropout1d", input, p, training, (2, 3))
+    return _channels("dropout1d", input, p, training, inplace, (2, 3))
 
 
 def dropout2d(
     input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
     """Dropout of whole channels of (N, C, H, W)."""
-    return _channels("dropout2d", input, p, training, (3, 4))
+    return _channels("dropout2d", input, p, training, inplace, (3, 4))
 
 
-def _channels(name: str, input: Tensor, p: float, training: bool, ranks: Any) -> Tensor:
+def _channels(
+    name: str, input: Tensor, p: float, training: bool, inplace: bool, ranks: Any
+) -> Tensor:
     _check(p)
     shape = input._array.shape
     if name == "dropout1d":
@@ -51,7 +55,7 @@ def _channels(name: str, input: Tensor, p: float, training: bool, ranks: Any) ->
         if len(shape) < 2:
             raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")
         lead = 2
-    return _dropped(input, p, training, shape[:lead] + (1,) * (len(shape) - lead))
+    return _dropped(input, p, training, inplace, shape[:lead] + (1,) * (len(shape) - lead))
 
 
 def _check(p: float) -> None:
@@ -59,14 +63,19 @@ def _check(p: float) -> None:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
 
 
-def _dropped(input: Tensor, p: float, training: bool, drawn: tuple[int, ...]) -> Tensor:
+def _dropped(
+    input: Tensor, p: float, training: bool, inplace: bool, drawn: tuple[int, ...]
+) -> Tensor:
     _check(p)
     if not training or p == 0.0 or not input._array.size:
         return input
+    if inplace:
+        check_in_place(input)
     a = input._array
     keep = np.empty(drawn, a.dtype)
     default_generator.bernoulli_scalar(keep, 1.0 - p)
     mask = keep / a.dtype.type(1.0 - p) if p < 1.0 else keep
     if mask.shape != a.shape:
         mask = np.broadcast_to(mask, a.shape).copy()
-    return record(DROPOUT, a * mask, (input,), (wrap(mask),))
+    z = record(DROPOUT, a * mask, (input,), (wrap(mask),))
+    return placed(input, z) if inplace else z

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
-from ..errors import argument_error, broadcast_error, combination_error
+from ..errors import argument_error, broadcast_error, combination_error, refuse_foreign
 from ..graph.node import LEAF, Node, mode, next_seq
 from ..kernels import cpu
 from ..table import ROWS, Row
@@ -111,8 +111,11 @@ def operand(x: Any, other: Any) -> Any:
         return x
     if isinstance(x, np.ndarray):
         return wrap(x)
-    # A Value is a node that can stand for a tensor; this module knows no Values.
-    return x.as_tensor(other) if isinstance(x, Node) else None  # type: ignore[attr-defined]
+    if isinstance(x, Node):
+        # A Value is a node that can stand for a tensor; this module knows no Values.
+        return x.as_tensor(other)  # type: ignore[attr-defined]
+    refuse_foreign(x)
+    return None
 
 
 def _binary(row: Row, operator: bool = False) -> Callable[..., Tensor]:

@@ -141,15 +141,16 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     x = lifted(input)
     key = _key("scatter_add", x, dim, index)
     source = _source(x, index, src, normal_dim(dim, x._array.ndim))
-    return in_shape(added(SCATTER_ADD, x, key, source), input._array.shape)
+    return in_shape(added(SCATTER_ADD, x, key, source, (index,)), input._array.shape)
 
 
-def added(op: Rule, x: Tensor, key: Key, source: Tensor) -> Tensor:
-    """A copy of x with a source added at a key, again and again where indices repeat."""
+def added(op: Rule, x: Tensor, key: Key, source: Tensor, saved: tuple[Any, ...]) -> Tensor:
+    """A copy of x with a source added at a key, again and again where indices repeat; `saved` are
+    the index tensors of the key."""
     a = x._array
     values = np.broadcast_to(source._array, a[key].shape)
     array = (a + cpu.put_index(values, key, a.shape)).astype(a.dtype, copy=False)
-    return record(op, array, (x, source), const=(key, source._array.shape))
+    return record(op, array, (x, source), saved, (key, source._array.shape))
 
 
 @public(in_place=True)
@@ -171,16 +172,18 @@ def scatter_reduce(
     x = lifted(input)
     key = _key("scatter_reduce", x, dim, index)
     source = _source(x, index, src, normal_dim(dim, x._array.ndim))
-    z = _scatter_reduced(x, key, source, reduce, include_self)
+    z = _scatter_reduced(x, key, index, source, reduce, include_self)
     return in_shape(z, input._array.shape)
 
 
-def _scatter_reduced(x: Tensor, key: Key, source: Tensor, name: str, include: bool) -> Tensor:
+def _scatter_reduced(
+    x: Tensor, key: Key, index: Tensor, source: Tensor, name: str, include: bool
+) -> Tensor:
     a = x._array
     sent = cpu.put_index(np.ones(source._array.shape, np.int64), key, a.shape)
     if name in ("sum", "mean"):
         start = x if include else FUNCTIONS["mul"](x, wrap((sent == 0).astype(a.dtype)))
-        total = added(SCATTER_ADD, start, key, source)
+        total = added(SCATTER_ADD, start, key, source, (index,))
         if name == "sum":
             return total
         counts = wrap(np.maximum(sent + include, 1).astype(a.dtype))
@@ -195,7 +198,7 @@ def _scatter_reduced(x: Tensor, key: Key, source: Tensor, name: str, include: bo
     )
     kept = wrap(np.asarray((sent == 0) | include, a.dtype))
     op = SCATTER_PROD if name == "prod" else SCATTER_EXTREME
-    return record(op, array, (x, source), (kept, x, source, ...), key)
+    return record(op, array, (x, source), (kept, index, x, source, ...), key)
 
 
 def _least(dtype: Any) -> Any:
@@ -207,7 +210,7 @@ def _most(dtype: Any) -> Any:
 
 
 def _scatter_extreme_rule(
-    F: Any, g: Any, key: Any, kept: Any, x: Any, source: Any, z: Any
+    F: Any, g: Any, key: Any, kept: Any, _: Any, x: Any, source: Any, z: Any
 ) -> tuple[Any, ...]:
     """The gradient shared evenly by all elements that are the extreme of their place."""
     dtype = dtypes.of(F.numpy_dtype(g))
@@ -219,7 +222,7 @@ def _scatter_extreme_rule(
 
 
 def _scatter_prod_rule(
-    F: Any, g: Any, key: Any, kept: Any, x: Any, source: Any, z: Any
+    F: Any, g: Any, key: Any, kept: Any, _: Any, x: Any, source: Any, z: Any
 ) -> tuple[Any, ...]:
     """The products of the others, by division: no element may be 0."""
     whole = F.mul(g, z)
@@ -290,7 +293,7 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
     _check_source("index_add", x, key, given)
     _check_vector(key, x._array.shape[len(key) - 1], "index out of range in self")
     given = given if alpha == 1 else FUNCTIONS["mul"](given, alpha)
-    return in_shape(added(INDEX_ADD, x, key, given), input._array.shape)
+    return in_shape(added(INDEX_ADD, x, key, given, (index,)), input._array.shape)
 
 
 def _check_source(name: str, x: Tensor, key: Key, source: Tensor) -> None:
@@ -332,7 +335,7 @@ def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor
     _check_source("index_copy", x, key, given)
     text = "index_copy_(): index {bad} is out of bounds for dimension {dim} with size {length}"
     _check_vector(key, x._array.shape[len(key) - 1], text)
-    return in_shape(_replaced(INDEX_COPY, x, key, given), input._array.shape)
+    return in_shape(replaced(INDEX_COPY, x, key, given, (index,)), input._array.shape)
 
 
 @public(in_place=True)
@@ -349,12 +352,12 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     text = "index {bad} is out of bounds for dimension {dim} with size {length}"
     _check_vector(key, x._array.shape[len(key) - 1], text)
     number = value if isinstance(value, Tensor) else wrap(np.asarray(value))
-    z = _replaced(INDEX_FILL, x, key, cast(number, x.dtype))
+    z = replaced(INDEX_FILL, x, key, cast(number, x.dtype), (index,))
     return in_shape(z, input._array.shape)
 
 
-def _replaced(op: Rule, x: Tensor, key: Key, source: Tensor) -> Tensor:
-    """A copy of x with a source written at a key."""
+def replaced(op: Rule, x: Tensor, key: Key, source: Tensor, saved: tuple[Any, ...]) -> Tensor:
+    """A copy of x with a source written at a key; `saved` are the index tensors of the key."""
     array = x._array.copy()
     array[key] = source._array
-    return record(op, array, (x, source), const=(key, source._array.shape))
+    return record(op, array, (x, source), saved, (key, source._array.shape))

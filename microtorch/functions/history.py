@@ -11,7 +11,8 @@ from weakref import ref
 
 import numpy as np
 
-from ..graph.node import Node
+from ..errors import BASE_OF_NO_GRAD_VIEW, NO_GRAD_VIEW
+from ..graph.node import Node, mode
 from ..tensor import Tensor, base_of, root_of
 from .op import Array, Rule, record
 
@@ -48,18 +49,62 @@ def remember(view: Tensor, base: Any) -> None:
     known.append(ref(view))
 
 
+def check_history(x: Tensor, node: Node | None) -> None:
+    """Refuse to give the history of what is written into it to a view made in no_grad mode.
+
+    Raises:
+        RuntimeError: if there is one.
+    """
+    if node is not None and x._unrecorded and mode.enabled:
+        raise RuntimeError(NO_GRAD_VIEW)
+
+
+def forget(view: Tensor) -> None:
+    """Let the base of a view not know it: changes of the base leave the view's history alone."""
+    known = base_of(view)._views
+    if known is not None:
+        known[:] = [r for r in known if r() is not view]
+    view.__dict__.pop("_unrecorded", None)
+
+
 def take_over(x: Tensor, node: Node | None) -> None:
     """Give x the history of what was written into it, and with it its base and all their views."""
-    x._node = node
+    _give(x, node)
     base = base_of(x)
     if x is not root_of(x) and node is not None and node.saved and node.op.saves_result:
         root_of(x)._written = ref(node)
     if x is not base:
-        base._node = record(COPY_SLICES, base._array, (base, x), const=_const(x, base))._node
+        _give(base, record(COPY_SLICES, base._array, (base, x), const=_const(x, base))._node)
     for reference in base._views or ():
         view = reference()
-        if view is not None:
-            view._node = record(AS_STRIDED, view._array, (base,), const=_const(view, base))._node
+        if view is not None and view._unrecorded:
+            view._node = record(_AMBIGUOUS, view._array, (base,))._node
+        elif view is not None:
+            _give(view, record(AS_STRIDED, view._array, (base,), const=_const(view, base))._node)
+
+
+def _give(x: Tensor, node: Node | None) -> None:
+    """Give x another history; a gradient that it retains is the new one's."""
+    x._node = node
+    retained = x.__dict__.get("_retains_grad")
+    if retained is not None:
+        retained.follow(x)
+
+
+class _Ambiguous:
+    """The op of a view made in no_grad mode whose base has been given a history since."""
+
+    kind = "NotDifferentiable"
+    saves_result = False
+
+    def backward(self, node: Node, g: Any) -> Any:
+        """Refuse."""
+        raise RuntimeError(BASE_OF_NO_GRAD_VIEW)
+
+    differentiate = backward
+
+
+_AMBIGUOUS = _Ambiguous()
 
 
 def _const(view: Tensor, base: Tensor) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from ..kernels import cpu
 from ..table import ROWS
 from ..tensor import TENSORS, Tensor, changed, check_in_place, wrap
 from .elementwise import FLOATS
-from .history import take_over
+from .history import check_history, take_over
 from .overlap import check_overlap
 
 
@@ -106,6 +106,7 @@ def write(x: Tensor, z: Tensor) -> None:
             f"result type {z.dtype.short} can't be cast to the desired output type {x.dtype.short}"
         )
     node = z._node
+    check_history(x, node)
     if node is not None and node.saved:
         # Backward needs x as it was; the result that a node saved is not x's memory.
         node.saved = tuple(_as_it_was(x) if s is x else s for s in node.saved)
@@ -113,6 +114,13 @@ def write(x: Tensor, z: Tensor) -> None:
     changed(x)
     if node is not None:
         take_over(x, node)
+
+
+def placed(x: Tensor, z: Tensor) -> Tensor:
+    """x, with a result written into it."""
+    check_in_place(x)
+    write(x, z)
+    return x
 
 
 def _as_it_was(x: Tensor) -> Tensor:

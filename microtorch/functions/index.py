@@ -10,12 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import kind_of
+from ..errors import kind_of, refuse_foreign
 from ..graph.node import mode
 from ..kernels import cpu
-from ..tensor import TENSORS, Tensor, changed, check_in_place, normal_dim, root_of, wrap
+from ..tensor import (
+    TENSORS,
+    Tensor,
+    changed,
+    check_in_place,
+    normal_dim,
+    root_of,
+    wrap,
+)
 from .convert import cast, copy_
-from .history import take_over
+from .history import check_history, take_over
 from .names import public
 from .op import Array, Rule, record
 from .overlap import check_repeated, check_shared
@@ -95,6 +103,7 @@ def _item(item: Any) -> Any:
         raise TypeError("new(): invalid data type 'str'")
     if isinstance(item, np.generic) and item.dtype.kind in "iub":
         return item.item()
+    refuse_foreign(item)
     raise IndexError(
         "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables "
         f"are valid indices (got {type(item).__name__})"
@@ -301,6 +310,7 @@ def _assign(
     lead = len(shape) - region.ndim
     if lead > 0 and shape[:lead] == (1,) * lead:
         value = reshape(value, shape[lead:])
+    check_history(input, value._node)
     try:
         a[key] = value._array
     except ValueError:

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import broadcast_error
+from ..errors import broadcast_error, refuse_foreign
 from ..graph.node import Node, mode, next_seq
 from ..kernels import cpu
 from ..table import FOLDS, ROWS, Row
 from ..tensor import Tensor, edge, new, wrap
 from .elementwise import FLOATS, FUNCTIONS
 from .normalization import log_softmax
-from .op import Rule, record, tensors
+from .op import Rule, need_tensor, record, tensors
 from .row_op import RowOp
 
 
@@ -110,6 +110,8 @@ class RowLoss:
 
 def matched(name: str, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Operands broadcast to one shape, with PyTorch's warning, and promoted to one dtype."""
+    refuse_foreign(input)
+    refuse_foreign(target)
     if input._array.shape != target._array.shape:
         warnings.warn(
             f"Using a target size ({target.shape}) that is different to the input size "
@@ -212,6 +214,8 @@ def binary_cross_entropy(
     if size_average is not None or reduce is not None:
         reduction = old_reduction(size_average, reduce, reduction)
     check_reduction(reduction)
+    need_tensor("binary_cross_entropy", "input", 1, input)
+    need_tensor("binary_cross_entropy", "target", 2, target)
     a, b = input._array, target._array
     if a.shape != b.shape:
         raise ValueError(
@@ -247,6 +251,8 @@ def binary_cross_entropy_with_logits(
     """
     reduction = old_reduction(size_average, reduce, reduction)
     check_reduction(reduction)
+    need_tensor("binary_cross_entropy_with_logits", "input", 1, input)
+    need_tensor("binary_cross_entropy_with_logits", "target", 2, target)
     if input._array.shape != target._array.shape:
         raise ValueError(
             f"Target size ({target.shape}) must be the same as input size ({input.shape})"
@@ -264,7 +270,7 @@ def binary_cross_entropy_with_logits(
 
 
 # ------------------------------------------------------------------------------ classes
-def _nll_rule(F: Any, g: Any, const: Any, factor: Any) -> tuple[Any, ...]:
+def _nll_rule(F: Any, g: Any, const: Any, factor: Any, *_: Any) -> tuple[Any, ...]:
     key, shape, divisor = const
     each = F.mul(factor, F.expand(g, factor.shape) if g.ndim == 0 else g)
     return (F.put_index(each if divisor is None else F.div(each, divisor), key, shape),)
@@ -317,6 +323,8 @@ def nll_loss(
     """
     reduction = old_reduction(size_average, reduce, reduction)
     check_reduction(reduction)
+    need_tensor("nll_loss", "input", 1, input)
+    need_tensor("nll_loss", "target", 2, target)
     _check_classes(input, target, weight, ignore_index)
     a, t = input._array, target._array
     ignored = t == ignore_index
@@ -336,7 +344,8 @@ def nll_loss(
             each = np.asarray(each.sum(dtype=np.float64) / np.float64(divisor)).astype(a.dtype)
     elif reduction == "sum":
         each = np.asarray(each.sum(dtype=np.float64)).astype(a.dtype)
-    return record(NLL, np.asarray(each), (input,), (wrap(factor),), (key, a.shape, divisor))
+    saved = (wrap(factor), target) if weight is None else (wrap(factor), weight, target)
+    return record(NLL, np.asarray(each), (input,), saved, (key, a.shape, divisor))
 
 
 def cross_entropy(
@@ -356,6 +365,8 @@ def cross_entropy(
     """
     reduction = old_reduction(size_average, reduce, reduction)
     check_reduction(reduction)
+    need_tensor("cross_entropy_loss", "input", 1, input)
+    need_tensor("cross_entropy_loss", "target", 2, target)
     dim = 0 if input._array.ndim == 1 else 1
     logs = log_softmax(input, dim)
     if label_smoothing < 0 or label_smoothing > 1:

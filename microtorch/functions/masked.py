@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import argument_error, broadcast_error
 from ..tensor import Tensor, normal_dim, wrap
 from .convert import cast
-from .gather import added, gather, in_shape
+from .gather import added, gather, in_shape, replaced
 from .index import ADD_INDEX, ASSIGN_INDEX, accumulate_rule, assign_rule, index_array, place_rule
 from .index import take as taken
 from .names import function, public
@@ -131,14 +131,8 @@ def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
         )
     flat, values = reshape(input, (-1,)), in_shape(source, index._array.shape)
     if accumulate:
-        return in_shape(added(PUT_ADD, flat, key, values), input._array.shape)
-    return in_shape(_written(PUT, flat, key, values), input._array.shape)
-
-
-def _written(op: Rule, x: Tensor, key: tuple[Any, ...], values: Tensor) -> Tensor:
-    array = x._array.copy()
-    array[key] = values._array
-    return record(op, array, (x, values), const=(key, values._array.shape))
+        return in_shape(added(PUT_ADD, flat, key, values, (index,)), input._array.shape)
+    return in_shape(replaced(PUT, flat, key, values, (index,)), input._array.shape)
 
 
 @public(in_place=True)
@@ -168,9 +162,10 @@ def index_put(
             f"shape mismatch: value tensor of shape {list(values._array.shape)} cannot be "
             f"broadcast to indexing result of shape {list(region.shape)}"
         ) from None
+    saved = tuple(i for i in indices if i is not None)
     if accumulate:
-        return added(ADD_INDEX, input, key, values)
-    return _written(ASSIGN_INDEX, input, key, values)
+        return added(ADD_INDEX, input, key, values, saved)
+    return replaced(ASSIGN_INDEX, input, key, values, saved)
 
 
 @public()

@@ -34,6 +34,45 @@ def _order(a: Array, dim: int, descending: bool) -> Array:
     return a.shape[dim] - 1 - found
 
 
+def _known(a: Array) -> bool:
+    """Whether an array has no nan."""
+    return a.dtype.kind != "f" or not np.isnan(a).any()
+
+
+def _ranked(a: Array, dim: int, rank: int) -> Array:
+    """The index, along dim, of the element that would have this rank; equal ones in order."""
+    if not _known(a) or not a.size:
+        return np.take(_order(a, dim, False), [rank], dim)
+    rows = np.moveaxis(a, dim, -1)
+    value = np.partition(rows, rank, -1)[..., rank, None]
+    same = rows == value
+    below = (rows < value).sum(-1, keepdims=True)
+    if (below < rank).any():
+        # Some of the equal elements come before.
+        same &= same.cumsum(-1) == rank - below + 1
+    return np.moveaxis(same.argmax(-1)[..., None], -1, dim)
+
+
+def _first(a: Array, dim: int, k: int, largest: bool) -> Array:
+    """The indices, along dim, of the first k elements in order; equal ones in their order."""
+    n = a.shape[dim]
+    if not 0 < k <= n // 8 or not a.size or not _known(a):
+        return _order(a, dim, largest)[(slice(None),) * dim + (slice(k),)]
+    rows = np.moveaxis(a, dim, -1)
+    last = n - k if largest else k - 1
+    value = np.partition(rows, last, -1)[..., last, None]
+    chosen = rows >= value if largest else rows <= value
+    if chosen.sum() > k * (a.size // n):
+        # Of those that equal the last one, the first ones.
+        same = rows == value
+        chosen ^= same
+        chosen |= same & (same.cumsum(-1) <= k - chosen.sum(-1, keepdims=True))
+    places = np.nonzero(chosen)[-1].reshape(*rows.shape[:-1], k)
+    values = np.take_along_axis(rows, places, -1)
+    places = np.take_along_axis(places, _order(values, rows.ndim - 1, largest), -1)
+    return np.moveaxis(places, -1, dim)
+
+
 def _taken(name: str, op: Rule, x: Tensor, places: Array, dim: int, shape: Any) -> Any:
     """The values at places along dim and the places, in a shape."""
     a = x._array
@@ -94,7 +133,7 @@ def topk(
     x = lifted(input)
     if not 0 <= k <= x._array.shape[dim]:
         raise RuntimeError("selected index k out of range")
-    places = _order(x._array, dim, largest)[(slice(None),) * dim + (slice(k),)]
+    places = _first(x._array, dim, k, largest)
     shape = places.shape if input._array.ndim or not k else ()
     return deliver_each(_taken("topk", TOPK, x, places, dim, shape), out)
 
@@ -123,16 +162,16 @@ def kthvalue(
     _need_row("kthvalue", x._array, dim)
     if not 1 <= k <= x._array.shape[dim]:
         raise RuntimeError(f"kthvalue(): selected number k out of range for dimension {dim}")
-    places = np.take(_order(x._array, dim, False), [k - 1], dim)
+    places = _ranked(x._array, dim, k - 1)
     return deliver_each(_picked("kthvalue", x, places, dim, keepdim, rank), out)
 
 
 def _middle(a: Array, dim: int, skip: bool) -> Array:
     """Where the lower median of each row is; the first nan, unless nan are skipped."""
-    order = _order(a, dim, False)
     n = a.shape[dim]
-    if a.dtype.kind != "f":
-        return np.take(order, [(n - 1) // 2], dim)
+    if _known(a):
+        return _ranked(a, dim, (n - 1) // 2)
+    order = _order(a, dim, False)
     unknown = np.isnan(a).sum(dim, keepdims=True)
     if skip:
         middle = np.maximum(n - unknown - 1, 0) // 2

@@ -10,10 +10,20 @@ from ..graph.node import Node
 from ..kernels import cpu, text
 from ..table import FOLDS, VOCABULARY, Row, names_in
 from ..tensor import TENSORS, Tensor, wrap
-from .op import Array, saved_tensors, tensors
+from .op import Array, Rule, record, saved_tensors, tensors
 
 # The vocabulary of formulas, on Tensors; `elementwise` enters the rows.
 WORDS: dict[str, Any] = {}
+# Rows with a derivative that is constant between kinks, whose own derivative PyTorch gives as
+# zeros, not as none.
+_PIECEWISE = {"relu", "abs", "leaky_relu", "hardtanh", "threshold", "l1_loss"}
+
+
+def _piecewise_rule(F: Any, g: Any, shapes: Any) -> tuple[Any, ...]:
+    return (g, *[F.sum_to(F.zeros_of(g), shape) for shape in shapes])
+
+
+PIECEWISE = Rule("PiecewiseBackward0", _piecewise_rule)
 
 
 class RowOp:
@@ -70,6 +80,13 @@ class RowOp:
             evaluate(text.chain(d), values, g) if on else None
             for d, on in zip(self.row.derivatives or (), self.needed, strict=True)
         ]
+        if self.row.name in _PIECEWISE:
+            inputs = tuple(v for n, v in values.items() if n != "g" and v._node is not None)
+            shapes = tuple(v._array.shape for v in inputs)
+            found = [
+                d if d is None else record(PIECEWISE, d._array, (d, *inputs), const=shapes)
+                for d in found
+            ]
         return (
             tuple(found)
             if node.const.__class__ is not tuple

@@ -97,9 +97,7 @@ def _cumsum(x: Tensor, dim: int, reverse: bool = False) -> Tensor:
 def cumprod(input: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = None) -> Tensor:
     """Running products along a dimension; integers give int64."""
     x, dim = _as_accumulated("cumprod", input, dim, dtype)
-    with np.errstate(all="ignore"):
-        array = np.cumprod(x._array, dim, dtype=x._array.dtype)
-    z = record(CUMPROD, array, (x,), (x, ...), dim)
+    z = record(CUMPROD, scans.cumprod(x._array, dim), (x,), (x, ...), dim)
     return deliver(in_shape(z, input._array.shape), out)
 
 

@@ -57,10 +57,11 @@ def linked(x: Tensor, array: Array, op: Rule, const: Any) -> Tensor:
         else:
             # As in PyTorch, a view that is not recorded is a leaf of its own.
             z._node = LEAF
-            z._unrecorded = True
     if x._family is not None:
         z._family = base_of(x)
-    if mode.enabled and array.dtype.kind == "f":
+    if array.dtype.kind == "f":
+        if not mode.enabled or x._unrecorded:
+            z._unrecorded = True
         remember(z, base_of(z))
     return z
 

@@ -57,6 +57,8 @@ def run(
 
     With a sink, `sink(leaf, gradient)` is called for each leaf instead, when all nodes are done.
 
+    What keeps its gradient (`retain_grad`, Values) gets it when all nodes and hooks are done.
+
     With targets, only nodes on a way from the roots to a target run. Saved values are freed
     unless `keep`. `arithmetic` has `add`, `add_into` and `check(node)`, which raises where a
     value that a node saved has been changed since.
@@ -68,6 +70,8 @@ def run(
     needed = None if targets is None else _towards(roots, targets)
     special = needed is not None or bool(hooks.live)
     found: dict[Any, Any] = {}
+    # (function, node, gradient) of what keeps its gradient.
+    late: list[tuple[Any, Any, Any]] = []
     # What waits: number of a node, or leaf -> [node or leaf, gradient, whether the pass owns it].
     waiting: dict[Any, list[Any]] = {}
     heap: list[int] = []
@@ -90,7 +94,7 @@ def run(
         if special:
             wanted = needed is not None and node in targets  # type: ignore[operator]
             if needed is None or wanted or node in needed:
-                g = call_hooks(node, g)
+                g = call_hooks(node, g, late)
             if wanted:
                 found[node] = g
             if needed is not None and node not in needed:
@@ -137,10 +141,15 @@ def run(
         # An op may write into a gradient that nothing else refers to.
         gradients = d = entry = None
     g = None
+    if special:
+        for entry in reversed(waiting.values()):
+            if targets is None or entry[0] in targets:
+                entry[1] = call_hooks(entry[0], entry[1], late)
+        for keep_gradient, node, g in late:
+            keep_gradient(node, g)
+        late = g = entry = node = None  # type: ignore[assignment]
     while waiting:
         leaf, g, _ = waiting.popitem()[1]
-        if special and (targets is None or leaf in targets):
-            g = call_hooks(leaf, g)
         if sink is not None:
             sink(leaf, g)
             if special:
@@ -181,11 +190,18 @@ def _towards(roots: Iterable[Any], targets: Collection[Any]) -> set[Node]:
     return needed
 
 
-def call_hooks(node: Any, g: Any) -> Any:
-    """The gradient as the hooks of a node (its op has them) or of a leaf leave it."""
-    own = getattr(node.op, "hooks", {}) if isinstance(node, Node) else node.__dict__.get("_hooks")
+def call_hooks(node: Any, g: Any, late: list[tuple[Any, Any, Any]]) -> Any:
+    """The gradient as the hooks of a node (its op has them) or of a leaf leave it; an op that
+    keeps it is entered in `late`."""
+    keep = None
+    if isinstance(node, Node):
+        own, keep = getattr(node.op, "hooks", None), getattr(node.op, "keep", None)
+    else:
+        own = node.__dict__.get("_hooks")
     for _, hook in sorted((own or {}).items()):
         g = hook(g)
+    if keep is not None:
+        late.append((keep, node, g))
     return g
 
 

@@ -10,7 +10,7 @@ from weakref import ref
 
 _next_id = itertools.count().__next__
 # Weak references to all that are not empty: the engine looks for hooks only if there are any.
-live: dict[int, Any] = {}
+live: dict[Any, Any] = {}
 
 
 class HookDict(dict[int, Callable[..., Any]]):

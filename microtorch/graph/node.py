@@ -86,7 +86,11 @@ def next_change(earlier: Any) -> tuple[int, int, Any]:
 
     The last 32 changes at least are remembered, which is what messages need.
     """
-    clock.latest_change = now = next_seq()
+    now = next_seq()
+    # A thread that was held up since its number may not set the clock back; between the comparison
+    # and the store no other thread runs.
+    if now < clock.latest_change:
+        clock.latest_change = now
     if earlier is None:
         return (1, now, None)
     count = earlier[0]

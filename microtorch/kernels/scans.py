@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["any_zero", "cumsum", "recurrence"]
+__all__ = ["any_zero", "cumprod", "cumsum", "recurrence"]
 
 Array = np.ndarray[Any, Any]
 
@@ -14,9 +14,20 @@ def _turned(x: Array, dim: int, reverse: bool) -> Array:
 
 
 def cumsum(x: Array, dim: int, reverse: bool = False) -> Array:
-    """Running sums, from the last element on if reverse."""
-    found = np.cumsum(_turned(x, dim, reverse), dim, dtype=x.dtype)
-    return np.ascontiguousarray(_turned(found, dim, reverse))
+    """Running sums, from the last element on if reverse; floats as PyTorch, in float64."""
+    with np.errstate(all="ignore"):
+        found = np.cumsum(_turned(x, dim, reverse), dim, dtype=_wide(x.dtype))
+        return np.ascontiguousarray(_turned(found, dim, reverse), x.dtype)
+
+
+def cumprod(x: Array, dim: int) -> Array:
+    """Running products; floats as PyTorch, in float64."""
+    with np.errstate(all="ignore"):
+        return np.cumprod(x, dim, dtype=_wide(x.dtype)).astype(x.dtype, copy=False)
+
+
+def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.float64) if dtype.kind == "f" else dtype
 
 
 def recurrence(a: Array, b: Array, dim: int, reverse: bool = False) -> Array:

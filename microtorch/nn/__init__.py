@@ -6,6 +6,7 @@ from .activation import (
     CELU,
     ELU,
     GELU,
+    GLU,
     SELU,
     Hardsigmoid,
     Hardswish,
@@ -14,6 +15,7 @@ from .activation import (
     LogSigmoid,
     LogSoftmax,
     Mish,
+    PReLU,
     ReLU,
     ReLU6,
     Sigmoid,
@@ -23,10 +25,12 @@ from .activation import (
     Softplus,
     Softsign,
     Tanh,
+    Threshold,
 )
 from .container import (
     ModuleDict,
     ModuleList,
+    ParameterDict,
     ParameterList,
     Sequential,
 )
@@ -106,16 +110,40 @@ from .pooling import (
     MaxPool1d,
     MaxPool2d,
 )
+from .recurrent import (
+    GRU,
+    LSTM,
+    RNN,
+    GRUCell,
+    LSTMCell,
+    RNNCell,
+)
 from .shape import (
     Flatten,
     PixelShuffle,
     Unflatten,
+    Upsample,
+    UpsamplingBilinear2d,
+    UpsamplingNearest2d,
 )
 from .sparse import (
     Embedding,
 )
 
 __all__ = [
+    "RNNCell",
+    "LSTMCell",
+    "GRUCell",
+    "RNN",
+    "LSTM",
+    "GRU",
+    "UpsamplingNearest2d",
+    "UpsamplingBilinear2d",
+    "Upsample",
+    "ParameterDict",
+    "Threshold",
+    "PReLU",
+    "GLU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool1d",

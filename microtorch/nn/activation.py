@@ -2,10 +2,13 @@
 
 from typing import Any
 
+from ..functions.creation import empty
 from ..functions.elementwise import FUNCTIONS
 from ..tensor import Tensor
 from . import functional as F
+from .init import constant_
 from .module import Module
+from .parameter import Parameter
 
 
 class Sigmoid(Module):
@@ -94,6 +97,64 @@ class Hardswish(_InPlace):
     def extra_repr(self) -> str:
         """Nothing, as in PyTorch."""
         return ""
+
+
+class Threshold(_InPlace):
+    """X where it is above the threshold, else value."""
+
+    def __init__(self, threshold: float, value: float, inplace: bool = False) -> None:
+        super().__init__(inplace)
+        self.threshold = threshold
+        self.value = value
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.threshold(input, self.threshold, self.value, self.inplace)
+
+    def extra_repr(self) -> str:
+        """The arguments that the printed form shows."""
+        return self._shown("threshold", "value")
+
+
+class PReLU(Module):
+    """X where positive, else x * weight: one weight, or one a channel (arXiv:1502.01852)."""
+
+    def __init__(
+        self, num_parameters: int = 1, init: float = 0.25, device: Any = None, dtype: Any = None
+    ) -> None:
+        super().__init__()
+        self.num_parameters = num_parameters
+        self.init = init
+        self.weight = Parameter(empty(num_parameters, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start with the weights that were asked for."""
+        constant_(self.weight, self.init)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.prelu(input, self.weight)
+
+    def extra_repr(self) -> str:
+        """The arguments that the printed form shows."""
+        return f"num_parameters={self.num_parameters}"
+
+
+class GLU(Module):
+    """A * sigmoid(b) for the halves a and b of x along dim (arXiv:1612.08083)."""
+
+    def __init__(self, dim: int = -1) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.glu(input, self.dim)
+
+    def extra_repr(self) -> str:
+        """The arguments that the printed form shows."""
+        return f"dim={self.dim}"
 
 
 class LeakyReLU(_InPlace):

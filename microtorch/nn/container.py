@@ -1,9 +1,9 @@
-"""Modules that hold others: Sequential, ModuleList, ModuleDict, and ParameterList."""
+"""Modules that hold others: Sequential, ModuleList, ModuleDict, ParameterList and ParameterDict."""
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self
 
 from ..tensor import Tensor
 from .module import Module, indented
@@ -123,6 +123,148 @@ class ModuleDict(Module):
     def items(self) -> Any:
         """Names and modules."""
         return self._modules.items()
+
+
+class ParameterDict(Module):
+    """Parameters by name; tensors become parameters, and other objects are kept as they are."""
+
+    def __init__(self, parameters: Any = None) -> None:
+        super().__init__()
+        self._keys: dict[str, None] = {}
+        self.update(() if parameters is None else parameters)
+
+    def __getitem__(self, key: str) -> Any:
+        return getattr(self, _text(key))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if isinstance(value, Tensor) and not isinstance(value, Parameter):
+            value = Parameter(value)
+        setattr(self, _text(key), value)
+        self._keys[key] = None
+
+    def __delitem__(self, key: str) -> None:
+        del self._keys[key]
+        delattr(self, key)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._keys)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    def __or__(self, other: Any) -> "ParameterDict":
+        found = self.copy()
+        found.update(other)
+        return found
+
+    def __ior__(self, other: Any) -> Self:
+        self.update(other)
+        return self
+
+    def keys(self) -> Any:
+        """The names."""
+        return self._keys.keys()
+
+    def values(self) -> Iterator[Any]:
+        """The parameters."""
+        return (self[k] for k in self._keys)
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Names and parameters."""
+        return ((k, self[k]) for k in self._keys)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The parameter of a name, or the default."""
+        return self[key] if key in self else default
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """The parameter of a name, which is entered first if it is not there."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def pop(self, key: str) -> Any:
+        """Take a parameter away, and give it."""
+        found = self[key]
+        del self[key]
+        return found
+
+    def popitem(self) -> tuple[str, Any]:
+        """Take the last one away, and give its name and it."""
+        key = next(reversed(self))
+        return key, self.pop(key)
+
+    def clear(self) -> None:
+        """Take all away."""
+        for key in list(self):
+            del self[key]
+
+    def copy(self) -> "ParameterDict":
+        """Another one, of the same parameters."""
+        return ParameterDict(OrderedDict(self.items()))
+
+    def fromkeys(self, keys: Iterable[str], default: Any = None) -> "ParameterDict":
+        """One of these names, with the default for each."""
+        return ParameterDict((k, default) for k in keys)
+
+    def update(self, parameters: Any) -> None:
+        """Enter those of a mapping (sorted by name if it is a plain dict) or of pairs.
+
+        Raises:
+            TypeError, ValueError: for anything else.
+        """
+        if not isinstance(parameters, (Iterable, ParameterDict)):
+            raise TypeError(
+                "ParametersDict.update should be called with an iterable of key/value pairs, but "
+                f"got {type(parameters).__name__}"
+            )
+        if isinstance(parameters, (OrderedDict, ParameterDict)):
+            parameters = list(parameters.items())
+        elif isinstance(parameters, Mapping):
+            parameters = sorted(parameters.items())
+        for k, pair in enumerate(parameters):
+            what = f"ParameterDict update sequence element #{k}"
+            if not isinstance(pair, Iterable):
+                raise TypeError(f"{what} should be Iterable; is {type(pair).__name__}")
+            listed = list(pair)
+            if len(listed) != 2:
+                raise ValueError(f"{what} has length {len(listed)}; 2 is required")
+            self[listed[0]] = listed[1]
+
+    def extra_repr(self) -> str:
+        """A line for each parameter."""
+        lines = []
+        for k, p in self.items():
+            if isinstance(p, Tensor):
+                size = "x".join(map(str, p.shape))
+                shown = f"Parameter containing: [{p.type()} of size {size}]"
+            else:
+                shown = f"Object of type: {type(p).__name__}"
+            lines.append(f"  ({k}): {shown}")
+        return "\n".join(lines)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("ParameterDict should not be called.")
+
+
+def _text(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TypeError(
+            "Index given to ParameterDict cannot be used as a key as it is not a string (type is "
+            f"'{type(key).__name__}'). Open an issue on github if you need non-string keys."
+        )
+    return key
 
 
 class ParameterList(Module):

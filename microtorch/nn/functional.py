@@ -3,22 +3,32 @@
 from ..errors import unknown_names
 from ..functions.activation import (
     celu,
+    celu_,
     elu,
+    elu_,
     gelu,
+    glu,
     hardsigmoid,
     hardswish,
     hardtanh,
+    hardtanh_,
     leaky_relu,
+    leaky_relu_,
     logsigmoid,
     mish,
+    prelu,
     relu,
     relu6,
+    relu_,
     selu,
+    selu_,
     sigmoid,
     silu,
     softplus,
     softsign,
     tanh,
+    threshold,
+    threshold_,
 )
 from ..functions.attention import bilinear, embedding, scaled_dot_product_attention
 from ..functions.convolution import (
@@ -81,6 +91,16 @@ from ..functions.resize import interpolate, pixel_shuffle, pixel_unshuffle
 from ..functions.search import one_hot
 
 __all__ = [
+    "threshold_",
+    "threshold",
+    "selu_",
+    "relu_",
+    "prelu",
+    "leaky_relu_",
+    "hardtanh_",
+    "glu",
+    "elu_",
+    "celu_",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
     "adaptive_max_pool1d",

@@ -22,6 +22,8 @@ class ModuleHooks:
         self.backward_pre: dict[int, Callable[..., Any]] = {}
         self.backward: dict[int, Callable[..., Any]] = {}
         self.keyword: dict[int, bool] = {}
+        # Hooks of forward that are called also where it, or a hook before them, raises.
+        self.always: dict[int, bool] = {}
         in_use[:] = [True]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -59,13 +61,18 @@ class Hooked:
         return self._add_hook("forward_pre", hook, prepend, with_kwargs)
 
     def register_forward_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
-    ) -> RemovableHandle:
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False,
+        always_call: bool = False,
+    ) -> RemovableHandle:  # fmt: skip
         """Call `hook(module, args, output)` after forward; it may give another output.
 
-        with_kwargs: call `hook(module, args, kwargs, output)`.
+        with_kwargs: call `hook(module, args, kwargs, output)`. always_call: call it also where
+        forward raises, with None as output.
         """
-        return self._add_hook("forward", hook, prepend, with_kwargs)
+        handle = self._add_hook("forward", hook, prepend, with_kwargs)
+        if always_call:
+            self.__dict__["_hooks"].always[handle.id] = True
+        return handle
 
     def register_full_backward_pre_hook(
         self, hook: Callable[..., Any], prepend: bool = False
@@ -82,6 +89,27 @@ class Hooked:
         return self._add_hook("backward", hook, prepend)
 
     def _call_with_hooks(self, own: ModuleHooks, args: Any, kwargs: Any) -> Any:
+        call = _Call(args, kwargs)
+        if not own.always:
+            return self._hooked_forward(own, call)
+        try:
+            return self._hooked_forward(own, call)
+        except Exception:
+            for number, hook in list(own.forward.items()):
+                if number in own.always and number not in call.called:
+                    try:
+                        call.result_of(self, own, number, hook)
+                    except Exception as error:
+                        warnings.warn(
+                            "module forward hook with ``always_call=True`` raised an exception "
+                            "that was silenced as another error was raised in forward: "
+                            + str(error),
+                            stacklevel=3,
+                        )
+            raise
+
+    def _hooked_forward(self, own: ModuleHooks, call: "_Call") -> Any:
+        args, kwargs = call.args, call.kwargs
         for number, hook in list(own.forward_pre.items()):
             if number in own.keyword:
                 found = hook(self, args, kwargs)
@@ -99,12 +127,11 @@ class Hooked:
         border = Border(self, own) if own.backward or own.backward_pre else None
         if border is not None:
             args = border.enter(args)
-        result = self.forward(*args, **kwargs)  # type: ignore[attr-defined]
+        call.args, call.kwargs = args, kwargs
+        call.result = self.forward(*args, **kwargs)  # type: ignore[attr-defined]
         for number, hook in list(own.forward.items()):
-            more = (args, kwargs) if number in own.keyword else (args,)
-            found = hook(self, *more, result)
-            if found is not None:
-                result = found
+            call.result_of(self, own, number, hook)
+        result = call.result
         if border is None:
             return result
         if not isinstance(result, (Tensor, tuple)):
@@ -116,6 +143,24 @@ class Hooked:
             return result
         left = border.leave(result if isinstance(result, tuple) else (result,))
         return left if isinstance(result, tuple) else left[0]
+
+
+class _Call:
+    """One call of a module: its arguments, its result, and which hooks have been called."""
+
+    def __init__(self, args: Any, kwargs: Any) -> None:
+        self.args = args
+        self.kwargs = kwargs
+        self.result: Any = None
+        self.called: set[int] = set()
+
+    def result_of(self, module: Any, own: ModuleHooks, number: int, hook: Any) -> None:
+        """Call a hook of forward, and take the result that it gives."""
+        self.called.add(number)
+        more = (self.args, self.kwargs) if number in own.keyword else (self.args,)
+        found = hook(module, *more, self.result)
+        if found is not None:
+            self.result = found
 
 
 class Border:

@@ -8,7 +8,7 @@ import numpy as np
 from ..autograd.modes import no_grad
 from ..errors import unknown_names
 from ..functions import convert, random
-from ..tensor import Tensor, changed
+from ..tensor import Tensor, changed, wrap
 
 _GAINS = {"tanh": 5.0 / 3, "relu": math.sqrt(2.0), "selu": 0.75}
 
@@ -114,6 +114,28 @@ def kaiming_normal_(
     """Normal with variance gain^2 / fan (He et al. 2015, arXiv:1502.01852)."""
     std = _kaiming_std(tensor, a, mode, nonlinearity)
     return normal_(tensor, 0.0, std, generator)  # type: ignore[no-any-return]
+
+
+def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tensor:
+    """Orthonormal rows or columns, all but the first dimension taken as one, times gain
+    (Saxe et al. 2013, arXiv:1312.6120).
+
+    Raises:
+        ValueError: for fewer than 2 dimensions.
+    """
+    a = tensor._array
+    if a.ndim < 2:
+        raise ValueError("Only tensors with 2 or more dimensions are supported")
+    if not a.size:
+        return tensor
+    drawn = np.empty((a.shape[0], a.size // a.shape[0]), a.dtype)
+    random.normal_(wrap(drawn), generator=generator)
+    wide = drawn.shape[0] < drawn.shape[1]
+    q, r = np.linalg.qr(drawn.T if wide else drawn)
+    q = q * np.sign(np.diagonal(r))
+    a[...] = (q.T if wide else q).reshape(a.shape) * a.dtype.type(gain)
+    changed(tensor)
+    return tensor
 
 
 __getattr__ = unknown_names(__name__)

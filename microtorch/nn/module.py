@@ -353,12 +353,12 @@ class Module(Hooked):
             raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
         own = dict(self._state())
         missing = [k for k in own if k not in state_dict]
-        unexpected = [k for k in state_dict if k not in own]
+        unexpected = self._in_order([k for k in state_dict if k not in own])
         errors = []
-        if strict and unexpected:
-            errors.append(f"Unexpected key(s) in state_dict: {_quoted(unexpected)}. ")
         if strict and missing:
             errors.append(f"Missing key(s) in state_dict: {_quoted(missing)}. ")
+        if strict and unexpected:
+            errors.append(f"Unexpected key(s) in state_dict: {_quoted(unexpected)}. ")
         for key, tensor in own.items():
             if key not in state_dict:
                 continue
@@ -386,6 +386,18 @@ class Module(Hooked):
                     np.copyto(tensor._array, state_dict[key]._array, casting="unsafe")
                     changed(tensor)
         return _IncompatibleKeys(missing, unexpected)
+
+    def _in_order(self, keys: list[str]) -> list[str]:
+        """Dotted names that there are not, in the order of the modules that they lead to."""
+        places = {path: k for k, (path, _) in enumerate(self.named_modules(remove_duplicate=False))}
+
+        def place(key: str) -> int:
+            path = key.rpartition(".")[0]
+            while path not in places:
+                path = path.rpartition(".")[0]
+            return places[path]
+
+        return sorted(keys, key=place)
 
     # ------------------------------------------------------------------------ printing
     def extra_repr(self) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import refuse_foreign
 from ..graph.node import LEAF
 from ..tensor import TENSORS, Tensor, new
 
@@ -12,6 +13,7 @@ class Parameter(Tensor):
     """A leaf that requires grad and shares memory with `data`.
 
     Raises:
+        TypeError: for a tensor of PyTorch.
         RuntimeError: for integer data that is to require grad.
     """
 
@@ -19,6 +21,7 @@ class Parameter(Tensor):
 
     def __new__(cls, data: Any = None, requires_grad: bool = True) -> "Parameter":
         """A parameter around the tensor `data`."""
+        refuse_foreign(data)
         array = np.empty(0, np.float32) if data is None else data._array
         if requires_grad and array.dtype.kind != "f":
             raise RuntimeError(

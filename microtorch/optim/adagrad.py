@@ -40,11 +40,11 @@ class Adagrad(Optimizer):
         )  # fmt: skip
         for group in self.param_groups:
             for p in group["params"]:
-                self._start(p, group)
+                self.state[p] = self._started(p, group)
 
-    def _start(self, p: Tensor, group: dict[str, Any]) -> None:
+    def _started(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         start = np.full(p._array.shape, group["initial_accumulator_value"], p._array.dtype)
-        self.state[p] = {"step": wrap(np.zeros((), np.float32)), "sum": wrap(start)}
+        return {"step": wrap(np.zeros((), np.float32)), "sum": wrap(start)}
 
     def check(self, group: dict[str, Any]) -> None:
         """Refuse rates out of range."""
@@ -58,13 +58,15 @@ class Adagrad(Optimizer):
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step; parameters that have made equally many go in one call."""
         lines: dict[float, list[Any]] = {}
+        states = {}
         for p in params:
-            if not self.state[p]:
-                self._start(p, group)
-            count = self.state[p]["step"]._array
-            count += 1
-            lines.setdefault(float(count), []).append((p, p._grad, self.state[p]["sum"]))
+            states[p] = state = self.state.get(p) or self._started(p, group)
+            t = float(state["step"]._array) + 1
+            lines.setdefault(t, []).append((p, p._grad, state["sum"]))
         sign, decay = -1.0 if group["maximize"] else 1.0, float(group["weight_decay"])
+        calls = []
         for t, same in lines.items():
             rate = float(group["lr"]) / (1 + (t - 1) * float(group["lr_decay"]))
-            _UPDATE(same, (rate, sign, decay, float(group["eps"])))
+            calls.append((same, (rate, sign, decay, float(group["eps"]))))
+        _UPDATE.each(calls)
+        self.keep(states)

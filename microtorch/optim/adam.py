@@ -62,19 +62,20 @@ class Adam(Optimizer):
         """One step; parameters that have made equally many go in one call."""
         names = ("exp_avg", "exp_avg_sq") + ("max_exp_avg_sq",) * bool(group["amsgrad"])
         lines: dict[float, list[Any]] = {}
+        states = {}
         for p in params:
-            state = self.state[p]
+            states[p] = state = self.state.get(p) or {}
             if not state:
                 state["step"] = wrap(np.zeros((), np.float32))
                 for name in names:
                     state[name] = wrap(np.zeros_like(p._array, order="C"))
-            count = state["step"]._array
-            count += 1
-            lines.setdefault(float(count), []).append((p, p._grad, *(state[n] for n in names)))
+            t = float(state["step"]._array) + 1
+            lines.setdefault(t, []).append((p, p._grad, *(state[n] for n in names)))
         beta1, beta2 = group["betas"]
         lr, decay = float(group["lr"]), float(group["weight_decay"])
         decoupled = group["decoupled_weight_decay"]
         update = _AMSGRAD if group["amsgrad"] else _PLAIN
+        calls = []
         for t, same in lines.items():
             numbers = (
                 lr / (1 - beta1**t),
@@ -87,7 +88,9 @@ class Adam(Optimizer):
                 float(group["eps"]),
                 1 - lr * decay if decoupled else 1.0,
             )
-            update(same, numbers)
+            calls.append((same, numbers))
+        update.each(calls)
+        self.keep(states)
 
 
 class AdamW(Adam):

@@ -12,62 +12,7 @@ from typing import Any
 
 from ..errors import unknown_names
 from .optimizer import Optimizer
-
-
-class LRScheduler:
-    """Base class: `get_lr` gives the rates of the groups at step `last_epoch`.
-
-    Raises:
-        TypeError: for what is no Optimizer.
-    """
-
-    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
-        for k, group in enumerate(optimizer.param_groups):
-            if last_epoch == -1:
-                group.setdefault("initial_lr", group["lr"])
-            elif "initial_lr" not in group:
-                raise KeyError(
-                    f"param 'initial_lr' is not specified in param_groups[{k}] when resuming "
-                    "scheduler with last_epoch >= 0."
-                )
-        self.optimizer = optimizer
-        self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
-        self.last_epoch = last_epoch
-        self._last_lr: list[float] = []
-        self.step()
-
-    @property
-    def _rates(self) -> list[float]:
-        return [group["lr"] for group in self.optimizer.param_groups]
-
-    def get_lr(self) -> list[float]:
-        """The rates at `last_epoch`; every scheduler overrides this."""
-        raise NotImplementedError
-
-    def get_last_lr(self) -> list[float]:
-        """The rates that the last step set."""
-        return self._last_lr
-
-    def step(self, epoch: int | None = None) -> None:
-        """Set the rates of the next step."""
-        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
-        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            group["lr"] = lr
-        self._last_lr = self._rates
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything but the optimizer and functions."""
-        return {k: v for k, v in vars(self).items() if k != "optimizer" and not _holds_functions(v)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state."""
-        vars(self).update(state_dict)
-
-
-def _holds_functions(value: Any) -> bool:
-    return callable(value) or (isinstance(value, list) and any(map(callable, value)))
+from .scheduler import LRScheduler
 
 
 def _per_group(name: str, optimizer: Optimizer, functions: Any) -> list[Callable[[int], float]]:
@@ -257,6 +202,63 @@ class CosineAnnealingLR(LRScheduler):
         now = 1 + math.cos(math.pi * step / period)
         before = 1 + math.cos(math.pi * (step - 1) / period)
         return [now / before * (lr - least) + least for lr in self._rates]
+
+
+class CosineAnnealingWarmRestarts(LRScheduler):
+    """Half a cosine from the initial rate to eta_min, again and again: in `T_0` steps first, then
+    in `T_mult` times as many as before (arXiv:1608.03983).
+
+    Raises:
+        ValueError: for periods that are no positive integers.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0,
+        last_epoch: int = -1,
+    ) -> None:  # fmt: skip
+        if not isinstance(T_0, int) or T_0 <= 0:
+            raise ValueError(f"Expected positive integer T_0, but got {T_0}")
+        if not isinstance(T_mult, int) or T_mult < 1:
+            raise ValueError(f"Expected integer T_mult >= 1, but got {T_mult}")
+        if not isinstance(eta_min, (float, int)):
+            raise ValueError(
+                f"Expected float or int eta_min, but got {eta_min} of type {type(eta_min)}"
+            )
+        self.T_0 = self.T_i = T_0
+        self.T_mult = T_mult
+        self.eta_min = eta_min
+        self.T_cur: float = last_epoch
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """The rates `T_cur` steps after the restart."""
+        now = 1 + math.cos(math.pi * self.T_cur / self.T_i)
+        return [self.eta_min + (base - self.eta_min) * now / 2 for base in self.base_lrs]
+
+    def step(self, epoch: float | None = None) -> None:
+        """Set the rates of the next step, or of a time in epochs, which may be a fraction."""
+        if epoch is None and self.last_epoch >= 0:
+            epoch = self.last_epoch + 1
+            self.T_cur += 1
+            if self.T_cur >= self.T_i:
+                self.T_cur %= self.T_i
+                self.T_i *= self.T_mult
+        else:
+            epoch = 0 if epoch is None else epoch
+            self._go_to(epoch)
+        super().step(math.floor(epoch))
+
+    def _go_to(self, epoch: float) -> None:
+        if epoch < 0:
+            raise ValueError(f"Expected non-negative epoch, but got {epoch}")
+        first, factor = self.T_0, self.T_mult
+        self.T_i, self.T_cur = first, epoch
+        if epoch >= first and factor == 1:
+            self.T_cur = epoch % first
+        elif epoch >= first:
+            n = int(math.log(epoch / first * (factor - 1) + 1, factor))
+            self.T_cur = epoch - first * (factor**n - 1) / (factor - 1)
+            self.T_i = first * factor**n
 
 
 class OneCycleLR(LRScheduler):

@@ -3,14 +3,16 @@
 import array
 import ctypes
 import functools
+import itertools
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..autograd.modes import enable_grad
+from ..errors import kind_of
 from ..functions.overlap import check_repeated
 from ..kernels import cpu
 from ..tensor import Tensor, changed, wrap
@@ -68,12 +70,14 @@ class Optimizer:
                 "ordering of tensors in sets will change between runs. Please use a list instead."
             )
         params = [params] if isinstance(params, Tensor) else list(params)
-        params = [p[1] if isinstance(p, tuple) and len(p) == 2 else p for p in params]
+        param_group = {**param_group, "params": params}
+        if any(isinstance(p, tuple) for p in params):
+            _take_names(param_group)
+            params = param_group["params"]
         for p in params:
             if not isinstance(p, Tensor):
                 raise TypeError(
-                    "optimizer can only optimize Tensors, but one of the params is "
-                    + type(p).__name__
+                    "optimizer can only optimize Tensors, but one of the params is " + kind_of(p)
                 )
             if not p.is_leaf:
                 raise ValueError("can't optimize a non-leaf Tensor")
@@ -87,9 +91,16 @@ class Optimizer:
         known = {p for group in self.param_groups for p in group["params"]}
         if not known.isdisjoint(params):
             raise ValueError("some parameters appear in more than one parameter group")
-        group = {**param_group, "params": params}
+        group = param_group
         for name, value in self.defaults.items():
             group.setdefault(name, value)
+        if self.param_groups and ("param_names" in group) != (
+            "param_names" in self.param_groups[0]
+        ):
+            raise ValueError(
+                "all optimizer param groups should be with/without names. cannot add param group "
+                f"{'with' if 'param_names' in group else 'without'} names to the optimizer"
+            )
         self.check(group)
         self.param_groups.append(group)
 
@@ -111,8 +122,13 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p._grad is not None]
+        found = [[p for p in group["params"] if p._grad is not None] for group in self.param_groups]
+        if len(found) > 1:
+            # An error in one group leaves the others as they are.
+            for p in itertools.chain(*found):
+                values = self.state.get(p, {}).items()
+                check_shapes((p, p._grad, *[v for k, v in values if k != "step"]))
+        for params, group in zip(found, self.param_groups, strict=True):
             if params:
                 self.update(params, group)
         return loss
@@ -120,6 +136,13 @@ class Optimizer:
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """Update parameters that have gradients; every optimizer overrides this."""
         raise NotImplementedError
+
+    def keep(self, states: dict[Any, dict[str, Any]]) -> None:
+        """Enter the states of parameters that have made a step, and count it."""
+        self.state.update(states)
+        for state in states.values():
+            count = state["step"]._array
+            count += 1
 
     # --------------------------------------------------------------------------- state
     def state_dict(self) -> dict[str, Any]:
@@ -183,10 +206,36 @@ class Optimizer:
         return "\n".join(lines[:-1]) + "\n)"
 
 
+def _take_names(group: dict[str, Any]) -> None:
+    """Take the parameters of a group apart where they are given as (name, parameter).
+
+    Raises:
+        ValueError: if only some are.
+    """
+    pairs = group["params"]
+    if not all(isinstance(p, tuple) and len(p) == 2 for p in pairs):
+        raise ValueError(
+            "all optimizer params should be with/without names. Some param names are missing"
+        )
+    group["params"] = [p for _, p in pairs]
+    group["param_names"] = [name for name, _ in pairs]
+
+
 def _owned(value: Tensor, p: Tensor) -> Tensor:
     """A copy of loaded state; all but 0-d values have the parameter's dtype."""
     dtype = p._array.dtype if value._array.ndim else value._array.dtype
     return wrap(value._array.astype(dtype, copy=True))
+
+
+def check_shapes(line: tuple[Any, ...]) -> None:
+    """Refuse a gradient or state of another shape than its parameter's."""
+    shape = line[0]._array.shape
+    for tensor in line:
+        if isinstance(tensor, Tensor) and tensor._array.shape != shape:
+            raise RuntimeError(
+                f"a parameter of shape {list(shape)} cannot be updated with a gradient or "
+                f"state of shape {list(tensor._array.shape)}"
+            )
 
 
 class Update:
@@ -225,16 +274,19 @@ class Update:
         kernel(table.buffer_info()[0], len(lines), h.buffer_info()[0], 0)
         return True
 
+    def each(self, calls: Sequence[tuple[list[Any], tuple[float, ...]]]) -> None:
+        """Several updates; an error in one leaves all parameters as they are."""
+        if len(calls) > 1:
+            for lines, _ in calls:
+                for line in lines:
+                    check_shapes(line)
+        for lines, numbers in calls:
+            self(lines, numbers)
+
     def _in_turn(self, lines: list[tuple[Any, ...]], numbers: tuple[float, ...]) -> None:
         """The same, a parameter at a time, by copies of what has gaps or another dtype."""
         for line in lines:
-            shape = line[0]._array.shape
-            for tensor in line:
-                if tensor._array.shape != shape:
-                    raise RuntimeError(
-                        f"a parameter of shape {list(shape)} cannot be updated with a gradient or "
-                        f"state of shape {list(tensor._array.shape)}"
-                    )
+            check_shapes(line)
             check_repeated(line[0]._array)
         for line in lines:
             dtype = line[0]._array.dtype

@@ -56,15 +56,14 @@ class RMSprop(Optimizer):
         centered, momentum = bool(group["centered"]), group["momentum"] > 0
         names = ["square_avg"] + ["grad_avg"] * centered + ["momentum_buffer"] * momentum
         lines = []
+        states = {}
         for p in params:
-            state = self.state[p]
+            states[p] = state = dict(self.state.get(p) or {})
             if not state:
                 state["step"] = wrap(np.zeros((), np.float32))
             for name in names:
                 if name not in state:
                     state[name] = wrap(np.zeros_like(p._array, order="C"))
-            count = state["step"]._array
-            count += 1
             lines.append((p, p._grad, *(state[n] for n in names)))
         alpha = float(group["alpha"])
         _UPDATES[centered, momentum](
@@ -75,3 +74,4 @@ class RMSprop(Optimizer):
                 float(group["momentum"]),
             ),
         )  # fmt: skip
+        self.keep(states)

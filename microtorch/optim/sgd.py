@@ -63,14 +63,16 @@ class SGD(Optimizer):
         nesterov = (momentum, 1.0) if group["nesterov"] else (1.0, 0.0)
         fresh, known = [], []
         for p in params:
-            state = self.state[p]
-            buffer = state.get("momentum_buffer")
+            buffer = self.state[p].get("momentum_buffer") if p in self.state else None
             if buffer is None:
-                buffer = state["momentum_buffer"] = wrap(np.zeros_like(p._array, order="C"))
-                fresh.append((p, p._grad, buffer))
+                fresh.append((p, p._grad, wrap(np.zeros_like(p._array, order="C"))))
             else:
                 known.append((p, p._grad, buffer))
-        if fresh:
-            _MOMENTUM(fresh, (*shared, 0.0, 1.0, *nesterov))
-        if known:
-            _MOMENTUM(known, (*shared, momentum, 1.0 - float(group["dampening"]), *nesterov))
+        rate = 1.0 - float(group["dampening"])
+        calls = [
+            (fresh, (*shared, 0.0, 1.0, *nesterov)),
+            (known, (*shared, momentum, rate, *nesterov)),
+        ]
+        _MOMENTUM.each([call for call in calls if call[0]])
+        for p, _, buffer in fresh:
+            self.state[p]["momentum_buffer"] = buffer

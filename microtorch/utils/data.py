@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ..dtypes import float64
 from ..errors import unknown_names
 from ..functions.cat import stack
 from ..functions.creation import as_tensor, empty, tensor
-from ..functions.random import randint, randperm
+from ..functions.random import multinomial, randint, randperm
 from ..random import Generator
 from ..tensor import Tensor
 
@@ -184,6 +185,41 @@ class SubsetRandomSampler(Sampler):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+
+class WeightedRandomSampler(Sampler):
+    """Numbers drawn in proportion to weights."""
+
+    def __init__(
+        self, weights: Any, num_samples: int, replacement: bool = True,
+        generator: Generator | None = None,
+    ) -> None:  # fmt: skip
+        if not isinstance(num_samples, int) or isinstance(num_samples, bool) or num_samples <= 0:
+            raise ValueError(
+                f"num_samples should be a positive integer value, but got num_samples={num_samples}"
+            )
+        if not isinstance(replacement, bool):
+            raise ValueError(
+                f"replacement should be a boolean value, but got replacement={replacement}"
+            )
+        self.weights = as_tensor(weights, dtype=float64)
+        if self.weights.ndim != 1:
+            raise ValueError(
+                "weights should be a 1d sequence but given weights have shape "
+                f"{tuple(self.weights.shape)}"
+            )
+        self.num_samples = num_samples
+        self.replacement = replacement
+        self.generator = generator
+
+    def __iter__(self) -> Iterator[int]:
+        drawn = multinomial(
+            self.weights, self.num_samples, self.replacement, generator=self.generator
+        )
+        return iter(drawn.tolist())
+
+    def __len__(self) -> int:
+        return self.num_samples
 
 
 class BatchSampler(Sampler):

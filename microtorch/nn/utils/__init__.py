@@ -1,16 +1,16 @@
-"""`torch.nn.utils`: gradients clipped, and parameters as one vector."""
+"""`torch.nn.utils`: gradients clipped, parameters as one vector, sequences padded (`rnn`)."""
 
 import math
 from collections.abc import Iterable
 
 import numpy as np
 
-from ..autograd.modes import no_grad
-from ..functions.cat import cat, stack
-from ..functions.elementwise import FUNCTIONS
-from ..functions.reduce import amax, sum
-from ..functions.view import reshape
-from ..tensor import Tensor, wrap
+from ...autograd.modes import no_grad
+from ...functions.cat import cat, stack
+from ...functions.elementwise import FUNCTIONS
+from ...functions.reduce import amax, sum
+from ...functions.view import reshape
+from ...tensor import Tensor, wrap
 
 Tensors = Tensor | Iterable[Tensor]
 
