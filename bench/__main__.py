@@ -4,6 +4,7 @@ import argparse
 import fnmatch
 import importlib.util
 import json
+import math
 import os
 import platform
 import statistics
@@ -85,15 +86,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for _ in range(options.repeats):
             for n, worker in workers.items():
                 seconds = worker.time(workload.name)
-                if seconds is not None:
-                    times[n].append(seconds)
+                times[n].append(math.nan if seconds is None else seconds)
         for n, worker in workers.items():
             versions[n] = worker.version
             worker.close()
-        medians = {n: statistics.median(t) for n, t in times.items() if t}
-        results[workload.name] = {
-            "peer": workload.peer, "bound": workload.bound, "seconds": medians,
-        }  # fmt: skip
+        results[workload.name] = summary(workload.peer, workload.bound, times)
         print(line(workload.name, results[workload.name]), flush=True)
     processes = (
         (
@@ -109,10 +106,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         if fnmatch.fnmatch(name, options.only) and peer in here:
             whole(ours), whole(theirs)
             pairs = [(whole(ours), whole(theirs)) for _ in range(options.repeats)]
-            mine, other = (statistics.median(side) for side in zip(*pairs, strict=True))
-            results[name] = {
-                "peer": peer, "bound": bound, "seconds": {"microtorch": mine, peer: other},
-            }  # fmt: skip
+            mine, other = map(list, zip(*pairs, strict=True))
+            results[name] = summary(peer, bound, {"microtorch": mine, peer: other})
             print(line(name, results[name]), flush=True)
     return {
         "cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
@@ -121,12 +116,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def summary(peer: str, bound: float, times: dict[str, list[float]]) -> dict[str, Any]:
+    """Medians of the rounds: of the times, and of microtorch's time over the peer's.
+
+    The speed of a shared machine changes from second to second; the two times of one round are
+    taken at nearly the same time, so their ratio does not.
+    """
+    seconds = {n: t for n, ts in times.items() if (t := statistics.median(ts)) == t}
+    found = None
+    if "microtorch" in seconds and peer in seconds:
+        rounds = zip(times["microtorch"], times[peer], strict=True)
+        found = statistics.median([mine / other for mine, other in rounds])
+    return {"peer": peer, "bound": bound, "ratio": found, "seconds": seconds}
+
+
 def ratio(result: dict[str, Any]) -> float | None:
-    """microtorch's time over the peer's."""
-    seconds = result["seconds"]
-    if "microtorch" not in seconds or result["peer"] not in seconds:
-        return None
-    return float(seconds["microtorch"] / seconds[result["peer"]])
+    """microtorch's time over the peer's, if both were measured."""
+    found = result["ratio"]
+    return None if found is None else float(found)
 
 
 def line(name: str, result: dict[str, Any]) -> str:
@@ -190,8 +197,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", default="*", help="pattern of workload names")
     parser.add_argument("--peers", default="", help="libraries, separated by commas")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=0.2, help="of one timing")
+    parser.add_argument("--repeats", type=int, default=21)
+    parser.add_argument("--seconds", type=float, default=0.08, help="of one timing")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     options = parser.parse_args()
