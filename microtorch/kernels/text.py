@@ -218,7 +218,7 @@ def fold(fold: Fold, row: Row | None, dtype: str, out: str) -> str:
     text += f"def element({', '.join(operands)}):\n    return A({typed(formula)})\n"
     text += _function("combine", ("a", "b"), fold.combine)
     text += _function("finish", ("a", "n"), re.sub(r"\bn\b", "A(n)", fold.finish))
-    text += f"def initial():\n    return A({_initial(fold.initial, out)})\n"
+    text += f"def initial():\n    return A({initial_of(fold.initial, out)})\n"
     text += _COLUMNS if k == 1 else ""
     columns = _TRY_COLUMNS if k == 1 else "    if False:\n        pass\n"
     return text + _FOLD.format(
@@ -235,7 +235,7 @@ def fold(fold: Fold, row: Row | None, dtype: str, out: str) -> str:
     )
 
 
-def _initial(initial: str, dtype: str) -> str:
+def initial_of(initial: str, dtype: str) -> str:
     if dtype.startswith("f") or "inf" not in initial:
         return initial.replace("inf", "INF")
     if initial == "inf":
@@ -344,7 +344,7 @@ def rowwise(row: Rowwise, dtype: str) -> str:
             finish = re.sub(r"\bn\b", "F(n)", fold.finish)
             functions.append(_function(f"{name}_end", ("a", "n"), finish))
             head = ", ".join([*row.inputs, "out", *steps, *scalars, "n", "lanes"])
-            initial = _initial(fold.initial, dtype)
+            initial = initial_of(fold.initial, dtype)
             functions.append(
                 _REDUCE.format(
                     name=name,
