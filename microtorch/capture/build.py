@@ -82,14 +82,8 @@ class Program:
             self.table[word : word + 17] = self._spec(word, op)
 
     def _spec(self, word: int, op: Product) -> list[int]:
-        """The words of a product: C = A B in rows is C' = B' A' in columns, as BLAS has them."""
+        """The words of a product."""
         out, (a, b) = op.outs[0], op.ins
-        if out.strides[-1] != 1 and out.shape[-1] != 1:
-            turned = lambda r: Ref(
-                r.storage, (*r.shape[:-2], *r.shape[:-3:-1]), (*r.strides[:-2], *r.strides[:-3:-1]),
-                r.offset,
-            )  # fmt: skip
-            out, a, b = turned(out), turned(b), turned(a)
         (n, k), m = a.shape[-2:], b.shape[-1]
         size = out.dtype.itemsize
         places = [(self.writer.places[r.storage], r.offset * size) for r in (b, a, out)]
@@ -97,7 +91,8 @@ class Program:
         letters, lengths = [], []
         for ref in (b, a):
             rows, columns = ref.shape[-2:]
-            plain = (ref.strides[-1] == 1 or columns == 1) and ref.strides[-2] >= columns
+            step = ref.strides[-2]
+            plain = (ref.strides[-1] == 1 or columns == 1) and (step >= columns or rows == 1)
             letters.append(ord("N" if plain else "T"))
             lengths.append(max(ref.strides[-2], columns) if plain else max(ref.strides[-1], rows))
         (ldb, lda), ldc = lengths, max(out.strides[-2], m)

@@ -166,7 +166,8 @@ class Writer:
     def _product(self, op: Product) -> list[str]:
         self.helpers.add("product")
         out, (a, b) = op.outs[0], op.ins
-        refs = (a, b, out)
+        # C = A B in rows is C' = B' A' in columns, as BLAS has them.
+        refs = (b, a, out)
         for ref in refs:
             self.place(ref.storage)
         at = self.words
@@ -297,6 +298,7 @@ class LoopWriter:
     def element(self, ref: Ref) -> str:
         """An element in memory."""
         self.used.add(ref.storage)
+        self.writer.place(ref.storage)
         return f"{self.writer.name(ref.storage)}[{index(ref.strides, ref.offset)}]"
 
     def local(self, storage: Storage) -> str:
@@ -349,7 +351,8 @@ class LoopWriter:
         depth = folded.index(True)
         kept = [d for d in range(len(self.dims)) if not folded[d]]
         count = math.prod(n for n, away in zip(self.dims, folded) if away)
-        initial = f"{c_type}({writer.text(text.initial_of(kind.initial, dtype), dtype)})"
+        initial = writer.text(text.initial_of(kind.initial, dtype).replace("INF", "inf"), dtype)
+        initial = initial if dtype[0] == "f" else f"{c_type}({initial})"
         last = lambda a: self.finished(kind, dtype, a, count)
         start, end, target = self.before[depth], self.after[depth], out
         parted = self.large and depth == 0
@@ -394,7 +397,7 @@ class LoopWriter:
         """The running value with one more element."""
         if kind.combine == "a + b" and dtype[0] == "f":
             return f"plus({a}, {b})"
-        made = substitute(self.writer.text(kind.combine, dtype), {"a": a, "b": b})
+        made = substitute(self.writer.text(kind.combine, dtype), {"a": a, "b": f"({b})"})
         return made if dtype[0] == "f" else f"{text.C_TYPE[dtype][0]}({made})"
 
     def over(self, dims: list[int], lines: list[str]) -> list[str]:

@@ -58,7 +58,10 @@ def _simple(op: Op) -> Iterator[Op]:
     elif isinstance(op, Fold):
         yield from _fold(op)
     else:
-        yield op
+        assert isinstance(op, Map)
+        needed = frozenset().union(*map(names_in, op.formulas))
+        pairs = [(n, r) for n, r in zip(op.names, op.ins) if n in needed]
+        yield replace(op, names=tuple(n for n, _ in pairs), ins=tuple(r for _, r in pairs))
 
 
 def _rows(op: Rows) -> Iterator[Op]:
@@ -117,18 +120,30 @@ def _product(op: Product) -> Iterator[Op]:
             yield Map((dense,), (ref,), formulas=("x",), names=("x",), label="copy")
             ref = dense
         ins.append(ref)
-    if readable(out):
+    given = out
+    if not readable(out):
+        out = temporary(out, out.storage.name)
+    if out.strides[-1] != 1 and out.shape[-1] != 1:
+        yield Product((_turned(out),), (_turned(ins[1]), _turned(ins[0])), **note)
+    else:
         yield Product((out,), tuple(ins), **note)
-        return
-    own = temporary(out, out.storage.name)
-    yield Product((own,), tuple(ins), **note)
-    yield Map((out,), (own,), formulas=("x",), names=("x",), label="copy")
+    if out is not given:
+        yield Map((given,), (out,), formulas=("x",), names=("x",), label="copy")
+
+
+def _turned(ref: Ref) -> Ref:
+    """The transposed matrices."""
+    shape, strides = ref.shape, ref.strides
+    return Ref(
+        ref.storage, (*shape[:-2], *shape[:-3:-1]), (*strides[:-2], *strides[:-3:-1]), ref.offset
+    )
 
 
 def readable(ref: Ref) -> bool:
     """Whether the last two dims are a matrix that BLAS can read, perhaps transposed."""
     (n, m), (s, t) = ref.shape[-2:], ref.strides[-2:]
-    return ((t == 1 or m == 1) and s >= m) or ((s == 1 or n == 1) and t >= n)
+    plain = (t == 1 or m == 1) and (s >= m or n == 1)
+    return plain or ((s == 1 or n == 1) and (t >= n or m == 1))
 
 
 def _fold(op: Fold) -> Iterator[Op]:

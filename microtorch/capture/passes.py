@@ -30,7 +30,7 @@ def forward(ops: Ops) -> Ops:
                 elsewhere[out.storage] = one
                 result += made
                 continue
-            if own and op.formulas[0] == "x" and op.ins[0].dtype == out.dtype:
+            if own and op.formulas == op.names and op.ins[0].dtype == out.dtype:
                 (source,) = op.ins
                 until = last_read.get(out.storage, -1)
                 kept = not k < last_write.get(source.storage, -1) <= until
