@@ -289,7 +289,7 @@ def recordings(draw):
             r = draw(st.sampled_from(pool))
             vectors.append(Ref(r.storage, (m,), r.strides[1:], r.offset + row * r.strides[0]))
         elif kind == 7:
-            target = draw(st.sampled_from(vectors))
+            target = draw(st.sampled_from([r for r in vectors if r.storage.kind != "constant"]))
             ops.append(map1(target, [draw(st.sampled_from(vectors))], "x * 0.5 + 1"))
         elif kind == 8:
             out = memory((n, n), name=f"p{k}")

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import jit, threads
+from ..kernels import entry, jit, threads
 from .emit import PART, PROGRAM, SETTINGS, Writer
 from .fuse import Item, Loop, fuse
 from .ir import Array, Call, Op, Product, Recording, Ref, Storage
 from .lower import lower
 from .passes import simplify
+from .space import contiguous, span
 
 ALIGNED = 64
 HEADER = '"""One recorded call as loops. `table` holds the addresses of all arrays."""\n\n'
@@ -45,13 +46,14 @@ class Program:
         self._fill(address, slots, sizes)
         self._code = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(address)
         self.calls = [op for op in self.items if isinstance(op, Call)]
-        self.run: Callable[[list[Array]], list[Array]] = self._run
+        self._kept: list[Any] = []
+        self.run = self._entry(address) if entry.available() else self._run
         self.seconds = time.perf_counter() - started
 
     def _fill(self, address: int, slots: dict[Storage, int], sizes: list[int]) -> None:
         """Memory for temporaries, and the addresses of all that stays where it is."""
         writer = self.writer
-        self.table = np.zeros(writer.words, np.int64)
+        self.table = np.zeros(writer.words + 1, np.int64)
         self.table[[SETTINGS, PART]] = threads.ranges()
         self.table[PROGRAM] = address
         partial = [s.size * s.dtype.itemsize for _, s in writer.partials]
@@ -101,14 +103,76 @@ class Program:
             *letters, m, n, k, one, ldb, lda, 0, ldc,
         ]  # fmt: skip
 
+    def _entry(self, address: int) -> Callable[[list[Array]], list[Array]]:
+        """The call as a built-in function, where no Python comes between the loops."""
+        if self.calls:
+            return self._run
+        places, unused = self.writer.places, self.writer.words
+        arguments = []
+        for ref in self.arguments:
+            size = ref.dtype.itemsize
+            low, high = span(ref)
+            ends = ((low - ref.offset) * size, (high - ref.offset + 1) * size)
+            strides = tuple(s * size for s in ref.strides)
+            word = places.get(ref.storage, unused)
+            written = ref.storage in self._written
+            arguments.append(
+                entry.Argument(
+                    word, ref.dtype, ref.shape, strides, ref.offset * size, ends, written
+                )
+            )
+        owners: dict[Storage, tuple[int, ...]] = {}
+        for ref in self.results:
+            whole = ref.strides == contiguous(ref.shape) and ref.size == ref.storage.size
+            whole = whole and ref.storage not in owners
+            owners[ref.storage] = ref.shape if whole else (ref.storage.size,)
+        made = [(places.get(s, unused), s.dtype, shape) for s, shape in owners.items()]
+        ranges = [(b.ctypes.data, b.ctypes.data + b.nbytes) for b in self._written_outside()]
+        numbers = [
+            (s.source, base.ctypes.data, base.itemsize) for s, base in self.numbers if s.source
+        ]
+        plain = len(owners) == len(self.results) and all(
+            owners[ref.storage] == ref.shape for ref in self.results
+        )
+        storages = list(owners)
+
+        def bases(arguments: list[Array]) -> list[Array]:
+            found = self._results(arguments)
+            return [found[s].reshape(owners[s]) for s in storages]
+
+        run = entry.entry(
+            self.table.ctypes.data, address, arguments, made, numbers, ranges, bases, self._kept
+        )
+        if plain:
+            return run
+
+        def viewed(arguments: list[Array]) -> list[Array]:
+            found = dict(zip(storages, run(arguments)))
+            return [_viewed(found[ref.storage], ref) for ref in self.results]
+
+        return viewed
+
+    @property
+    def _written(self) -> set[Storage]:
+        return {ref.storage for item in self.items for ref in item.outs}
+
+    def _written_outside(self) -> list[Array]:
+        return [s.array for s in self._written if s.kind == "captured" and s.array is not None]
+
     def _run(self, arguments: list[Array]) -> list[Array]:
         """The call from Python, where there is no faster one."""
+        found = self._results(arguments)
+        return [_viewed(found[ref.storage], ref) for ref in self.results]
+
+    def _results(self, arguments: list[Array]) -> dict[Storage, Array]:
+        """Run, and give the memory of the results."""
         bases = dict(self._bases)
         for storage, base in self.numbers:
             assert storage.source is not None
             base[0] = storage.source()
-        places = self.writer.places
+        places, written, outside = self.writer.places, self._written, self._written_outside()
         for ref, array in zip(self.arguments, arguments, strict=True):
+            array = _fitting(ref, array, ref.storage in written, outside)
             if ref.storage in places:
                 base_address = array.ctypes.data - ref.offset * ref.dtype.itemsize
                 self.table[places[ref.storage]] = base_address
@@ -126,7 +190,7 @@ class Program:
                 op = self.calls[k]
                 views = [[self._view(r, bases) for r in refs] for refs in (op.outs, op.ins)]
                 op.function(*views)
-        return [_viewed(made[ref.storage], ref) for ref in self.results]
+        return made
 
     def _view(self, ref: Ref, bases: dict[Storage, Array]) -> Array:
         base = bases[ref.storage]
@@ -134,6 +198,31 @@ class Program:
             own = next(r for r in self.arguments if r.storage is ref.storage)
             return _strided(base, ref, ref.offset - own.offset)
         return _viewed(base, ref)
+
+
+def _fitting(ref: Ref, array: Array, written: bool, outside: list[Array]) -> Array:
+    """The argument as the program takes it: laid out as recorded, apart from what is written.
+
+    Raises:
+        TypeError, ValueError: if it is of another dtype or shape, or cannot be written.
+    """
+    if not isinstance(array, np.ndarray) or array.dtype != ref.dtype:
+        kind = getattr(array, "dtype", type(array).__name__)
+        raise TypeError(f"the program was recorded with an array of {ref.dtype}, not {kind}")
+    if array.shape != ref.shape:
+        raise ValueError(f"the program was recorded with shape {ref.shape}, not {array.shape}")
+    steps = zip(ref.shape, array.strides, ref.strides)
+    same = all(n == 1 or s == t * ref.dtype.itemsize for n, s, t in steps)
+    if same and array.flags.aligned and not any(np.may_share_memory(array, o) for o in outside):
+        if array.flags.writeable or not written:
+            return array
+    if written:
+        raise ValueError("the program writes into this argument, which is laid out differently")
+    low, high = span(ref)
+    memory = np.empty(high - low + 1, ref.dtype)
+    own = _strided(memory, ref, ref.offset - low)
+    own[...] = array
+    return own
 
 
 def _viewed(base: Array, ref: Ref) -> Array:
