@@ -1,13 +1,15 @@
 """Programs do what their recordings say."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from interpret import check, memory, repeated, transposed
 
 from microtorch.capture.build import build
 from microtorch.capture.ir import Call, Fold, Map, Product, Recording, Ref, Rows
-from interpret import check, memory, repeated, transposed
 
 rng = np.random.default_rng(0)
 
@@ -129,7 +131,9 @@ def test_choices_and_casts():
 @pytest.mark.parametrize("turned", range(8))
 def test_products(n, k, m, dtype, turned):
     shapes = [(n, k), (k, m)]
-    refs = [argument(s[::-1] if turned >> i & 1 else s, i, "ab"[i], dtype) for i, s in enumerate(shapes)]
+    refs = [
+        argument(s[::-1] if turned >> i & 1 else s, i, "ab"[i], dtype) for i, s in enumerate(shapes)
+    ]
     a, b = (transposed(r) if turned >> i & 1 else r for i, r in enumerate(refs))
     z = result((m, n) if turned & 4 else (n, m), dtype)
     op = Product((transposed(z) if turned & 4 else z,), (a, b))
@@ -140,7 +144,11 @@ def test_batched_products():
     x, y = argument((2, 3, 20, 30)), argument((3, 2, 30, 25), 1, "y")
     turned = Ref(y.storage, (2, 3, 30, 25), (750, 1500, 25, 1))
     z = result((2, 3, 20, 25))
-    check(Recording([Product((z,), (x, turned))], [x, y], [z]), [array(2, 3, 20, 30), array(3, 2, 30, 25)], 1e-3)
+    check(
+        Recording([Product((z,), (x, turned))], [x, y], [z]),
+        [array(2, 3, 20, 30), array(3, 2, 30, 25)],
+        1e-3,
+    )
 
 
 def test_a_product_of_views_without_unit_steps():
@@ -151,24 +159,41 @@ def test_a_product_of_views_without_unit_steps():
 
 
 def test_integer_products():
-    x, y, z = argument((5, 6), dtype="int64"), argument((6, 7), 1, "y", "int64"), result((5, 7), "int64")
-    check(Recording([Product((z,), (x, y))], [x, y], [z]), [rng.integers(-5, 5, (5, 6)), rng.integers(-5, 5, (6, 7))])
+    x, y, z = (
+        argument((5, 6), dtype="int64"),
+        argument((6, 7), 1, "y", "int64"),
+        result((5, 7), "int64"),
+    )
+    check(
+        Recording([Product((z,), (x, y))], [x, y], [z]),
+        [rng.integers(-5, 5, (5, 6)), rng.integers(-5, 5, (6, 7))],
+    )
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 10), (3, 4, 6), (300, 200)])
-@pytest.mark.parametrize("name", ["softmax", "log_softmax", "softmax_backward", "log_softmax_backward"])
+@pytest.mark.parametrize(
+    "name", ["softmax", "log_softmax", "softmax_backward", "log_softmax_backward"]
+)
 def test_rows(name, shape):
     count = 2 if "back" in name else 1
     refs = [argument(shape, k, "xy"[k]) for k in range(count)]
     z = result(shape)
-    check(Recording([Rows((z,), tuple(refs), name=name)], refs, [z]), [array(*shape) for _ in refs], 1e-4)
+    check(
+        Recording([Rows((z,), tuple(refs), name=name)], refs, [z]),
+        [array(*shape) for _ in refs],
+        1e-4,
+    )
 
 
 def test_layer_norm_in_place():
     c = memory((), "captured", "c", array=array(6, 8))
     w, b = argument((8,)), argument((8,), 1, "b")
     eps = memory((), "constant", array=np.array(1e-5, np.float32))
-    op = Rows((c,), (c, repeated(w, (6, 8)), repeated(b, (6, 8)), repeated(eps, (6, 8))), name="layer_norm")
+    op = Rows(
+        (c,),
+        (c, repeated(w, (6, 8)), repeated(b, (6, 8)), repeated(eps, (6, 8))),
+        name="layer_norm",
+    )
     check(Recording([op], [w, b], []), [array(8), array(8)], 1e-4)
 
 
@@ -234,7 +259,66 @@ def test_the_text_is_the_same_each_time():
     assert make()._text == make()._text
 
 
-FORMULAS = ["x + y", "x * y", "x - 2 * y", "where(x > y, x, y)", "tanh(x) + y", "fabs(x) * 0.5", "x"]
+def simple():
+    x, z = argument((3, 4)), result((3, 4))
+    return build(Recording([map1(z, [x], "x + 1")], [x], [z]))
+
+
+def test_arguments_are_checked_and_laid_out():
+    program, a = simple(), array(4, 3).T
+    np.testing.assert_array_equal(program.run([a])[0], a + 1)
+    for wrong in (array(4, 3), array(3, 4, dtype="float64"), [[1.0]]):
+        with pytest.raises((TypeError, ValueError), match="recorded with"):
+            program.run([wrong])
+    with pytest.raises(ValueError):
+        program.run([])
+
+
+def test_an_argument_in_memory_that_is_written_is_copied_first():
+    data = np.arange(6, dtype=np.float32)
+    c = memory((), "captured", "c", array=data)
+    x = argument((6,))
+    turned = Ref(x.storage, (6,), (-1,), 5)
+    program = build(Recording([map1(c, [turned], "x * 2")], [x], []))
+    program.run([data])
+    np.testing.assert_array_equal(data, np.arange(6)[::-1] * 2)
+
+
+def test_numbers_may_be_of_any_kind_and_may_fail():
+    values = iter([2.0, 3, np.float32(4), None])
+    lr = memory((1,), "number", "lr", source=lambda: next(values))
+    z = result((1,))
+    program = build(Recording([map1(z, [lr], "x * 1.5")], [], [z]))
+    assert program.run([])[0] == 3
+    with pytest.raises(TypeError):
+        list(map(program.run, [[]] * 3))
+
+
+def test_results_are_fresh_and_nothing_leaks():
+    program, a = simple(), array(3, 4)
+    kept = program.run([a])[0]
+    before = kept.copy()
+    program.run([a * 5])
+    np.testing.assert_array_equal(kept, before)
+    assert sys.getrefcount(kept) == sys.getrefcount(before)
+
+
+def test_what_a_program_says_of_itself(tmp_path):
+    program = simple()
+    program.save(str(tmp_path / "program.py"))
+    assert program.source.splitlines()[2] in (tmp_path / "program.py").read_text()
+    assert "loop" in program.explain() and "12" in program.explain()
+
+
+FORMULAS = [
+    "x + y",
+    "x * y",
+    "x - 2 * y",
+    "where(x > y, x, y)",
+    "tanh(x) + y",
+    "fabs(x) * 0.5",
+    "x",
+]
 
 
 @st.composite
@@ -261,7 +345,9 @@ def recordings(draw):
         if kind == 2:
             # Another view of the same elements, with rows or columns turned round.
             r = draw(st.sampled_from(pool))
-            return Ref(r.storage, shape, (r.strides[0], -r.strides[1]), r.offset + (m - 1) * r.strides[1])
+            return Ref(
+                r.storage, shape, (r.strides[0], -r.strides[1]), r.offset + (m - 1) * r.strides[1]
+            )
         if kind == 3 and n == m:
             return transposed(draw(st.sampled_from(pool)))
         return draw(st.sampled_from(pool))
@@ -273,7 +359,9 @@ def recordings(draw):
             ops.append(map1(out, [matrix(), matrix()], draw(st.sampled_from(FORMULAS))))
             pool.append(out)
         elif kind == 4:
-            target = draw(st.sampled_from([r for r in pool if r.storage.kind in ("captured", "temporary")]))
+            target = draw(
+                st.sampled_from([r for r in pool if r.storage.kind in ("captured", "temporary")])
+            )
             ops.append(map1(target, [matrix(), matrix()], draw(st.sampled_from(FORMULAS))))
         elif kind == 5:
             dims, out, where = draw(st.sampled_from([
@@ -281,7 +369,16 @@ def recordings(draw):
                 ((0, 1), memory((), name=f"s{k}"), numbers),
             ]))  # fmt: skip
             fold = draw(st.sampled_from(["sum", "mean", "max"]))
-            ops.append(Fold((out,), (matrix(), matrix()), fold=fold, dims=dims, formula="x * y", names=("x", "y")))
+            ops.append(
+                Fold(
+                    (out,),
+                    (matrix(), matrix()),
+                    fold=fold,
+                    dims=dims,
+                    formula="x * y",
+                    names=("x", "y"),
+                )
+            )
             where.append(out)
         elif kind == 6:
             # A row, and its place in the vectors' pool.

@@ -21,7 +21,7 @@ LEVELS = (
     ("dtypes", "device", "errors", "table", "derive", "cuda"),
     ("graph", "kernels", "kernels.text", "kernels.vecmath", "kernels.store", "printing"),
     ("kernels.jit",),
-    ("kernels.cpu", "kernels.cuda", "kernels.info", "kernels.lapack", "kernels.native",
+    ("kernels.cpu", "kernels.cuda", "kernels.entry", "kernels.info", "kernels.lapack", "kernels.native",
      "kernels.stream", "kernels.threads", "kernels.ufuncs"),
     ("tensor", "random", "functions", "value", "custom"),
     ("autograd", "capture"),

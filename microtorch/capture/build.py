@@ -1,6 +1,8 @@
 """From a recording to a program: passes, one native function, memory, and its calls."""
 
 import ctypes
+import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..kernels import entry, jit, threads
-from .emit import PART, PROGRAM, SETTINGS, Writer
+from .emit import GET, PART, PARTS, PROGRAM, SET, SETTINGS, SPEC, Writer, comment
 from .fuse import Item, Loop, fuse
 from .ir import Array, Call, Op, Product, Recording, Ref, Storage
 from .lower import lower
 from .passes import simplify
-from .space import contiguous, span
+from .space import Work, contiguous, span
 
 ALIGNED = 64
 HEADER = '"""One recorded call as loops. `table` holds the addresses of all arrays."""\n\n'
@@ -50,12 +52,40 @@ class Program:
         self.run = self._entry(address) if entry.available() else self._run
         self.seconds = time.perf_counter() - started
 
+    def explain(self) -> str:
+        """A table of loops, products and calls: what each computes, its bytes and operations."""
+        lines = [
+            "kind     what                                      size         bytes       flops"
+        ]
+        for item in self.items:
+            if isinstance(item, Loop):
+                kind, what = "loop", comment(item)
+                size = "x".join(map(str, item.dims)) or "1"
+                moved = {*item.ins, *item.kept}
+                flops = math.prod(item.dims) * sum(map(_operations, item.works))
+            else:
+                kind, what = type(item).__name__.lower(), item.label
+                size = "x".join(map(str, item.outs[0].shape))
+                moved = {*item.ins, *item.outs}
+                flops = 2 * item.outs[0].size * item.ins[0].shape[-1] if kind == "product" else 0
+            touched = sum(_elements(ref) * ref.dtype.itemsize for ref in moved)
+            lines.append(f"{kind:8} {what[:40]:40} {size:>11} {touched:13,} {flops:11,}")
+        how = "machine code from the cache" if self.was_cached else "compiled"
+        lines.append(f"{how}, {self.seconds * 1e3:.0f} ms; {self.arena.nbytes:,} bytes of its own")
+        return "\n".join(lines)
+
+    def save(self, path: str) -> None:
+        """Write all of the text, with the functions that the loops call."""
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(self._text)
+
     def _fill(self, address: int, slots: dict[Storage, int], sizes: list[int]) -> None:
         """Memory for temporaries, and the addresses of all that stays where it is."""
         writer = self.writer
         self.table = np.zeros(writer.words + 1, np.int64)
         self.table[[SETTINGS, PART]] = threads.ranges()
         self.table[PROGRAM] = address
+        self.table[[GET, SET]] = threads.blas_threads()
         partial = [s.size * s.dtype.itemsize for _, s in writer.partials]
         starts = np.cumsum([0, *(_round(n) for n in [*sizes, *partial])])
         self.arena = np.empty(int(starts[-1]) + ALIGNED, np.uint8)
@@ -81,7 +111,7 @@ class Program:
                 self.table[word] = self._bases[storage].ctypes.data
         self.numbers = [(s, self._bases[s]) for s in writer.places if s.kind == "number"]
         for word, op in writer.specs:
-            self.table[word : word + 17] = self._spec(word, op)
+            self.table[word : word + SPEC] = self._spec(word, op)
 
     def _spec(self, word: int, op: Product) -> list[int]:
         """The words of a product."""
@@ -100,7 +130,8 @@ class Program:
         (ldb, lda), ldc = lengths, max(out.strides[-2], m)
         return [
             threads.gemm(out.dtype.name), *(w for place in places for w in place),
-            *letters, m, n, k, one, ldb, lda, 0, ldc,
+            -(-n // PARTS), n, a.strides[-2] * size, out.strides[-2] * size,
+            *letters, m, k, one, ldb, lda, 0, ldc,
         ]  # fmt: skip
 
     def _entry(self, address: int) -> Callable[[list[Array]], list[Array]]:
@@ -238,6 +269,17 @@ def _strided(base: Array, ref: Ref, offset: int) -> Array:
     return np.lib.stride_tricks.as_strided(base, ref.shape, strides)
 
 
+def _operations(work: Work) -> int:
+    """Operators and functions of the formulas, for each element."""
+    signs = sum(len(re.findall(r"[-+*/]|\w+\(", formula)) for formula in work.formulas)
+    return signs + any(work.folded)
+
+
+def _elements(ref: Ref) -> int:
+    """Different elements that a view reaches."""
+    return math.prod(n for n, s in zip(ref.shape, ref.strides) if s)
+
+
 def _round(n: int) -> int:
     return -(-n // ALIGNED) * ALIGNED
 
@@ -248,7 +290,7 @@ def _without_blas(op: Op) -> Op:
         return op
 
     def product(outs: list[Array], ins: list[Array]) -> None:
-        np.matmul(*ins, out=outs[0])
+        np.matmul(ins[0], ins[1], out=outs[0])
 
     return Call(op.outs, op.ins, origin=op.origin, label=op.label, function=product)
 

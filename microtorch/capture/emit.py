@@ -20,7 +20,7 @@ INDEXES = "ijklmnopqrsuv"
 # of threads.
 BLOCK = 16384
 # The first words of the table of addresses: what `share` needs.
-SETTINGS, PROGRAM, PART, FIRST = 0, 1, 2, 3
+SETTINGS, PROGRAM, PART, GET, SET, FIRST = range(6)
 _TAKEN = {"t", "table", "low", "high", "block", "which", "step", "program", "share", "product"}
 _TAKEN |= {*INDEXES, *VOCABULARY, *keyword.kwlist, "words", "call", "apart", "plus", "fma", "bits"}
 _TAKEN |= {"range", "min", "max", "inf", "F", "I", "U", "D", "INF", "self"}
@@ -44,17 +44,24 @@ def share(t, which, blocks):
         call(s[2], (table[2], context, s[0], 0))
 """,
     "product": """
-def product(t, at, a, b, c):
+def product(t, at, a, b, c, low, high):
     table = i64_at(t)
-    p = t + 8 * at
-    d = i64_at(p)
+    d = i64_at(t + 8 * at)
+    p = t + 8 * at + 88
+    first = low * d[7]
+    rows = words(1)
+    i64_at(rows)[0] = min(high * d[7], d[8]) - first
     x = table[d[1]] + d[2] + a
-    y = table[d[3]] + d[4] + b
-    z = table[d[5]] + d[6] + c
-    p = p + 56
-    call(d[0], (p, p + 8, p + 16, p + 24, p + 32, p + 40, x, p + 48, y, p + 56, p + 64, z, p + 72))
+    y = table[d[3]] + d[4] + b + first * d[9]
+    z = table[d[5]] + d[6] + c + first * d[10]
+    call(d[0], (p, p + 8, p + 16, rows, p + 24, p + 32, x, p + 40, y, p + 48, p + 56, z, p + 64))
 """,
 }
+# Words of a product: function, then address and offset of the three, rows of a block, rows, bytes
+# between rows of two, then BLAS's letters, columns, depth, 1, two leading dims, 0, leading dim.
+SPEC = 20
+# Blocks of rows of a product of so many multiplications, which threads share.
+PARTS, LARGE_PRODUCT = 8, 8_000_000
 
 
 class Writer:
@@ -105,7 +112,7 @@ class Writer:
         name, k = base, 1
         while name in self.used:
             k += 1
-            name = f"{base}{k}"
+            name = f"{base}_{k}" if base[-1].isdigit() else f"{base}{k}"
         self.used.add(name)
         return name
 
@@ -172,27 +179,29 @@ class Writer:
             self.place(ref.storage)
         at = self.words
         self.specs.append((at, op))
-        self.words += 17
-        size = out.dtype.itemsize
-        indent, offsets = "    ", [""] * 3
-        (n, k), m = a.shape[-2:], b.shape[-1]
+        self.words += SPEC
+        (n, k), m = op.ins[0].shape[-2:], b.shape[-1]
         names = [self.name(r.storage) for r in (out, a, b)]
-        lines = [f"    # {names[0]} = {names[1]} @ {names[2]}: {n} x {k} by {k} x {m}"]
+        note = f"# {names[0]} = {names[1]} @ {names[2]}: {n} x {k} by {k} x {m}"
+        if n * k * m >= LARGE_PRODUCT and n >= 4 * PARTS and len(out.shape) == 2:
+            self.helpers.add("share")
+            which = len(self.segments) + len(self.functions)
+            lines = [f"def loop_{which}(t, low, high):", f"    {note}"]
+            lines.append(f"    product(t, {at}, 0, 0, 0, low, high)\n")
+            self.functions.append("\n".join(lines))
+            return [f"    share(t, {which}, {PARTS})  {note}"]
+        lines, indent = [f"    {note}"], "    "
         for d, length in enumerate(out.shape[:-2]):
             lines.append(f"{indent}for {INDEXES[d]} in range({length}):")
             indent += "    "
-        texts = []
-        for ref in refs:
-            steps = (s * size for s in ref.strides[:-2])
-            texts.append(index(steps, 0))
-        lines.append(f"{indent}product(t, {at}, {', '.join(texts)})")
+        size = out.dtype.itemsize
+        texts = [index((s * size for s in ref.strides[:-2]), 0) for ref in refs]
+        lines.append(f"{indent}product(t, {at}, {', '.join(texts)}, 0, {PARTS})")
         return lines
 
     def vocabulary(self) -> str:
         """The functions that the source calls, and the entry of the program."""
-        parts = []
-        for dtype in sorted(self.formulas):
-            parts.append(self._renamed(dtype))
+        parts = [self._renamed(dtype) for dtype in sorted(self.formulas)]
         parts += [_HELPERS[name] for name in sorted(self.helpers)]
         return "".join(parts)
 
@@ -208,8 +217,15 @@ class Writer:
         """The function that is called: a segment, or some blocks of a large loop."""
         lines = ["def program(t, which, low, high):"]
         word = "if"
-        for k in range(len(self.segments)):
-            lines += [f"    {word} which == {k}:", f"        step_{k}(t)"]
+        for k, items in enumerate(self.segments):
+            lines.append(f"    {word} which == {k}:")
+            run = [f"        step_{k}(t)"]
+            if any(isinstance(item, Product) for item in items):
+                # One pool of threads at a time: BLAS's stays asleep.
+                run.insert(0, f"        before = call(i64_at(t)[{GET}], ()) & 0xFFFFFFFF")
+                run.insert(1, f"        call(i64_at(t)[{SET}], (1,))")
+                run.append(f"        call(i64_at(t)[{SET}], (before,))")
+            lines += run
             word = "elif"
         for k in range(len(self.functions)):
             which = len(self.segments) + k
@@ -224,6 +240,14 @@ def index(strides: Any, offset: int) -> str:
     if offset or not terms:
         terms.append(str(offset))
     return " + ".join(terms)
+
+
+def comment(loop: Loop) -> str:
+    """What a loop computes, and from which lines of the user's code."""
+    labels = dict.fromkeys(w.op.label for w in loop.works if w.op.label)
+    origins = sorted({w.op.origin for w in loop.works if w.op.origin})
+    where = f" ({', '.join(origins)})" if origins else ""
+    return (", ".join(labels) or "elementwise") + where
 
 
 class LoopWriter:
@@ -263,21 +287,21 @@ class LoopWriter:
                 dirty.update((ref, None) for ref in work.outs if ref in self.loop.kept)
         for ref in dirty:
             self.body.append(f"{self.element(ref)} = {self.values[ref]}")
-        comment = f"    # {self.comment()}"
+        title = f"    # {comment(self.loop)}"
         if not self.large:
-            return [comment, *self.nest(0, 1)], self.used
+            return [title, *self.nest(0, 1)], self.used
         writer = self.writer
         which = len(writer.segments) + len(writer.functions)
         writer.helpers.add("share")
         n, rows = self.dims[0], self.rows
-        lines = [f"def loop_{which}(t, low, high):", comment, "    table = i64_at(t)"]
+        lines = [f"def loop_{which}(t, low, high):", title, "    table = i64_at(t)"]
         lines += writer.pointers(self.used)
         lines += [*_indented(self.before[0], 1), "    for block in range(low, high):"]
         lines += _indented(self.start, 2)
         lines.append(f"        for i in range({rows}*block, min({rows}*block + {rows}, {n})):")
         lines += [*self.nest(1, 3), *_indented(self.end, 2)]
         writer.functions.append("\n".join(lines) + "\n")
-        call = f"    share(t, {which}, {self.blocks})  # loop_{which}: {self.comment()}"
+        call = f"    share(t, {which}, {self.blocks})  # loop_{which}: {comment(self.loop)}"
         return [call, *_indented(self.combining, 1)], self.used_after
 
     def nest(self, depth: int, indent: int) -> list[str]:
@@ -288,13 +312,6 @@ class LoopWriter:
             lines += self.nest(depth + 1, indent + 1)
         return lines + _indented(self.after[depth], indent)
 
-    def comment(self) -> str:
-        """What the loop computes, and from which lines of the user's code."""
-        labels = dict.fromkeys(w.op.label for w in self.loop.works if w.op.label)
-        origins = sorted({w.op.origin for w in self.loop.works if w.op.origin})
-        where = f" ({', '.join(origins)})" if origins else ""
-        return (", ".join(labels) or "elementwise") + where
-
     def element(self, ref: Ref) -> str:
         """An element in memory."""
         self.used.add(ref.storage)
@@ -303,7 +320,7 @@ class LoopWriter:
 
     def local(self, storage: Storage) -> str:
         """A new name for a value of a storage."""
-        return self.writer.unique(self.writer.name(storage) + "_0")
+        return self.writer.unique(self.writer.name(storage) + "_i")
 
     def value(self, ref: Ref) -> str:
         """The local name of an element, which is loaded where it is first needed."""
@@ -366,7 +383,9 @@ class LoopWriter:
             start, end = self.start, self.end
         place = self.element(target)
         if parted:
-            place = place.replace("[", f"[{size}*block + ").replace(" + 0]", "]")
+            place = (
+                place.replace("[", f"[{size}*block + ").replace("[1*", "[").replace(" + 0]", "]")
+            )
         in_register = all(folded[depth:])
         running = writer.unique(f"{writer.name(out.storage)}_{work.fold}") if in_register else place
         self.body.append(f"{running} = {self.combined(kind, dtype, running, element)}")

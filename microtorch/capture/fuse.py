@@ -104,7 +104,7 @@ def _may_join(loop: Loop, work: Work, dims: Dims) -> bool:
                 written = a in old.outs or b in new.outs
                 if not written or not overlap(a, b):
                     continue
-                if a != b or old.fold and a in old.outs or new.fold and b in new.outs:
+                if a != b or (old.fold and a in old.outs) or (new.fold and b in new.outs):
                     return False
     return True
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product as points
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,7 @@ def _rows(op: Rows) -> Iterator[Op]:
     for line, kind, formula in row.lines:
         names = tuple(n for n in refs if n in names_in(formula))
         ins = tuple(refs[n] for n in names)
-        note = {"origin": op.origin, "label": f"{op.name}: {line}"}
+        note: dict[str, Any] = {"origin": op.origin, "label": f"{op.name}: {line}"}
         if kind == "row":
             made = temporary(out, line)
             yield Map((made,), ins, formulas=(formula,), names=names, **note)
@@ -103,7 +104,7 @@ def _product(op: Product) -> Iterator[Op]:
     """A fold of x * y if small; else a product whose matrices BLAS can read."""
     (out,), (a, b) = op.outs, op.ins
     k, thin = a.shape[-1], FEW if 1 in out.shape[-2:] else 2
-    note = {"origin": op.origin, "label": op.label}
+    note: dict[str, Any] = {"origin": op.origin, "label": op.label}
     small = out.size * k <= LOOPS or k <= thin or out.size <= FEW
     if small or out.dtype.kind != "f":
         shape = (*out.shape, k)
@@ -149,7 +150,7 @@ def readable(ref: Ref) -> bool:
 def _fold(op: Fold) -> Iterator[Op]:
     """A fold, written out where few elements are folded, or few results made."""
     (out,), shape = op.outs, op.ins[0].shape
-    note = {"origin": op.origin, "label": op.label}
+    note: dict[str, Any] = {"origin": op.origin, "label": op.label}
     folded = int(np.prod([shape[d] for d in op.dims], dtype=np.int64))
     kept = [d for d in range(len(shape)) if d not in op.dims]
     kind = FOLDS[op.fold]
@@ -196,7 +197,8 @@ def _written_out(op: Fold, kept: list[int], folded: int) -> Map:
         if op.formula not in ("x", "x * y") or op.fold == "prod":
             term = f"({term})"
         total = substitute(kind.combine, {"a": total, "b": term}) if total else term
-    total = substitute(kind.finish, {"a": f"({total})", "n": str(folded)})
+    if kind.finish != "a":
+        total = substitute(kind.finish, {"a": f"({total})", "n": str(folded)})
     return Map(
         op.outs, tuple(known), formulas=(total,), names=tuple(known.values()), origin=op.origin,
         label=op.label,

@@ -298,9 +298,7 @@ def _vocabulary() -> dict[str, Any]:
             wide = context.cast(builder, args[0], sig.args[0], types.int64)
             made = module.globals.get("mt_apart")
             if made is None:
-                made = ir.Function(
-                    module, ir.FunctionType(pointer, [ir.IntType(64)]), "mt_apart"
-                )
+                made = ir.Function(module, ir.FunctionType(pointer, [ir.IntType(64)]), "mt_apart")
                 made.attributes.add("nounwind")
                 made.return_value.add_attribute("noalias")
                 shown = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer]), "mt_shown")

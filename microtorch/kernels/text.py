@@ -236,6 +236,7 @@ def fold(fold: Fold, row: Row | None, dtype: str, out: str) -> str:
 
 
 def initial_of(initial: str, dtype: str) -> str:
+    """The first running value of a fold in a dtype."""
     if dtype.startswith("f") or "inf" not in initial:
         return initial.replace("inf", "INF")
     if initial == "inf":

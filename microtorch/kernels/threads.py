@@ -181,8 +181,18 @@ def _blas() -> Any:
     return None
 
 
+def blas_threads() -> tuple[int, int]:
+    """Addresses of the functions that get and set BLAS's number of threads, or 0."""
+    names = ("scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_")
+    found = [getattr(_openblas(), name, None) for name in names]
+    get, set_ = (ctypes.cast(f, ctypes.c_void_p).value or 0 if f else 0 for f in found)
+    return get, set_
+
+
 def gemm(dtype: str) -> int:
     """Address of the BLAS product of a dtype (Fortran's, with 64-bit integers), or 0."""
+    if not all(blas_threads()):
+        return 0
     name = {"float32": "scipy_sgemm_64_", "float64": "scipy_dgemm_64_"}[dtype]
     function = getattr(_openblas(), name, None)
     return ctypes.cast(function, ctypes.c_void_p).value or 0 if function else 0
