@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..kernels import entry, jit, threads
-from .emit import GET, PART, PARTS, PROGRAM, SET, SETTINGS, SPEC, Writer, comment
+from .emit import PARTS, SPEC, Writer
 from .fuse import Item, Loop, fuse
 from .ir import Array, Call, Op, Product, Recording, Ref, Storage
+from .loops import comment
 from .lower import lower
+from .names import GET, PART, PROGRAM, SET, SETTINGS
 from .passes import simplify
 from .space import Work, contiguous, span
 
@@ -42,8 +44,7 @@ class Program:
         self.writer = writer = Writer(self.items, slots)
         self.source = HEADER + writer.source
         compiled = jit.counts["compiled"]
-        self._text = writer.vocabulary() + writer.source + "\n" + writer.entry()
-        address = jit.address("program", self._text)
+        address = jit.address("program", writer.key(), complete=writer.complete)
         self.was_cached = jit.counts["compiled"] == compiled
         self._fill(address, slots, sizes)
         self._code = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(address)
@@ -77,7 +78,7 @@ class Program:
     def save(self, path: str) -> None:
         """Write all of the text, with the functions that the loops call."""
         with open(path, "w", encoding="utf-8") as file:
-            file.write(self._text)
+            file.write(self.writer.complete())
 
     def _fill(self, address: int, slots: dict[Storage, int], sizes: list[int]) -> None:
         """Memory for temporaries, and the addresses of all that stays where it is."""
@@ -86,12 +87,12 @@ class Program:
         self.table[[SETTINGS, PART]] = threads.ranges()
         self.table[PROGRAM] = address
         self.table[[GET, SET]] = threads.blas_threads()
-        partial = [s.size * s.dtype.itemsize for _, s in writer.partials]
+        partial = [s.size * s.dtype.itemsize for s in writer.partials]
         starts = np.cumsum([0, *(_round(n) for n in [*sizes, *partial])])
         self.arena = np.empty(int(starts[-1]) + ALIGNED, np.uint8)
         first = _round(self.arena.ctypes.data)
         at = {s: first + int(starts[k]) for s, k in slots.items()}
-        for k, (_, storage) in enumerate(writer.partials):
+        for k, storage in enumerate(writer.partials):
             at[storage] = first + int(starts[len(sizes) + k])
         self._bases: dict[Storage, Array] = {}
         used = {ref.storage for item in self.items for ref in (*item.ins, *item.outs)}

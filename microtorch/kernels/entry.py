@@ -22,7 +22,7 @@ ALIGNED_FLAG, WRITEABLE_FLAG = 0x100, 0x400
 # 4 number of results, 5 their descriptions, 6 number of numbers, 7 their descriptions,
 # 8 number of written ranges, 9 the ranges, 10 what is called instead, 11 types list, ndarray,
 # float, then functions: 14 PyObject_Vectorcall, 15 PyArray_NewFromDescr, 16 Py_IncRef,
-# 17 Py_DecRef, 18 PyList_New, 19 PyObject_CallNoArgs.
+# 17 Py_DecRef, 18 PyList_New, 19 PyObject_CallNoArgs, 20 PyNumber_Float.
 # An argument: 0 word of the table, 1 dtype, 2 rank, 3 flags, 4 bytes before its first element,
 # 5 and 6 bytes from its address to the ends, 7 the shape, then the strides.
 # A result: 0 word, 1 dtype, 2 rank, 3 the shape. A number: the callable, where it is kept, bytes.
@@ -59,23 +59,22 @@ def kernel(self, args, nargs, names):
         good = listed[1] == c[11] and listed[2] == c[2]
     if good:
         good = fits(c, i64_at(listed[3]))
-    d = c[7]
-    for k in range(c[6]):
-        if good:
-            q = i64_at(d + 24 * k)
-            x = call(c[19], (q[0],))
-            if x == 0:
-                return 0
-            good = i64_at(x)[1] == c[13]
-            if good:
-                value = f64_at(x + 16)[0]
-                if q[2] == 4:
-                    f32_at(q[1])[0] = f32(value)
-                else:
-                    f64_at(q[1])[0] = value
-            call(c[17], (x,))
     if not good:
         return call(c[14], (c[10], args, nargs, names))
+    for k in range(c[6]):
+        q = i64_at(c[7] + 24 * k)
+        x = call(c[19], (q[0],))
+        if x != 0 and i64_at(x)[1] != c[13]:
+            given_back = x
+            x = call(c[20], (x,))
+            call(c[17], (given_back,))
+        if x == 0:
+            return 0
+        if q[2] == 4:
+            f32_at(q[1])[0] = f32(f64_at(x + 16)[0])
+        else:
+            f64_at(q[1])[0] = f64_at(x + 16)[0]
+        call(c[17], (x,))
     out = call(c[18], (c[4],))
     if out == 0:
         return 0
@@ -155,10 +154,11 @@ def entry(
     words = [np.array(values or [0], np.int64) for values in lists]
     at = [w.ctypes.data for w in words]
     vectorcall, new_array, incref = native.api()
+    functions = ("Py_DecRef", "PyList_New", "PyObject_CallNoArgs", "PyNumber_Float")
     context = [
         table, program, len(arguments), at[0], len(results), at[1], len(numbers), at[2],
         len(ranges), at[3], id(instead), id(list), id(np.ndarray), id(float), vectorcall, new_array,
-        incref, *map(native.address_of, ("Py_DecRef", "PyList_New", "PyObject_CallNoArgs")),
+        incref, *map(native.address_of, functions),
     ]  # fmt: skip
     address = jit.address(
         "kernel", _ENTRY.replace("{bytes}", str(native.BYTES)), "i64(i64,i64,i64,i64)"

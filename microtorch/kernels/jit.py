@@ -60,14 +60,24 @@ _lock = threading.RLock()
 _addresses: dict[str, int] = {}
 
 
-def address(name: str, text: str, signature: str = "void(i64,i64,i64,i64)") -> int:
-    """Address of the C function `name` of `text`; compiled at most once a machine."""
+def address(
+    name: str,
+    text: str,
+    signature: str = "void(i64,i64,i64,i64)",
+    complete: Callable[[], str] | None = None,
+) -> int:
+    """Address of the C function `name` of `text`; compiled at most once a machine.
+
+    complete: gives the text to compile where `text` only determines it, as making it costs time.
+    """
     with _lock:
         # The key inside the lock too: of two back ends made at once one is freed, with its code.
         stem = f"{name}-{_key(name, text, signature)}"
         found = _addresses.get(stem)
         if found is None:
-            found = _addresses[stem] = _load(stem) or _compile(stem, name, text, signature)
+            found = _addresses[stem] = _load(stem) or _compile(
+                stem, name, complete() if complete else text, signature
+            )
         return found
 
 

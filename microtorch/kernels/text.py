@@ -7,6 +7,8 @@ becomes SIMD code; any other layout takes the strided path.
 """
 
 import ast
+import functools
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -65,6 +67,16 @@ def prologue(dtype: str, formulas: Iterable[str]) -> str:
         + vecmath.source(wanted, width)
         + helpers
     )
+
+
+@functools.cache
+def digest() -> str:
+    """What decides the text of a prologue, beside its arguments."""
+    contents = []
+    for path in (__file__, vecmath.__file__):
+        with open(path, "rb") as file:
+            contents.append(file.read())
+    return hashlib.sha256(b"".join(contents)).hexdigest()
 
 
 def is_cheap(formulas: Iterable[str]) -> bool:
