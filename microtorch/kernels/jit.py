@@ -14,7 +14,10 @@ The text may use: the types `f32 f64 i8 i16 i32 i64 u8 u16 u32 u64` (also as cas
 `f32_load(pointer, i)`, a vector of as many elements from i on as a register holds,
 `f32_store(pointer, i, vector)` and `f32_splat(x)`, the same for f64, and `fma` of vectors;
 `call(f, (a, ...))`, a call of the C function at address f with integer arguments and result;
-`feclearexcept(63)`, which clears the floating-point flags that NumPy would warn about.
+`apart(address)`, the same address, with the promise that what is reached through it overlaps
+nothing that is reached through another address: without it a loop over many arrays is no SIMD
+code; `plus(x, y)`, a sum of floats that may be regrouped with others, so that a loop that adds
+up becomes SIMD code; `feclearexcept(63)`, which clears the flags that NumPy would warn about.
 """
 
 import ctypes
@@ -42,19 +45,40 @@ INLINED: dict[str, Any] = {
 # in a process that loads the object code without Numba.
 EXTERNAL = {"feclearexcept", "memset", "memcpy", "fma", "fmaf", "log1p"}
 
+# `apart` is a call while loops are made SIMD code, as an allocation is, and nothing afterwards.
+APART = """
+define internal ptr @mt_apart(i64 %a) alwaysinline {
+  %p = inttoptr i64 %a to ptr
+  ret ptr %p
+}
+define internal void @mt_shown(ptr %p) alwaysinline {
+  ret void
+}
+"""
+
 counts = {"compiled": 0, "loaded": 0, "rejected": 0}
 _lock = threading.RLock()
 _addresses: dict[str, int] = {}
 
 
-def address(name: str, text: str, signature: str = "void(i64,i64,i64,i64)") -> int:
-    """Address of the C function `name` of `text`; compiled at most once a machine."""
+def address(
+    name: str,
+    text: str,
+    signature: str = "void(i64,i64,i64,i64)",
+    complete: Callable[[], str] | None = None,
+) -> int:
+    """Address of the C function `name` of `text`; compiled at most once a machine.
+
+    complete: gives the text to compile where `text` only determines it, as making it costs time.
+    """
     with _lock:
         # The key inside the lock too: of two back ends made at once one is freed, with its code.
         stem = f"{name}-{_key(name, text, signature)}"
         found = _addresses.get(stem)
         if found is None:
-            found = _addresses[stem] = _load(stem) or _compile(stem, name, text, signature)
+            found = _addresses[stem] = _load(stem) or _compile(
+                stem, name, complete() if complete else text, signature
+            )
         return found
 
 
@@ -145,6 +169,8 @@ def _compile(stem: str, name: str, text: str, signature: str) -> int:
     """Compile with Numba, keep the object code, install it."""
     llvm, machine, _ = _backend()
     ir, symbol = _llvm_ir(stem, name, text, signature)
+    if "@mt_apart" in ir:
+        ir = re.sub(r"^declare .*@mt_(apart|shown)\(.*$", "", ir, flags=re.MULTILINE) + APART
     module = llvm.parse_assembly(ir)
     for each in module.functions:
         if not each.is_declaration and each.name != symbol:
@@ -152,6 +178,9 @@ def _compile(stem: str, name: str, text: str, signature: str) -> int:
             each.linkage = "internal"
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(0))
     passes = llvm.create_new_module_pass_manager()
+    if "@mt_apart" in ir:
+        passes.add_always_inliner_pass()
+        passes.add_instruction_combine_pass()
     # The entry always returns 0: with that known, the wrapper needs no Python error handling.
     passes.add_ipsccp_pass()
     passes.add_simplify_cfg_pass()
@@ -252,6 +281,7 @@ def _vectors(element: Any) -> tuple[Any, Any, Any]:
 @functools.cache
 def _vocabulary() -> dict[str, Any]:
     """The names that kernel text may use, as Numba types and intrinsics."""
+    import llvmlite.binding as llvm
     import llvmlite.ir as ir
     from numba import types
     from numba.extending import intrinsic
@@ -330,6 +360,37 @@ def _vocabulary() -> dict[str, Any]:
 
         return types.int64(types.int64, arguments), code
 
+    # Numba links its own copy of a kernel, which is never called.
+    for symbol in ("mt_apart", "mt_shown"):
+        llvm.add_symbol(symbol, 1)
+
+    @intrinsic
+    def apart(typing: Any, place: Any) -> Any:
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            module, pointer = builder.module, ir.IntType(8).as_pointer()
+            wide = context.cast(builder, args[0], sig.args[0], types.int64)
+            made = module.globals.get("mt_apart")
+            if made is None:
+                made = ir.Function(module, ir.FunctionType(pointer, [ir.IntType(64)]), "mt_apart")
+                made.attributes.add("nounwind")
+                made.return_value.add_attribute("noalias")
+                shown = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer]), "mt_shown")
+                shown.attributes.add("nounwind")
+            place = builder.call(made, [wide])
+            # What is called later may reach it too.
+            builder.call(module.globals["mt_shown"], [place])
+            return builder.ptrtoint(place, ir.IntType(64))
+
+        return types.int64(place), code
+
+    @intrinsic
+    def plus(typing: Any, x: Any, y: Any) -> Any:
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            args = [context.cast(builder, a, t, sig.return_type) for a, t in zip(args, sig.args)]
+            return builder.fadd(*args, flags=("reassoc", "nsz"))
+
+        return x(x, y), code
+
     for n in names:
         scope[n + "_at"] = pointer_to(scope[n])
     for n in ("f32", "f64"):
@@ -339,4 +400,5 @@ def _vocabulary() -> dict[str, Any]:
     scope |= {"copysign": instruction("llvm.copysign", 2), "fma": instruction("llvm.fma", 3)}
     clear = types.ExternalFunction("feclearexcept", types.int32(types.int32))
     scope |= {"where": where, "words": words, "call": call, "feclearexcept": clear}
+    scope |= {"apart": apart, "plus": plus}
     return scope

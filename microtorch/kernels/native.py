@@ -239,7 +239,7 @@ def address_of(name: str) -> int:
 
 
 @functools.cache
-def _api() -> tuple[int, int, int]:
+def api() -> tuple[int, int, int]:
     """PyObject_Vectorcall, PyArray_NewFromDescr (fixed by NumPy's ABI), Py_IncRef."""
     pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
         ("PyCapsule_GetPointer", ctypes.pythonapi)
@@ -250,11 +250,16 @@ def _api() -> tuple[int, int, int]:
     return address_of("PyObject_Vectorcall"), table[94] or 0, address_of("Py_IncRef")
 
 
-def builtin(name: str, address: int, context: list[int], keep: Any = None) -> Callable[..., Any]:
-    """A built-in function: machine code that is given its context as `self`."""
+def builtin(
+    name: str, address: int, context: list[int], keep: Any = None, kept: list[Any] = _kept
+) -> Callable[..., Any]:
+    """A built-in function: machine code that is given its context as `self`.
+
+    kept: a list that lives as long as the function, and then holds what it needs.
+    """
     words = np.array(context, np.int64).tobytes()
     definition = _MethodDef(name.encode(), address, METH_FASTCALL_KEYWORDS, None)
-    _kept.append((definition, words, keep))
+    kept.append((definition, words, keep))
     make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
         ("PyCFunction_NewEx", ctypes.pythonapi)
     )
@@ -286,7 +291,7 @@ def function(
         return instead
     text = (_FOLD if fold else _MAP).format(bytes=BYTES)
     address = jit.address("kernel", text, "i64(i64,i64,i64,i64)")
-    vectorcall, new_array, incref = _api()
+    vectorcall, new_array, incref = api()
     context = [
         len(types) - 1, id(np.ndarray), id(types[0]), types[0].itemsize, vectorcall, id(instead),
         new_array, id(types[-1]), loop, data, types[-1].itemsize, incref, total,

@@ -7,6 +7,8 @@ becomes SIMD code; any other layout takes the strided path.
 """
 
 import ast
+import functools
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -65,6 +67,16 @@ def prologue(dtype: str, formulas: Iterable[str]) -> str:
         + vecmath.source(wanted, width)
         + helpers
     )
+
+
+@functools.cache
+def digest() -> str:
+    """What decides the text of a prologue, beside its arguments."""
+    contents = []
+    for path in (__file__, vecmath.__file__):
+        with open(path, "rb") as file:
+            contents.append(file.read())
+    return hashlib.sha256(b"".join(contents)).hexdigest()
 
 
 def is_cheap(formulas: Iterable[str]) -> bool:
@@ -218,7 +230,7 @@ def fold(fold: Fold, row: Row | None, dtype: str, out: str) -> str:
     text += f"def element({', '.join(operands)}):\n    return A({typed(formula)})\n"
     text += _function("combine", ("a", "b"), fold.combine)
     text += _function("finish", ("a", "n"), re.sub(r"\bn\b", "A(n)", fold.finish))
-    text += f"def initial():\n    return A({_initial(fold.initial, out)})\n"
+    text += f"def initial():\n    return A({initial_of(fold.initial, out)})\n"
     text += _COLUMNS if k == 1 else ""
     columns = _TRY_COLUMNS if k == 1 else "    if False:\n        pass\n"
     return text + _FOLD.format(
@@ -235,7 +247,8 @@ def fold(fold: Fold, row: Row | None, dtype: str, out: str) -> str:
     )
 
 
-def _initial(initial: str, dtype: str) -> str:
+def initial_of(initial: str, dtype: str) -> str:
+    """The first running value of a fold in a dtype."""
     if dtype.startswith("f") or "inf" not in initial:
         return initial.replace("inf", "INF")
     if initial == "inf":

@@ -75,6 +75,26 @@ def shared(args, dims, steps, data):
 """
 
 
+# A part of a range of blocks, for a compiled program: `program(table, which, low, high)`.
+_RANGE = """
+def part(context):
+    c = i64_at(context)
+    settings = i64_at(c[4])
+    me = call(settings[4], ()) & 0xFFFFFFFF
+    parts = call(settings[5], ()) & 0xFFFFFFFF
+    low = c[3] * me // parts
+    high = c[3] * (me + 1) // parts
+    if low < high:
+        call(c[0], (c[1], c[2], low, high))
+"""
+
+
+def ranges() -> tuple[int, int]:
+    """Addresses of the settings, and of what runs a part of a range of blocks."""
+    _start()
+    return _settings.ctypes.data, jit.address("part", _RANGE, "void(i64)")
+
+
 def share(loop: int, operands: int, cheap: bool, rows: bool = False) -> tuple[int, int]:
     """`(loop, data)` of a ufunc whose long runs, or many rows, are shared among threads."""
     if not start():
@@ -155,8 +175,8 @@ def set_num_threads(count: int) -> None:
 
 
 @functools.cache
-def _blas() -> Any:
-    """The function that sets the number of threads of NumPy's own OpenBLAS, or None."""
+def _openblas() -> Any:
+    """NumPy's own OpenBLAS, or None."""
     root = os.path.dirname(os.path.dirname(np.__file__))
     places = (
         os.path.join(root, "numpy.libs", "*openblas*"),
@@ -164,8 +184,31 @@ def _blas() -> Any:
     )
     for path in [found for place in places for found in glob.glob(place)]:
         with contextlib.suppress(OSError):
-            library = ctypes.CDLL(path)
-            for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads"):
-                if hasattr(library, name):
-                    return getattr(library, name)
+            return ctypes.CDLL(path)
     return None
+
+
+@functools.cache
+def _blas() -> Any:
+    """The function that sets the number of threads of NumPy's own OpenBLAS, or None."""
+    for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads"):
+        if hasattr(_openblas(), name):
+            return getattr(_openblas(), name)
+    return None
+
+
+def blas_threads() -> tuple[int, int]:
+    """Addresses of the functions that get and set BLAS's number of threads, or 0."""
+    names = ("scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_")
+    found = [getattr(_openblas(), name, None) for name in names]
+    get, set_ = (ctypes.cast(f, ctypes.c_void_p).value or 0 if f else 0 for f in found)
+    return get, set_
+
+
+def gemm(dtype: str) -> int:
+    """Address of the BLAS product of a dtype (Fortran's, with 64-bit integers), or 0."""
+    if not all(blas_threads()):
+        return 0
+    name = {"float32": "scipy_sgemm_64_", "float64": "scipy_dgemm_64_"}[dtype]
+    function = getattr(_openblas(), name, None)
+    return ctypes.cast(function, ctypes.c_void_p).value or 0 if function else 0

@@ -1,0 +1,413 @@
+"""Programs do what their recordings say."""
+
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from interpret import check, memory, repeated, transposed
+
+from microtorch.capture.build import build
+from microtorch.capture.ir import Call, Fold, Map, Product, Recording, Ref, Rows
+
+rng = np.random.default_rng(0)
+
+
+def array(*shape, dtype="float32"):
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def argument(shape, position=0, name="x", dtype="float32"):
+    return memory(shape, "argument", name, dtype, position=position)
+
+
+def result(shape, dtype="float32", name="z"):
+    return memory(shape, "result", name, dtype)
+
+
+def map1(out, ins, formula, names="x y w"):
+    return Map((out,), tuple(ins), formulas=(formula,), names=tuple(names.split()[: len(ins)]))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 1, 4), (0,), (3, 0)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_map_over_any_shape(shape, dtype):
+    x, z = argument(shape, dtype=dtype), result(shape, dtype)
+    recording = Recording([map1(z, [x], "exp(x) * 2 + 0.5")], [x], [z])
+    check(recording, [array(*shape, dtype=dtype)])
+
+
+def test_a_chain_with_broadcasting_and_transposes():
+    x, y, z = argument((3, 4)), argument((4,), 1, "y"), result((4, 3))
+    t = memory((3, 4))
+    ops = [
+        map1(t, [x, repeated(y, (3, 4))], "x * y + 1"),
+        map1(z, [transposed(t), transposed(x)], "tanh(x) - y"),
+    ]
+    check(Recording(ops, [x, y], [z]), [array(3, 4), array(4)])
+
+
+def test_a_strided_view_and_a_write_into_a_part():
+    data = array(10)
+    c = memory((), "captured", "c", array=data)
+    even = Ref(c.storage, (5,), (2,), 0)
+    odd = Ref(c.storage, (5,), (2,), 1)
+    z = result((10,))
+    ops = [map1(odd, [even, odd], "x + y"), map1(z, [c], "x * 3")]
+    check(Recording(ops, [], [z]), [])
+
+
+def test_overlapping_views_are_read_before_they_are_written():
+    c = memory((), "captured", "c", array=array(9))
+    low, high = Ref(c.storage, (8,), (1,), 0), Ref(c.storage, (8,), (1,), 1)
+    check(Recording([map1(high, [low], "x * 2")], [], []), [])
+    check(Recording([map1(low, [high, low], "x * 2 + y")], [], []), [])
+
+
+@pytest.mark.parametrize("fold", ["sum", "mean", "prod", "max", "min"])
+@pytest.mark.parametrize("dims", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)])
+def test_folds_over_some_dims(fold, dims):
+    x = argument((3, 9, 11))
+    z = result(tuple(n for d, n in enumerate(x.shape) if d not in dims))
+    op = Fold((z,), (x,), fold=fold, dims=dims, formula="x * x + 0.5")
+    check(Recording([op], [x], [z]), [array(3, 9, 11) * 0.3], 1e-4)
+
+
+@pytest.mark.parametrize("shape, dims", [((400, 500), (0, 1)), ((400, 500), (0,)),
+    ((400, 500), (1,)), ((300000, 2), (0,)), ((3, 100000), (1,)), ((2, 300, 400), (0, 2))])  # fmt: skip
+@pytest.mark.parametrize("fold", ["mean", "max"])
+def test_large_folds_beside_maps(shape, dims, fold):
+    x, z = argument(shape), result(shape)
+    total = result(tuple(n for d, n in enumerate(shape) if d not in dims))
+    t = memory(shape)
+    ops = [
+        map1(t, [x], "exp(x)"),
+        Fold((total,), (t,), fold=fold, dims=dims),
+        map1(z, [t], "x + 1"),
+    ]
+    check(Recording(ops, [x], [z, total]), [array(*shape)])
+
+
+def test_bools_and_integers():
+    x, z = argument((6, 3), dtype="int64"), result((), "int64")
+    mask, other = memory((6, 3), dtype="bool"), result((6, 3), "float32")
+    count = result((), "int64")
+    largest = result((3,), "int64")
+    ops = [
+        map1(mask, [x], "x > 2"),
+        map1(other, [mask, x], "x", "x y"),
+        Fold((z,), (x,), fold="sum", dims=(0, 1)),
+        Fold((count,), (mask,), fold="sum", dims=(0, 1)),
+        Fold((largest,), (x,), fold="max", dims=(0,)),
+    ]
+    ops[1] = map1(other, [mask], "x")
+    check(Recording(ops, [x], [z, count, other, largest]), [rng.integers(0, 9, (6, 3))])
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int8", "uint8", "int16"])
+def test_integers_wrap(dtype):
+    x, z = argument((9,), dtype=dtype), result((9,), dtype)
+    t = memory((9,), dtype=dtype)
+    ops = [map1(t, [x], "x * x"), map1(z, [t, x], "x + y")]
+    check(Recording(ops, [x], [z]), [rng.integers(0, 120, 9).astype(dtype)])
+
+
+def test_choices_and_casts():
+    x, z, y = argument((4, 5)), result((4, 5), "float64"), result((4, 5), "int32")
+    mask, wide = memory((4, 5), dtype="bool"), memory((4, 5), dtype="float64")
+    ops = [
+        map1(mask, [x], "x > 0"),
+        map1(wide, [x], "x"),
+        Map((z,), (mask, wide), formulas=("where(c, exp(x), 0)",), names=("c", "x")),
+        map1(y, [z], "x"),
+    ]
+    check(Recording(ops, [x], [z, y]), [array(4, 5)])
+
+
+@pytest.mark.parametrize("n, k, m", [(1, 1, 1), (3, 2, 4), (1, 40, 2), (50, 3, 1), (5, 7, 6),
+    (64, 100, 10), (1, 300, 40), (300, 20, 1), (40, 50, 60), (4, 0, 3)])  # fmt: skip
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("turned", range(8))
+def test_products(n, k, m, dtype, turned):
+    shapes = [(n, k), (k, m)]
+    refs = [
+        argument(s[::-1] if turned >> i & 1 else s, i, "ab"[i], dtype) for i, s in enumerate(shapes)
+    ]
+    a, b = (transposed(r) if turned >> i & 1 else r for i, r in enumerate(refs))
+    z = result((m, n) if turned & 4 else (n, m), dtype)
+    op = Product((transposed(z) if turned & 4 else z,), (a, b))
+    check(Recording([op], refs, [z]), [array(*r.shape, dtype=dtype) for r in refs], 1e-3, times=1)
+
+
+def test_batched_products():
+    x, y = argument((2, 3, 20, 30)), argument((3, 2, 30, 25), 1, "y")
+    turned = Ref(y.storage, (2, 3, 30, 25), (750, 1500, 25, 1))
+    z = result((2, 3, 20, 25))
+    check(
+        Recording([Product((z,), (x, turned))], [x, y], [z]),
+        [array(2, 3, 20, 30), array(3, 2, 30, 25)],
+        1e-3,
+    )
+
+
+def test_a_product_of_views_without_unit_steps():
+    x, y = argument((40, 60)), argument((30, 50), 1, "y")
+    every = Ref(x.storage, (40, 30), (60, 2))
+    z = result((40, 50))
+    check(Recording([Product((z,), (every, y))], [x, y], [z]), [array(40, 60), array(30, 50)], 1e-3)
+
+
+def test_integer_products():
+    x, y, z = (
+        argument((5, 6), dtype="int64"),
+        argument((6, 7), 1, "y", "int64"),
+        result((5, 7), "int64"),
+    )
+    check(
+        Recording([Product((z,), (x, y))], [x, y], [z]),
+        [rng.integers(-5, 5, (5, 6)), rng.integers(-5, 5, (6, 7))],
+    )
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 10), (3, 4, 6), (300, 200)])
+@pytest.mark.parametrize(
+    "name", ["softmax", "log_softmax", "softmax_backward", "log_softmax_backward"]
+)
+def test_rows(name, shape):
+    count = 2 if "back" in name else 1
+    refs = [argument(shape, k, "xy"[k]) for k in range(count)]
+    z = result(shape)
+    check(
+        Recording([Rows((z,), tuple(refs), name=name)], refs, [z]),
+        [array(*shape) for _ in refs],
+        1e-4,
+    )
+
+
+def test_layer_norm_in_place():
+    c = memory((), "captured", "c", array=array(6, 8))
+    w, b = argument((8,)), argument((8,), 1, "b")
+    eps = memory((), "constant", array=np.array(1e-5, np.float32))
+    op = Rows(
+        (c,),
+        (c, repeated(w, (6, 8)), repeated(b, (6, 8)), repeated(eps, (6, 8))),
+        name="layer_norm",
+    )
+    check(Recording([op], [w, b], []), [array(8), array(8)], 1e-4)
+
+
+def test_in_place_updates_of_captured_memory():
+    p = memory((), "captured", "p", array=array(7))
+    buf = memory((), "captured", "buf", array=array(7))
+    g = argument((7,), 0, "g")
+    rate = [0.1]
+    lr = memory((1,), "number", "lr", source=lambda: rate[0])
+    ops = [
+        map1(buf, [buf, g], "0.9 * x + y"),
+        map1(p, [p, buf, repeated(lr, (7,))], "x - w * y"),
+    ]
+    recording = Recording(ops, [g], [])
+    program = check(recording, [array(7)])
+    rate[0] = 0.7
+    check(recording, [array(7)], program=program)
+
+
+def test_two_results_of_one_map_that_swap():
+    a = memory((), "captured", "a", array=array(5))
+    b = memory((), "captured", "b", array=array(5))
+    op = Map((a, b), (a, b), formulas=("y", "x + y"), names=("x", "y"))
+    check(Recording([op], [], []), [])
+
+
+def test_calls_between_loops():
+    x, t, s, z = argument((6,)), memory((6,)), memory((6,)), result((6,))
+
+    def sort(outs, ins):
+        outs[0][...] = np.sort(ins[0])
+
+    ops = [
+        map1(t, [x], "x * 2"),
+        Call((s,), (t,), function=sort),
+        map1(z, [s, x], "x + y"),
+        Call((z,), (z,), function=lambda outs, ins: np.negative(ins[0], out=outs[0])),
+    ]
+    check(Recording(ops, [x], [z]), [array(6)])
+
+
+def test_results_that_are_views_or_not_computed():
+    x, t = argument((3, 4)), memory((3, 4), "result")
+    c = memory((), "captured", "c", array=array(5))
+    part = Ref(t.storage, (2,), (4,), 5)
+    recording = Recording([map1(t, [x], "x + 1")], [x], [transposed(t), part, c, x])
+    program = build(recording)
+    a = array(3, 4)
+    got = program.run([a])
+    np.testing.assert_array_equal(got[0], (a + 1).T)
+    np.testing.assert_array_equal(got[1], (a + 1)[1:, 1])
+    np.testing.assert_array_equal(got[2], c.storage.array)
+    np.testing.assert_array_equal(got[3], a)
+    assert not np.shares_memory(got[2], c.storage.array)
+
+
+def test_the_text_is_the_same_each_time():
+    def make():
+        p = memory((), "captured", "p", array=np.ones(3, np.float32))
+        x, z = argument((3,)), result((3,))
+        return build(Recording([map1(z, [x, p], "exp(x) + y")], [x], [z]))
+
+    one, other = make().writer, make().writer
+    assert one.complete() == other.complete() and one.key() == other.key()
+
+
+def simple():
+    x, z = argument((3, 4)), result((3, 4))
+    return build(Recording([map1(z, [x], "x + 1")], [x], [z]))
+
+
+def test_arguments_are_checked_and_laid_out():
+    program, a = simple(), array(4, 3).T
+    np.testing.assert_array_equal(program.run([a])[0], a + 1)
+    for wrong in (array(4, 3), array(3, 4, dtype="float64"), [[1.0]]):
+        with pytest.raises((TypeError, ValueError), match="recorded with"):
+            program.run([wrong])
+    with pytest.raises(ValueError):
+        program.run([])
+
+
+def test_an_argument_in_memory_that_is_written_is_copied_first():
+    data = np.arange(6, dtype=np.float32)
+    c = memory((), "captured", "c", array=data)
+    x = argument((6,))
+    turned = Ref(x.storage, (6,), (-1,), 5)
+    program = build(Recording([map1(c, [turned], "x * 2")], [x], []))
+    program.run([data])
+    np.testing.assert_array_equal(data, np.arange(6)[::-1] * 2)
+
+
+def test_numbers_may_be_of_any_kind_and_may_fail():
+    values = iter([2.0, 3, np.float32(4), None])
+    lr = memory((1,), "number", "lr", source=lambda: next(values))
+    z = result((1,))
+    program = build(Recording([map1(z, [lr], "x * 1.5")], [], [z]))
+    assert [program.run([])[0] for _ in range(3)] == [3, 4.5, 6]
+    with pytest.raises(TypeError):
+        program.run([])
+    with pytest.raises(StopIteration):
+        program.run([])
+
+
+def test_results_are_fresh_and_nothing_leaks():
+    program, a = simple(), array(3, 4)
+    kept = program.run([a])[0]
+    before = kept.copy()
+    program.run([a * 5])
+    np.testing.assert_array_equal(kept, before)
+    assert sys.getrefcount(kept) == sys.getrefcount(before)
+
+
+def test_what_a_program_says_of_itself(tmp_path):
+    program = simple()
+    program.save(str(tmp_path / "program.py"))
+    assert program.source.splitlines()[2] in (tmp_path / "program.py").read_text()
+    assert "loop" in program.explain() and "12" in program.explain()
+
+
+FORMULAS = [
+    "x + y",
+    "x * y",
+    "x - 2 * y",
+    "where(x > y, x, y)",
+    "tanh(x) + y",
+    "fabs(x) * 0.5",
+    "x",
+]
+
+
+@st.composite
+def recordings(draw):
+    """Maps, folds, products and writes in place, over views of a few memories."""
+    n, m = draw(st.sampled_from([(3, 4), (2, 5), (4, 4), (1, 6)]))
+    shape = (n, m)
+    pool = [
+        argument(shape, 0, "a"), argument(shape, 1, "b"),
+        memory((), "captured", "c", array=np.linspace(-1, 1, n * m, dtype=np.float32).reshape(shape)),
+        memory((), "constant", "k", array=np.full(shape, 0.5, np.float32)),
+    ]  # fmt: skip
+    captured = pool[2]
+    vectors = [memory((), "captured", "v", array=np.linspace(0, 1, m, dtype=np.float32))]
+    numbers = [memory((), "constant", "one", array=np.array(1.0, np.float32))]
+    ops = []
+
+    def matrix():
+        kind = draw(st.integers(0, 9))
+        if kind == 0:
+            return repeated(draw(st.sampled_from(vectors)), shape)
+        if kind == 1:
+            return repeated(draw(st.sampled_from(numbers)), shape)
+        if kind == 2:
+            # Another view of the same elements, with rows or columns turned round.
+            r = draw(st.sampled_from(pool))
+            return Ref(
+                r.storage, shape, (r.strides[0], -r.strides[1]), r.offset + (m - 1) * r.strides[1]
+            )
+        if kind == 3 and n == m:
+            return transposed(draw(st.sampled_from(pool)))
+        return draw(st.sampled_from(pool))
+
+    for k in range(draw(st.integers(1, 9))):
+        kind = draw(st.integers(0, 9))
+        if kind <= 3:
+            out = memory(shape, name=f"t{k}")
+            ops.append(map1(out, [matrix(), matrix()], draw(st.sampled_from(FORMULAS))))
+            pool.append(out)
+        elif kind == 4:
+            target = draw(
+                st.sampled_from([r for r in pool if r.storage.kind in ("captured", "temporary")])
+            )
+            ops.append(map1(target, [matrix(), matrix()], draw(st.sampled_from(FORMULAS))))
+        elif kind == 5:
+            dims, out, where = draw(st.sampled_from([
+                ((0,), memory((m,), name=f"r{k}"), vectors),
+                ((0, 1), memory((), name=f"s{k}"), numbers),
+            ]))  # fmt: skip
+            fold = draw(st.sampled_from(["sum", "mean", "max"]))
+            ops.append(
+                Fold(
+                    (out,),
+                    (matrix(), matrix()),
+                    fold=fold,
+                    dims=dims,
+                    formula="x * y",
+                    names=("x", "y"),
+                )
+            )
+            where.append(out)
+        elif kind == 6:
+            # A row, and its place in the vectors' pool.
+            row = draw(st.integers(0, n - 1))
+            r = draw(st.sampled_from(pool))
+            vectors.append(Ref(r.storage, (m,), r.strides[1:], r.offset + row * r.strides[0]))
+        elif kind == 7:
+            target = draw(st.sampled_from([r for r in vectors if r.storage.kind != "constant"]))
+            ops.append(map1(target, [draw(st.sampled_from(vectors))], "x * 0.5 + 1"))
+        elif kind == 8:
+            out = memory((n, n), name=f"p{k}")
+            ops.append(Product((out,), (matrix(), transposed(matrix()))))
+            s = memory((), name=f"s{k}")
+            ops.append(Fold((s,), (out,), fold="mean", dims=(0, 1)))
+            numbers.append(s)
+        else:
+            out = memory(shape, name=f"f{k}")
+            ops.append(Map((out,), (), formulas=("0.25",), names=()))
+            pool.append(out)
+    results = draw(st.lists(st.sampled_from(pool[4:] + vectors + numbers), min_size=1, max_size=3))
+    return Recording(ops, pool[:2], results), captured
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(recordings())
+def test_random_programs(made):
+    recording, _ = made
+    shape = recording.arguments[0].shape
+    check(recording, [array(*shape), array(*shape)], 1e-3, times=1)
