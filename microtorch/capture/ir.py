@@ -112,10 +112,12 @@ class Call(Op):
     """Anything else: `function(outs, ins)` with lists of arrays, called from Python in its turn.
 
     It writes into the outs. Used for what is too rare or too big for a loop of its own: LAPACK,
-    convolutions, sorts, random numbers.
+    convolutions, sorts, random numbers. effect: it changes what no Ref shows (a generator), so
+    it is kept in its place among such calls even if nothing reads its outs.
     """
 
     function: Callable[[list[Array], list[Array]], None] = lambda outs, ins: None
+    effect: bool = False
 
 
 @dataclass(eq=False, slots=True)

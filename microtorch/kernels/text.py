@@ -129,12 +129,15 @@ def _loop(
     return "\n".join(lines) + "\n"
 
 
+def formula_of(row: Row, dtype: str) -> str:
+    """The formula of a row for a dtype: what is not 0 is true."""
+    return f"({row.formula}) != 0" if dtype == "bool" and row.types != "bool" else row.formula
+
+
 def forward(row: Row, dtype: str, in_place: bool = False) -> str:
     """The kernel of z = formula: operands of one dtype, a result of that dtype or bool."""
-    formula = row.formula
+    formula = formula_of(row, dtype)
     out = "bool" if row.types == "bool" else dtype
-    if dtype == "bool" and out == "bool" and row.types != "bool":
-        formula = f"({formula}) != 0"
     params = frozenset(row.params)
     repeats = [params]
     if len(row.inputs) == 2:

@@ -37,11 +37,15 @@ _plain = [ctypes.c_void_p] * 3 + [ctypes.c_int] * 4 + [ctypes.c_char_p] * 2 + [c
 _from_loop = ctypes.PYFUNCTYPE(ctypes.py_object, *_plain)(_api[1] or 0)
 _from_core_loop = ctypes.PYFUNCTYPE(ctypes.py_object, *_plain, ctypes.c_char_p)(_api[31] or 0)
 _kept: list[Any] = []
+# What each ufunc computes, for `capture`: ("map", formulas, names), ("fold", fold, formula, names)
+# or ("rows", name).
+MEANINGS: dict[Any, tuple[Any, ...]] = {}
 
 
 def make_ufunc(
-    name: str, loop: int, data: int, types: list[np.dtype[Any]], outputs: int, signature: str = ""
-) -> Ufunc:
+    name: str, loop: int, data: int, types: list[np.dtype[Any]], outputs: int, meaning: Any,
+    signature: str = "",
+) -> Ufunc:  # fmt: skip
     """A ufunc with one loop: `types` are the dtypes of its inputs, then of its outputs."""
     loops = (ctypes.c_void_p * 1)(loop)
     datas = (ctypes.c_void_p * 1)(data)
@@ -53,14 +57,16 @@ def make_ufunc(
         len(types) - outputs, outputs, -1, label, doc, 0,
     )  # fmt: skip
     made = _from_core_loop(*arguments, core) if signature else _from_loop(*arguments)
+    MEANINGS[made] = meaning
     return made  # type: ignore[no-any-return]
 
 
 def made(
-    name: str, loop: int, data: int, types: list[np.dtype[Any]], outputs: int = 1, core: str = ""
-) -> Ufunc:
+    name: str, loop: int, data: int, types: list[np.dtype[Any]], outputs: int, meaning: Any,
+    core: str = "",
+) -> Ufunc:  # fmt: skip
     """A kernel of one result: a ufunc behind a built-in function, faster for small arrays."""
-    ufunc = make_ufunc(name, loop, data, types, outputs, core)
+    ufunc = make_ufunc(name, loop, data, types, outputs, meaning, core)
     return native.function(ufunc, loop, data, types, bool(core))
 
 
@@ -104,7 +110,8 @@ def forward(row: Row, in_place: bool = False) -> ByDtype:
         loop = jit.address("loop", text.forward(row, dtype.name, in_place))
         cheap = text.is_cheap([row.formula])
         types = [dtype] * len(row.operands) + [BOOL if row.types == "bool" else dtype]
-        return made(row.name, *threads.share(loop, len(types), cheap), types)
+        meaning = ("map", (text.formula_of(row, dtype.name),), row.operands)
+        return made(row.name, *threads.share(loop, len(types), cheap), types, 1, meaning)
 
     return ByDtype(make)
 
@@ -112,16 +119,19 @@ def forward(row: Row, in_place: bool = False) -> ByDtype:
 def backward(row: Row, needed: tuple[bool, ...], in_place: bool = False) -> ByDtype:
     """Kernels of all needed input gradients in one pass: `kernel(g, *saved)`, or
     `kernel(g, *saved, g)` if in place."""
-    operands = 1 + len(text.backward_operands(row, needed))
+    operands = ("g", *text.backward_operands(row, needed))
     outputs = sum(needed)
     name = row.name + "_backward"
+    wanted = zip(row.derivatives or (), needed, strict=True)
+    meaning = ("map", tuple(text.chain(d) for d, on in wanted if on), operands)
 
     def make(dtype: np.dtype[Any]) -> Ufunc:
         loop = jit.address("loop", text.backward(row, needed, dtype.name, in_place))
         cheap = text.is_cheap(row.derivatives or ())
-        count = operands + outputs
+        count = len(operands) + outputs
         make_one = made if outputs == 1 else make_ufunc
-        return make_one(name, *threads.share(loop, count, cheap), [dtype] * count, outputs)
+        shared = threads.share(loop, count, cheap)
+        return make_one(name, *shared, [dtype] * count, outputs, meaning)
 
     return ByDtype(make)
 
@@ -136,7 +146,8 @@ def fold(kind: Fold, row: Row | None = None) -> ByDtype:
         whole = dtype.kind in "iub" and kind.name in ("sum", "prod")
         out = np.dtype(np.int64) if whole else dtype
         loop = jit.address("loop", text.fold(kind, row, dtype.name, out.name))
-        return made(name, loop, 0, [dtype] * count + [out], 1, signature)
+        meaning = ("fold", kind.name, row.formula if row else "x", row.operands if row else ("x",))
+        return made(name, loop, 0, [dtype] * count + [out], 1, meaning, signature)
 
     return ByDtype(make)
 
@@ -149,7 +160,9 @@ def rowwise(row: Rowwise) -> ByDtype:
     def make(dtype: np.dtype[Any]) -> Ufunc:
         loop = jit.address("loop", text.rowwise(row, dtype.name))
         shared = threads.share(loop, count + 1, False, rows=True)
-        return make_ufunc(row.name, *shared, [dtype] * (count + 1), 1, signature)
+        return make_ufunc(
+            row.name, *shared, [dtype] * (count + 1), 1, ("rows", row.name), signature
+        )
 
     return ByDtype(make)
 

@@ -57,14 +57,14 @@ class Adagrad(Optimizer):
 
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step; parameters that have made equally many go in one call."""
-        lines: dict[float, list[Any]] = {}
+        lines: dict[Any, list[Any]] = {}
         for p in params:
             if not self.state[p]:
                 self._start(p, group)
             count = self.state[p]["step"]._array
             count += 1
-            lines.setdefault(float(count), []).append((p, p._grad, self.state[p]["sum"]))
-        sign, decay = -1.0 if group["maximize"] else 1.0, float(group["weight_decay"])
+            lines.setdefault(self.steps_made(count), []).append((p, p._grad, self.state[p]["sum"]))
+        sign, decay = -1.0 if group["maximize"] else 1.0, group["weight_decay"]
         for t, same in lines.items():
-            rate = float(group["lr"]) / (1 + (t - 1) * float(group["lr_decay"]))
-            _UPDATE(same, (rate, sign, decay, float(group["eps"])))
+            rate = group["lr"] / (1 + (t - 1) * group["lr_decay"])
+            _UPDATE(same, (rate, sign, decay, group["eps"]))

@@ -61,7 +61,7 @@ class Adam(Optimizer):
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step; parameters that have made equally many go in one call."""
         names = ("exp_avg", "exp_avg_sq") + ("max_exp_avg_sq",) * bool(group["amsgrad"])
-        lines: dict[float, list[Any]] = {}
+        lines: dict[Any, list[Any]] = {}
         for p in params:
             state = self.state[p]
             if not state:
@@ -70,9 +70,9 @@ class Adam(Optimizer):
                     state[name] = wrap(np.zeros_like(p._array, order="C"))
             count = state["step"]._array
             count += 1
-            lines.setdefault(float(count), []).append((p, p._grad, *(state[n] for n in names)))
+            lines.setdefault(self.steps_made(count), []).append((p, p._grad, *(state[n] for n in names)))
         beta1, beta2 = group["betas"]
-        lr, decay = float(group["lr"]), float(group["weight_decay"])
+        lr, decay = group["lr"], group["weight_decay"]
         decoupled = group["decoupled_weight_decay"]
         update = _AMSGRAD if group["amsgrad"] else _PLAIN
         for t, same in lines.items():
@@ -84,7 +84,7 @@ class Adam(Optimizer):
                 beta2,
                 1 - beta2,
                 (1 - beta2**t) ** 0.5,
-                float(group["eps"]),
+                group["eps"],
                 1 - lr * decay if decoupled else 1.0,
             )
             update(same, numbers)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..autograd.modes import enable_grad
 from ..functions.overlap import check_repeated
-from ..graph.node import next_change
+from ..graph.node import clock, next_change
 from ..kernels import cpu
 from ..table import STEPS
 from ..tensor import Tensor, changed, wrap
@@ -94,6 +94,7 @@ class Optimizer:
             group.setdefault(name, value)
         self.check(group)
         self.param_groups.append(group)
+        clock.epoch += 1
 
     def check(self, group: dict[str, Any]) -> None:
         """Refuse options that make no sense."""
@@ -122,6 +123,11 @@ class Optimizer:
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """Update parameters that have gradients; every optimizer overrides this."""
         raise NotImplementedError
+
+    @staticmethod
+    def steps_made(count: Any) -> float:
+        """How many steps a parameter has made, from the array in its state."""
+        return float(count)
 
     # --------------------------------------------------------------------------- state
     def state_dict(self) -> dict[str, Any]:
@@ -173,6 +179,7 @@ class Optimizer:
                             f"of shape {p.shape}"
                         )
         self.state = state
+        clock.epoch += 1
         for group, loaded in zip(self.param_groups, groups, strict=True):
             group.update({k: v for k, v in loaded.items() if k != "params"})
 
@@ -195,6 +202,7 @@ class Update:
     """The compiled update of a step row."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         self._kernels = cpu.step(name)
         self._arrays = len(STEPS[name].arrays)
 

@@ -53,7 +53,7 @@ class RMSprop(Optimizer):
 
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step."""
-        centered, momentum = bool(group["centered"]), group["momentum"] > 0
+        centered, momentum = bool(group["centered"]), bool(group["momentum"])
         names = ["square_avg"] + ["grad_avg"] * centered + ["momentum_buffer"] * momentum
         lines = []
         for p in params:
@@ -66,12 +66,12 @@ class RMSprop(Optimizer):
             count = state["step"]._array
             count += 1
             lines.append((p, p._grad, *(state[n] for n in names)))
-        alpha = float(group["alpha"])
+        alpha = group["alpha"]
         _UPDATES[centered, momentum](
             lines,
             (
-                float(group["lr"]), -1.0 if group["maximize"] else 1.0,
-                float(group["weight_decay"]), alpha, 1 - alpha, float(group["eps"]),
-                float(group["momentum"]),
+                group["lr"], -1.0 if group["maximize"] else 1.0,
+                group["weight_decay"], alpha, 1 - alpha, group["eps"],
+                group["momentum"],
             ),
         )  # fmt: skip

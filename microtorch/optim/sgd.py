@@ -54,9 +54,9 @@ class SGD(Optimizer):
 
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step."""
-        momentum = float(group["momentum"])
+        momentum = group["momentum"]
         sign = -1.0 if group["maximize"] else 1.0
-        shared = (float(group["lr"]), sign, float(group["weight_decay"]))
+        shared = (group["lr"], sign, group["weight_decay"])
         if not momentum:
             _PLAIN([(p, p._grad) for p in params], shared)
             return
@@ -73,4 +73,4 @@ class SGD(Optimizer):
         if fresh:
             _MOMENTUM(fresh, (*shared, 0.0, 1.0, *nesterov))
         if known:
-            _MOMENTUM(known, (*shared, momentum, 1.0 - float(group["dampening"]), *nesterov))
+            _MOMENTUM(known, (*shared, momentum, 1.0 - group["dampening"], *nesterov))

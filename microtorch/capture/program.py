@@ -1,0 +1,398 @@
+"""`microtorch.compile`: one program a signature, and what a call does around it."""
+
+import functools
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from numpy.lib.stride_tricks import as_strided
+
+
+from .. import dtypes
+from ..graph.node import LEAF, Node, clock, mode, next_change
+from ..tensor import TENSORS, Tensor, wrap
+from .guards import SIMPLE, Watch
+from .hooks import ARRAY, Session, recording
+from .interpret import Interpreter as build
+from .ir import Map, Recording, Ref
+from .tape import CaptureError, active, refusal
+from .traced import Traced
+
+MOST_SIGNATURES = 8
+# Calls that may make lasting things (an optimizer's state) before that is an error.
+WARM_UP = 2
+
+
+def flatten(value: Any, tensors: list[Tensor]) -> Any:
+    """The key of an argument; its tensors are appended in order."""
+    kind = value.__class__
+    if kind in TENSORS or isinstance(value, Tensor):
+        tensors.append(value)
+        array, node = value._array, value._node
+        wanted = None if node is None else id(value) if node is LEAF else True
+        return (array.shape, array.strides, array.dtype, wanted)
+    if kind is tuple or kind is list:
+        return (kind, *[flatten(v, tensors) for v in value])
+    if kind is dict:
+        return (dict, *[(k, flatten(v, tensors)) for k, v in value.items()])
+    return (kind, value) if isinstance(value, SIMPLE) else (kind, id(value))
+
+
+class Kept:
+    """A recorded call that can run again."""
+
+    def __init__(self, session: Session, watch: Watch, arguments: list[Tensor]) -> None:
+        self.arguments: list[int] = []
+        self.uses = 0
+        self.watch = watch
+        self.session_guards = session.guards
+        own = {id(t) for t in arguments if t._node is not LEAF}
+        seen = [entry for k, entry in session.tensors.items() if k not in own]
+        known = {id(t) for t, *_ in seen}
+        seen += [(t, None, t._node, None) for t in watch.parameters() if id(t) not in known]
+        self.tensors = [(t, array, node) for t, array, node, _ in seen]
+        self.optimizers = [
+            (o, o.state, [(g, list(g["params"])) for g in o.param_groups],
+             {p: dict(s) for p, s in o.state.items()})
+            for o in session.optimizers.values()
+        ]  # fmt: skip
+        self.same = watch.check()
+        self.lists = watch.module_lists()
+        self.modules = watch.modules_check()
+        self.epoch = -1
+        # At entry: (tensor, its gradient then); at exit: (tensor, its gradient now).
+        self.before: list[tuple[Tensor, Any]] = []
+        self.after: list[tuple[Tensor, Any]] = []
+        self.changes: list[tuple[Tensor, int]] = []
+        # Tensors with memory that is written although eager mode would give them new one, and
+        # how many refer to it as long as no one else does.
+        self.owned: list[tuple[Tensor, Any]] = []
+        self.references: list[int] = []
+        self.structure: Any = None
+        self.program: Any = None
+        self.recording: Any = None
+
+    def holds(self) -> bool:
+        """Whether everything outside of the arguments is as it was when recorded."""
+        if self.epoch != clock.epoch:
+            if not self._slowly():
+                return False
+            self.epoch = clock.epoch
+        if not (self.same() and self.lists() and all(g() for g in self.session_guards)):
+            return False
+        for t, g in self.before:
+            if t._grad is not g:
+                return False
+        for (t, array), count in zip(self.owned, self.references, strict=True):
+            if sys.getrefcount(array) > count:
+                t._array = array.copy("K")
+                clock.epoch += 1
+                return False
+        return all(o.state is state and len(state) == len(own)
+                   for o, state, _, own in self.optimizers)  # fmt: skip
+
+    def _slowly(self) -> bool:
+        """Tensors, modules and optimizers, after some of any program have been exchanged."""
+        for t, array, node in self.tensors:
+            if t._array is not array or t._node is not node:
+                return False
+        for o, state, groups, own in self.optimizers:
+            if o.state is not state or len(o.param_groups) != len(groups):
+                return False
+            for group, (was, params) in zip(o.param_groups, groups, strict=True):
+                if group is not was or len(group["params"]) != len(params) or any(
+                    p is not q for p, q in zip(group["params"], params, strict=True)
+                ):  # fmt: skip
+                    return False
+            for p, values in own.items():
+                now = state.get(p, {})
+                if now.keys() != values.keys() or any(now[k] is not v for k, v in values.items()):
+                    return False
+        return self.modules()
+
+    def run(self, tensors: list[Tensor]) -> Any:
+        """One call of the program."""
+        self.uses += 1
+        results = self.program.run([tensors[k]._array for k in self.arguments])
+        for t, times in self.changes:
+            for _ in range(times):
+                t._changes = next_change(t._changes)
+        for t, g in self.after:
+            t._grad = g
+        return self.structure(results, tensors)
+
+
+class Compiled:
+    """A function that is recorded at its first call and run as one program afterwards."""
+
+    def __init__(self, function: Callable[..., Any], fallback: str = "error") -> None:
+        if fallback not in ("error", "eager"):
+            raise ValueError(f"fallback must be 'error' or 'eager', not {fallback!r}")
+        self.function = function
+        self.fallback = fallback
+        self.eager = False
+        self.programs: dict[Any, list[Kept]] = {}
+        self.latest: Kept | None = None
+        self.tries: dict[Any, int] = {}
+        self.lock = threading.RLock()
+        self.warned = False
+        # Objects that stand in keys by their identity.
+        self.held: list[Any] = []
+        functools.update_wrapper(self, function, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function's result, from a program if one fits."""
+        if self.eager or active.tape is not None:
+            return self.function(*args, **kwargs)
+        tensors: list[Tensor] = []
+        key = (mode.enabled, dtypes.get_default_dtype(), flatten(args, tensors))
+        if kwargs:
+            key = (*key, flatten(kwargs, tensors))
+        with self.lock:
+            for kept in self.programs.get(key, ()):
+                if kept.holds():
+                    return kept.run(tensors)
+            return self._record(key, args, kwargs, tensors)
+
+    def __get__(self, owner: Any, kind: Any = None) -> Any:
+        return self if owner is None else functools.partial(self, owner)
+
+    # --------------------------------------------------------------------------- programs
+    @property
+    def source(self) -> str:
+        """The text of the program that ran last."""
+        return self._last().source  # type: ignore[no-any-return]
+
+    def explain(self) -> str:
+        """What the program that ran last consists of."""
+        return self._last().explain()  # type: ignore[no-any-return]
+
+    def save(self, path: Any) -> None:
+        """Write the text of the program that ran last to a file."""
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(self.source)
+
+    def _last(self) -> Any:
+        if self.latest is None:
+            raise RuntimeError("nothing is compiled before the first call")
+        return self.latest.program
+
+    # -------------------------------------------------------------------------- recording
+    def _record(self, key: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
+        session, watch = Session(), Watch()
+        numbers = {}
+        for position, t in enumerate(tensors):
+            if t._node is not LEAF:
+                argument = session.capture(t._array, "argument", position)
+                if argument.ref.storage.position == position:
+                    numbers[position] = argument.ref
+        function = self.function
+        try:
+            with recording(session), watch:
+                result = function(*args, **kwargs)
+                watch.__exit__()
+                kept = Kept(session, watch, tensors)
+                finish(session, kept, result, tensors, numbers)
+        except CaptureError as error:
+            if self.fallback == "error":
+                raise
+            self._give_up(str(error))
+            return function(*args, **kwargs)
+        problem = self._problem(session, kept)
+        if problem is None:
+            self._keep(key, kept)
+        else:
+            self.tries[key] = self.tries.get(key, 0) + 1
+            if self.tries[key] > WARM_UP:
+                if self.fallback == "error":
+                    raise CaptureError(problem)
+                self._give_up(problem)
+        return result
+
+    def _problem(self, session: Session, kept: Kept) -> str | None:
+        """Why a recording cannot be used again: it changed what it cannot change again."""
+        remedy = 'Return it, or compile with fallback="eager"'
+        escaped = kept.escaped
+        if escaped:
+            return (f"{escaped[0]}: a tensor made inside a compiled function is kept outside of it,"
+                    f" where later calls would not replace it. {remedy}.")  # fmt: skip
+        changed = kept.watch.changes()
+        if changed:
+            return (f"{self.function.__code__.co_filename}: {changed[0]} is changed inside a "
+                    "compiled function, which later calls would not do again. Change it outside, "
+                    'or compile with fallback="eager".')  # fmt: skip
+        if any(float(n.ref.storage.source()) != n.value for n in session.numbers.values()):
+            return "a number of an optimizer is changed inside a compiled function"
+        return None
+
+    def _give_up(self, reason: str) -> None:
+        self.eager = True
+        warnings.warn(f"microtorch.compile runs eagerly from now on: {reason}", stacklevel=4)
+
+    def _keep(self, key: Any, kept: Kept) -> None:
+        kept.program = build(kept.recording)
+        kept.epoch = clock.epoch
+        kept.tensors = [(t, t._array, node) for t, _, node in kept.tensors]
+        kept.references = [sys.getrefcount(array) for _, array in kept.owned]
+        self.latest = kept
+        known = self.programs.setdefault(key, [])
+        known.insert(0, kept)
+        every = [(k, p) for k, ps in self.programs.items() for p in ps]
+        if len(every) > MOST_SIGNATURES:
+            if not self.warned:
+                self.warned = True
+                warnings.warn(
+                    f"{self.function.__name__} has been compiled for more than {MOST_SIGNATURES} "
+                    "signatures; the least used program is dropped from now on",
+                    stacklevel=4,
+                )
+            k, least = min((e for e in every if e[1] is not kept), key=lambda e: e[1].uses)
+            self.programs[k].remove(least)
+            if not self.programs[k]:
+                del self.programs[k]
+
+
+def finish(
+    session: Session, kept: Kept, result: Any, tensors: list[Tensor], numbers: dict[int, Ref]
+) -> None:
+    """Turn a session into a recording, while it is still active."""
+    finals = []
+    for t, entry, read in session.grads.values():
+        g = t.__dict__.get("_grad")
+        if g is entry and read or g is not entry and read:
+            kept.before.append((t, entry))
+        if g is not entry or not read:
+            kept.after.append((t, g))
+        if g is not entry and g is not None:
+            finals.append(g)
+            _keep_memory(session, g)
+    results: list[Ref] = []
+    made: list[Tensor] = []
+    structure = _structure(session, result, tensors, results, made)
+    kept.structure = structure
+    written = {r.storage for op in session.ops for r in op.outs}
+    for t, array, _, changes in session.tensors.values():
+        known = session.known.get(id(array))
+        if known is not None and known.ref.storage in written:
+            now = t.__dict__.get("_changes")
+            times = (now[0] if now else 0) - (changes[0] if changes else 0)
+            if times and t._base is None:
+                kept.changes.append((t, times))
+    for t, array in session.swapped.values():
+        kept.owned.append((t, _own_memory(session, t, array)))
+    kept.arguments = list(numbers)
+    kept.recording = Recording(session.ops, list(numbers.values()), results)
+    reachable = _reachable([*made, *finals])
+    kept.escaped = [
+        where for reference, where in session.made
+        if (t := reference()) is not None and id(t) not in reachable | session.swapped.keys()
+    ]  # fmt: skip
+
+
+def _keep_memory(session: Session, g: Tensor) -> None:
+    """Give a new gradient memory that stays, and is written anew by each call."""
+    traced = ARRAY.__get__(g)
+    if type(traced) is not Traced:
+        return
+    if traced.ref.storage.kind not in ("temporary", "constant") or not traced.flags.c_contiguous:
+        traced = session.fresh(traced.value.copy())
+        old = ARRAY.__get__(g)
+        session.emit(Map((traced.ref,), (old.ref,), formulas=("x",), names=("x",), label="copy"))
+        ARRAY.__set__(g, traced)
+    session.writable(traced)
+    storage = traced.ref.storage
+    storage.kind, storage.name = "captured", "grad"
+    storage.array = traced.value.reshape(-1)
+
+
+def _own_memory(session: Session, t: Tensor, before: Any) -> Any:
+    """Let a tensor that got new memory keep it: later calls write there.
+
+    The memory that it had belongs to whoever else holds it.
+    """
+    storage, traced = session.known[id(before)].ref.storage, ARRAY.__get__(t)
+    shared = sum(
+        1 for x in session.known.values() if type(x) is Traced and x.ref.storage is storage
+    )
+    if storage.kind != "captured" or shared > 1 or before.size != storage.size:
+        raise refusal("a tensor whose memory is shared gets other memory", "Use copy_")
+    if traced.ref.storage.kind == "captured":
+        raise refusal("two tensors come to share memory", "Use copy_")
+    array = before.copy("K")
+    array[...] = traced.value
+    place = Ref(storage, before.shape, session.known[id(before)].ref.strides)
+    session.emit(Map((place,), (traced.ref,), formulas=("x",), names=("x",), label="copy"))
+    storage.array = as_strided(array, (array.size,), (array.itemsize,))
+    ARRAY.__set__(t, array)
+    return array
+
+
+def _structure(
+    session: Session, value: Any, tensors: list[Tensor], results: list[Ref], made: list[Tensor]
+) -> Callable[[list[Any], list[Tensor]], Any]:
+    """A function from the program's results and the arguments to what the call returns."""
+    if isinstance(value, Tensor):
+        for k, t in enumerate(tensors):
+            if t is value:
+                return lambda found, given: given[k]
+        traced = ARRAY.__get__(value)
+        if type(traced) is not Traced:
+            return lambda found, given: value
+        made.append(value)
+        number = len(results)
+        results.append(_result(session, traced))
+        kind = type(value)
+        return lambda found, given: wrap(found[number], kind)
+    if type(value) in (tuple, list) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        parts = [_structure(session, v, tensors, results, made) for v in value]
+        kind = type(value)
+        if hasattr(kind, "_fields"):
+            return lambda found, given: kind(*[p(found, given) for p in parts])
+        return lambda found, given: kind([p(found, given) for p in parts])
+    if type(value) is dict:
+        items = {k: _structure(session, v, tensors, results, made) for k, v in value.items()}
+        return lambda found, given: {k: p(found, given) for k, p in items.items()}
+    return lambda found, given: value
+
+
+def _result(session: Session, traced: Any) -> Ref:
+    """Memory that a caller gets."""
+    session.writable(traced)
+    storage = traced.ref.storage
+    if storage.kind not in ("temporary", "result") or storage.size != traced.size:
+        copied = session.fresh(traced.value.copy())
+        session.emit(Map((copied.ref,), (traced.ref,), formulas=("x",), names=("x",), label="copy"))
+        traced = copied
+    traced.ref.storage.kind = "result"
+    return traced.ref  # type: ignore[no-any-return]
+
+
+def _reachable(roots: list[Tensor]) -> set[int]:
+    """Tensors that belong to results: their bases and what their graphs hold."""
+    seen: set[int] = set()
+    stack: list[Any] = list(roots)
+    while stack:
+        x = stack.pop()
+        if id(x) in seen or not isinstance(x, (Tensor, Node)):
+            continue
+        seen.add(id(x))
+        if isinstance(x, Tensor):
+            stack += [x._base, x._node, x._family]
+        else:
+            stack += [*x.parents, *(x.saved or ())]
+    return seen
+
+
+def compile(
+    fn: Any = None, *, fallback: str = "error"
+) -> Any:
+    """A function, or module, that records its first call and runs as one program afterwards.
+
+    fallback: 'error' raises where a call cannot be recorded (a value read in Python, say), naming
+    the line; 'eager' runs the function as it is from then on, and warns once.
+    """
+    if fn is None:
+        return lambda f: compile(f, fallback=fallback)
+    return Compiled(fn, fallback)
