@@ -353,7 +353,11 @@ def _steps_made(function: Any) -> Any:
         tape: Any = active.tape
         if tape is None:
             return function(count)
-        key = ("steps", count.value.item())
+        number = plain(count).item()
+        if type(count) is not Traced or count.ref.storage.kind == "constant":
+            return number
+        # Parameters that have made equally many steps go together.
+        key = ("steps", number)
         if key not in tape.casts:
             tape.casts[key] = count.astype(np.float64)
         return tape.casts[key]
