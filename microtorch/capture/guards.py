@@ -25,6 +25,7 @@ SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, type(..
 _LIBRARY = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), *OUTSIDE)
 _RANDOM = ("random", "_random", "numpy.random", "secrets")
 _MISSING = object()
+_MODULE_CALL = Module.__call__.__code__
 
 
 def frozen(value: Any, depth: int = 2) -> Any:
@@ -62,7 +63,8 @@ class Place:
 class Watch:
     """The profile function of a recording."""
 
-    def __init__(self) -> None:
+    def __init__(self, give_up: Callable[[CaptureError], None]) -> None:
+        self.give_up = give_up
         self.places: dict[Any, Place] = {}
         self.modules: dict[int, Module] = {}
         self.codes: set[Any] = set()
@@ -88,6 +90,8 @@ class Watch:
                 self._function(frame, code)
             elif name.startswith(OUTSIDE[0]):
                 self._entry(frame, code)
+                if code is _MODULE_CALL:
+                    self._object(frame.f_locals["self"], ())
 
     def _builtin(self, function: Any, name: str) -> None:
         """Refuse what the program could not do again.
@@ -105,10 +109,10 @@ class Watch:
             what = f"{function.__name__}() is called"
         else:
             return
-        raise CaptureError(
+        self.give_up(CaptureError(
             f"{place(True)}: {what} inside a compiled function, which the compiled program would "
             'not do again. Do that outside, or compile with fallback="eager".'
-        )
+        ))  # fmt: skip
 
     def _function(self, frame: Any, code: Any) -> None:
         """Note what a function of the user's can read."""

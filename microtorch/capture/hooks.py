@@ -62,6 +62,17 @@ class Session(Recorder):
         self.guards.append(lambda: bool(source()) == found)
         return found
 
+    def result(self, traced: Any) -> Ref:
+        """Memory that a caller gets."""
+        self.writable(traced)
+        storage = traced.ref.storage
+        if storage.kind not in ("temporary", "result") or storage.size != traced.size:
+            copied = self.fresh(traced.value.copy())
+            self.map([copied], [traced], ("x",), ("x",), "copy")
+            traced = copied
+        traced.ref.storage.kind = "result"
+        return traced.ref  # type: ignore[no-any-return]
+
     def of_tensor(self, t: Tensor, array: Any) -> Any:
         """What stands for the array of a tensor from outside."""
         if id(t) not in self.tensors:
@@ -93,7 +104,10 @@ class _ArrayHook:
         traced = tape.lift(value)
         if type(before) is np.ndarray:
             if value.shape != before.shape or value.dtype != before.dtype:
-                raise refusal("a tensor gets memory of another shape or dtype", "Do that outside")
+                words = "a tensor gets memory of another shape or dtype"
+                tape.give_up(refusal(words, "Do that outside"))
+                if not tape.live:
+                    return ARRAY.__set__(t, plain(value))
             if tape.of_tensor(t, before).ref == traced.ref:
                 return
             tape.swapped[id(t)] = (t, before)
@@ -243,9 +257,11 @@ def _drawing(name: str, method: Any) -> Any:
     @functools.wraps(method)
     def apply(self: Any, *args: Any, **options: Any) -> Any:
         if active.tape is None:
-            return method(self, *args, **options)
+            return method(self, *plain(args), **options)
         if name in ("seed", "set_state", "set_state_bytes", "get_state"):
-            raise refusal(f"the generator's {name} is called", "Do that outside")
+            error = refusal(f"the generator's {name} is called", "Do that outside")
+            active.tape.give_up(error)
+            return method(self, *args, **options)
         with paused() as tape:
             if fills:
                 tape.writable(args[0])
@@ -293,11 +309,11 @@ def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) 
     mask = np.equal(np.expand_dims(t, dim), classes)
     zero, one = a.dtype.type(0), a.dtype.type(1)
     of_class = one if weight is None else weight.reshape(classes.shape)
-    factor = -(np.where(mask, of_class, zero).sum(axis=dim))
-    wrong = ((t < 0) | (t >= count)) & (t != ignore_index)
-    factor = np.where(t == ignore_index, zero, factor)
-    each = np.where(mask, a, zero).sum(axis=dim) * factor
-    each = np.where(wrong, a.dtype.type(np.nan), np.where(t == ignore_index, zero, each))
+    factor = -one if weight is None else -(np.where(mask, of_class, zero).sum(axis=dim))
+    ignored = t == ignore_index
+    factor = np.where((t < 0) | (t >= count), a.dtype.type(np.nan), factor)
+    factor = np.where(ignored, zero, factor)
+    each = np.where(ignored, zero, np.where(mask, a, zero).sum(axis=dim) * factor)
     divisor = None
     if reduction == "mean":
         divisor = -(factor.sum())
@@ -379,7 +395,8 @@ def _update(method: Any) -> Any:
             arrays = [t._array for t in line]
             dtype = arrays[0].dtype
             if any(a.dtype != dtype or a.shape != arrays[0].shape for a in arrays):
-                raise refusal("a gradient or state of another dtype or shape", "Cast it")
+                tape.give_up(refusal("a gradient or state of another dtype or shape", "Cast it"))
+                return method(self, lines, [float(plain(n)) for n in numbers])
             given = [_as_scalar(tape, n, dtype) for n in numbers]
             texts: dict[str, str] = {}
             for line_text in row.statements:
@@ -421,7 +438,7 @@ def _reading(name: str, method: Any) -> Any:
     @functools.wraps(method)
     def read(self: Any, *args: Any, **options: Any) -> Any:
         if active.tape is not None:
-            raise read_error(name)
+            active.tape.give_up(read_error(name))
         return method(self, *args, **options)
 
     return read
@@ -429,7 +446,7 @@ def _reading(name: str, method: Any) -> Any:
 
 # -------------------------------------------------------------------------- installation
 PUT_INDEX, NLL_ARRAYS = cpu.put_index, loss.nll_arrays
-CHECKS |= {f.__code__ for f in (loss.binary_cross_entropy, loss._check_classes, loss._refuse)}
+CHECKS |= {f.__code__ for f in (loss.binary_cross_entropy, loss._refuse)}
 _DRAWS = ("manual_seed seed set_state set_state_bytes get_state uniform normal exponential randint "
           "random randperm bernoulli bernoulli_scalar dropout_mask multinomial rand")  # fmt: skip
 _HOOKS: list[tuple[Any, str, Any]] = [
@@ -442,6 +459,7 @@ _HOOKS: list[tuple[Any, str, Any]] = [
     (cpu, "spread", _only_traced(cpu.spread, _spread)),
     (cpu, "expand", _only_traced(cpu.expand, _expand)),
     (cpu, "put_index", _put_index), (loss, "nll_arrays", _nll_arrays),
+    (loss, "_check_classes", _aside(loss._check_classes)),
     (Update, "__call__", _update(Update.__call__)), (Optimizer, "step", _step(Optimizer.step)),
     (Optimizer, "steps_made", _steps_made(Optimizer.steps_made)),
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from numpy.lib.stride_tricks import as_strided
 from .. import dtypes
 from ..graph.node import LEAF, Node, clock, mode, next_change
 from ..tensor import TENSORS, Tensor, wrap
+from .adjoint import Adjoint
 from .guards import SIMPLE, Watch
 from .hooks import ARRAY, Session, recording
 from .interpret import Interpreter as build
@@ -71,6 +72,10 @@ class Kept:
         self.owned: list[tuple[Tensor, Any]] = []
         self.references: list[int] = []
         self.structure: Any = None
+        # Of the results: their types, and whether they are leaves that require grad.
+        self.kinds: list[Any] = []
+        self.leaves: list[bool] = []
+        self.adjoint: Adjoint | None = None
         self.program: Any = None
         self.recording: Any = None
 
@@ -115,7 +120,12 @@ class Kept:
     def run(self, tensors: list[Tensor]) -> Any:
         """One call of the program."""
         self.uses += 1
-        results = self.program.run([tensors[k]._array for k in self.arguments])
+        found = self.program.run([tensors[k]._array for k in self.arguments])
+        results = [wrap(a, kind) for a, kind in zip(found, self.kinds, strict=False)]
+        for t, leaf in zip(results, self.leaves, strict=True):
+            t._node = LEAF if leaf else None
+        if self.adjoint is not None:
+            self.adjoint.link(results, found[len(results) :], tensors)
         for t, times in self.changes:
             for _ in range(times):
                 t._changes = next_change(t._changes)
@@ -156,6 +166,11 @@ class Compiled:
                     return kept.run(tensors)
             return self._record(key, args, kwargs, tensors)
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "function":
+            raise AttributeError(name)
+        return getattr(self.function, name)
+
     def __get__(self, owner: Any, kind: Any = None) -> Any:
         return self if owner is None else functools.partial(self, owner)
 
@@ -181,7 +196,9 @@ class Compiled:
 
     # -------------------------------------------------------------------------- recording
     def _record(self, key: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
-        session, watch = Session(), Watch()
+        session = Session()
+        watch = Watch(session.give_up)
+        session.lenient = self.fallback == "eager"
         numbers = {}
         for position, t in enumerate(tensors):
             if t._node is not LEAF:
@@ -189,17 +206,18 @@ class Compiled:
                 if argument.ref.storage.position == position:
                     numbers[position] = argument.ref
         function = self.function
-        try:
-            with recording(session), watch:
-                result = function(*args, **kwargs)
-                watch.__exit__()
-                kept = Kept(session, watch, tensors)
-                finish(session, kept, result, tensors, numbers)
-        except CaptureError as error:
-            if self.fallback == "error":
-                raise
-            self._give_up(str(error))
-            return function(*args, **kwargs)
+        with recording(session), watch:
+            result = function(*args, **kwargs)
+            watch.__exit__()
+            try:
+                if session.failure is None:
+                    kept = Kept(session, watch, tensors)
+                    finish(session, kept, result, tensors, numbers)
+            except CaptureError as error:
+                session.give_up(error)
+        if session.failure is not None:
+            self._give_up(str(session.failure))
+            return result
         problem = self._problem(session, kept)
         if problem is None:
             self._keep(key, kept)
@@ -220,12 +238,19 @@ class Compiled:
                     f" where later calls would not replace it. {remedy}.")  # fmt: skip
         changed = kept.watch.changes()
         if changed:
-            return (f"{self.function.__code__.co_filename}: {changed[0]} is changed inside a "
+            return (f"{self._where()}: {changed[0]} is changed inside a "
                     "compiled function, which later calls would not do again. Change it outside, "
                     'or compile with fallback="eager".')  # fmt: skip
         if any(float(n.ref.storage.source()) != n.value for n in session.numbers.values()):
             return "a number of an optimizer is changed inside a compiled function"
         return None
+
+    def _name(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def _where(self) -> str:
+        code = getattr(self.function, "__code__", None)
+        return code.co_filename if code else type(self.function).__name__
 
     def _give_up(self, reason: str) -> None:
         self.eager = True
@@ -233,6 +258,8 @@ class Compiled:
 
     def _keep(self, key: Any, kept: Kept) -> None:
         kept.program = build(kept.recording)
+        if kept.adjoint is not None:
+            kept.adjoint.program = build(kept.adjoint.recording)
         kept.epoch = clock.epoch
         kept.tensors = [(t, t._array, node) for t, _, node in kept.tensors]
         kept.references = [sys.getrefcount(array) for _, array in kept.owned]
@@ -244,7 +271,7 @@ class Compiled:
             if not self.warned:
                 self.warned = True
                 warnings.warn(
-                    f"{self.function.__name__} has been compiled for more than {MOST_SIGNATURES} "
+                    f"{self._name()} has been compiled for more than {MOST_SIGNATURES} "
                     "signatures; the least used program is dropped from now on",
                     stacklevel=4,
                 )
@@ -282,6 +309,11 @@ def finish(
                 kept.changes.append((t, times))
     for t, array in session.swapped.values():
         kept.owned.append((t, _own_memory(session, t, array)))
+    kept.kinds = [type(t) for t in made]
+    kept.leaves = [t._node is LEAF for t in made]
+    if any(t._node is not None and t._node is not LEAF for t in made):
+        kept.adjoint = Adjoint(session, made, tensors)
+        results += kept.adjoint.saved
     kept.arguments = list(numbers)
     kept.recording = Recording(session.ops, list(numbers.values()), results)
     reachable = _reachable([*made, *finals])
@@ -340,11 +372,11 @@ def _structure(
         traced = ARRAY.__get__(value)
         if type(traced) is not Traced:
             return lambda found, given: value
-        made.append(value)
-        number = len(results)
-        results.append(_result(session, traced))
-        kind = type(value)
-        return lambda found, given: wrap(found[number], kind)
+        number = next((k for k, t in enumerate(made) if t is value), len(made))
+        if number == len(made):
+            made.append(value)
+            results.append(session.result(traced))
+        return lambda found, given: found[number]
     if type(value) in (tuple, list) or (isinstance(value, tuple) and hasattr(value, "_fields")):
         parts = [_structure(session, v, tensors, results, made) for v in value]
         kind = type(value)
@@ -355,18 +387,6 @@ def _structure(
         items = {k: _structure(session, v, tensors, results, made) for k, v in value.items()}
         return lambda found, given: {k: p(found, given) for k, p in items.items()}
     return lambda found, given: value
-
-
-def _result(session: Session, traced: Any) -> Ref:
-    """Memory that a caller gets."""
-    session.writable(traced)
-    storage = traced.ref.storage
-    if storage.kind not in ("temporary", "result") or storage.size != traced.size:
-        copied = session.fresh(traced.value.copy())
-        session.emit(Map((copied.ref,), (traced.ref,), formulas=("x",), names=("x",), label="copy"))
-        traced = copied
-    traced.ref.storage.kind = "result"
-    return traced.ref  # type: ignore[no-any-return]
 
 
 def _reachable(roots: list[Tensor]) -> set[int]:
@@ -385,9 +405,7 @@ def _reachable(roots: list[Tensor]) -> set[int]:
     return seen
 
 
-def compile(
-    fn: Any = None, *, fallback: str = "error"
-) -> Any:
+def compile(fn: Any = None, *, fallback: str = "error") -> Any:
     """A function, or module, that records its first call and runs as one program afterwards.
 
     fallback: 'error' raises where a call cannot be recorded (a value read in Python, say), naming

@@ -188,6 +188,8 @@ class Recorder(Tape):
             return self._where(*args)
         if name == "copyto":
             return self.setitem(args[0], ..., args[1])
+        if name in ("stack", "concatenate"):
+            return self._joined(function, name, args, options)
         if name in WRITES:
             return self._writing(function, args, options)
         known = all(_known(x) for x in leaves((args, options)))
@@ -231,6 +233,23 @@ class Recorder(Tape):
         """any and all are the largest and smallest of bools."""
         made = self._numpy_fold(function, "max" if name == "any" else "min", (x,), options)
         return self.anything(function, (x,), options) if made is None else made
+
+    def _joined(self, function: Any, name: str, args: Any, options: Any) -> Any:
+        """Arrays one after another: each is copied into its part."""
+        parts = list(args[0])
+        value = function(plain(parts), *args[1:], **options)
+        if all(_known(p) for p in parts):
+            return value
+        result, start = self.fresh(value), 0
+        dim = (args[1] if len(args) > 1 else options.get("axis", 0)) % value.ndim
+        for p in parts:
+            n = 1 if name == "stack" else p.shape[dim]
+            at = (slice(None),) * dim + ((start,) if name == "stack" else (slice(start, start + n),))
+            start += n
+            if np.size(p):
+                part = self.view(result, value[(*at, ...)])
+                self.map([part], [self.as_dtype(p, value.dtype)], ("x",), ("x",), "join")
+        return result
 
     def _where(self, condition: Any, x: Any, y: Any) -> Any:
         values = plain((condition, x, y))

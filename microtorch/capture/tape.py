@@ -89,17 +89,40 @@ class Tape:
         self.ops: list[Op] = []
         # Whether operations are still recorded.
         self.live = True
+        # Whether what cannot be recorded ends the recording, not the call; and then why.
+        self.lenient = False
+        self.failure: CaptureError | None = None
         # Arrays by identity, with what stands for each; held, so that identities stay.
         self.known: dict[int, Any] = {}
         # Memory from outside: (first address, end, storage, address of element 0).
         self.outside: list[tuple[int, int, Storage, int]] = []
         self.used: set[Storage] = set()
+        # What the forward program reads, while the backward program is recorded.
+        self.frozen: set[Storage] = set()
         # Constants that hold one number: storage -> number.
         self.filled: dict[Storage, Any] = {}
         # Memory that np.empty gave, until it is written.
         self.undefined: set[Storage] = set()
         # Arrays of the user's that constants were made from.
         self.given: list[Array] = []
+
+    def give_up(self, error: CaptureError) -> None:
+        """End the recording and let the call go on eagerly, if that is allowed.
+
+        Raises:
+            CaptureError: else.
+        """
+        if not self.lenient:
+            raise error
+        self.live, self.failure, active.tape = False, error, None
+
+    def attempt(self, record: Callable[..., Any], *args: Any) -> Any:
+        """Record something, or do it eagerly and give up."""
+        try:
+            return record(*args)
+        except CaptureError as error:
+            self.give_up(error)
+            return record(*args)
 
     # -------------------------------------------------------------------------- storages
     def fresh(self, value: Any, kind: str = "temporary") -> Any:
@@ -194,6 +217,8 @@ class Tape:
         if storage.kind != "constant":
             return
         memory = storage.array
+        if storage in self.frozen:
+            raise refusal("a constant of the forward pass is written in backward", "Clone it")
         if any(np.may_share_memory(memory, a) for a in self.given):
             raise refusal("an array from outside is written in place", "Use a tensor")
         whole = Ref(storage, (storage.size,), (1,))

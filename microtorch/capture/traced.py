@@ -70,20 +70,20 @@ class Traced(NDArrayOperatorsMixin):
 
     # ------------------------------------------------------------------- NumPy's protocols
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        return self.tape.ufunc(ufunc, method, inputs, options)
+        return self.tape.attempt(self.tape.ufunc, ufunc, method, inputs, options)
 
     def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
-        return self.tape.function(function, args, options)
+        return self.tape.attempt(self.tape.function, function, args, options)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
         return self.read("np.asarray").value
 
     # --------------------------------------------------------------------------- elements
     def __getitem__(self, key: Any) -> Any:
-        return self.tape.getitem(self, key)
+        return self.tape.attempt(self.tape.getitem, self, key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.tape.setitem(self, key, value)
+        self.tape.attempt(self.tape.setitem, self, key, value)
 
     def __len__(self) -> int:
         return len(self.value)
@@ -101,7 +101,7 @@ class Traced(NDArrayOperatorsMixin):
 
     def fill(self, value: Any) -> None:
         """Write a number everywhere."""
-        self.tape.setitem(self, ..., value)
+        self[...] = value
 
     def reshape(self, *shape: Any, **options: Any) -> Any:
         """Another shape: a view where strides allow, else a copy."""
@@ -126,7 +126,7 @@ class Traced(NDArrayOperatorsMixin):
         found = getattr(np.ndarray, name)
         if not callable(found):
             raise CaptureError(f"'.{name}' of an array cannot be recorded")
-        return lambda *args, **options: self.tape.function(found, (self, *args), options)
+        return lambda *args, **options: self.__array_function__(found, (), (self, *args), options)
 
     # ------------------------------------------------------------------------ reading
     def read(self, what: str) -> "Traced":
@@ -137,7 +137,7 @@ class Traced(NDArrayOperatorsMixin):
         """
         frame = sys._getframe(2)
         if self.tape.live and self.ref.storage.kind != "constant" and frame.f_code not in CHECKS:
-            raise read_error(what)
+            self.tape.give_up(read_error(what))
         return self
 
     def __bool__(self) -> bool:
