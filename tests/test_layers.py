@@ -24,9 +24,10 @@ LEVELS = (
     ("kernels.cpu", "kernels.cuda", "kernels.info", "kernels.lapack", "kernels.native",
      "kernels.stream", "kernels.threads", "kernels.ufuncs"),
     ("tensor", "random", "functions", "value", "custom"),
-    ("autograd", "capture"),
+    ("autograd",),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "drawing",
      "drawing_layout", "testing", "linalg", "limits", "backends"),
+    ("capture",),
     ("",),
 )  # fmt: skip
 
