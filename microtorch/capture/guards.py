@@ -25,6 +25,7 @@ SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, type(..
 _LIBRARY = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), *OUTSIDE)
 _RANDOM = ("random", "_random", "numpy.random", "secrets")
 _MISSING = object()
+_CALLABLE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, np.ufunc)
 _MODULE_CALL = Module.__call__.__code__
 
 
@@ -69,6 +70,7 @@ class Watch:
         self.modules: dict[int, Module] = {}
         self.codes: set[Any] = set()
         self.given: list[tuple[Any, Any]] = []
+        self.state = _numpy_state()
         self._before: Any = None
 
     def __enter__(self) -> "Watch":
@@ -84,7 +86,12 @@ class Watch:
         name = code.co_filename
         if event == "c_call":
             if not name.startswith(OUTSIDE):
-                self._builtin(arg, name)
+                self._builtin(arg, frame, name)
+        elif event == "return":
+            if not name.startswith(_LIBRARY) and self.state != _numpy_state():
+                self.state = _numpy_state()
+                what = "random numbers that are not microtorch's are drawn"
+                self._refuse(f"{name}:{frame.f_lineno}", what)
         elif event == "call":
             if not name.startswith(_LIBRARY):
                 self._function(frame, code)
@@ -93,24 +100,31 @@ class Watch:
                 if code is _MODULE_CALL:
                     self._object(frame.f_locals["self"], ())
 
-    def _builtin(self, function: Any, name: str) -> None:
+    def _builtin(self, function: Any, frame: Any, name: str) -> None:
         """Refuse what the program could not do again.
 
         Raises:
             CaptureError: for output, clocks and random numbers that are not microtorch's.
         """
+        back = frame.f_back
+        if name.endswith("/random.py") and back is not None:
+            name = back.f_code.co_filename
+        if name.startswith(_LIBRARY):
+            return
         owner = getattr(function, "__self__", None)
         kind = type(owner).__module__ if owner is not None else ""
         module = getattr(function, "__module__", None) or ""
-        user = not name.startswith(_LIBRARY)
         if kind.startswith(_RANDOM) or module.startswith(_RANDOM):
             what = "random numbers that are not microtorch's are drawn"
-        elif user and (module == "time" or function in (print, input, open)):
+        elif module == "time" or function in (print, input, open):
             what = f"{function.__name__}() is called"
         else:
             return
+        self._refuse(place(True), what)
+
+    def _refuse(self, where: str, what: str) -> None:
         self.give_up(CaptureError(
-            f"{place(True)}: {what} inside a compiled function, which the compiled program would "
+            f"{where}: {what} inside a compiled function, which the compiled program would "
             'not do again. Do that outside, or compile with fallback="eager".'
         ))  # fmt: skip
 
@@ -154,7 +168,7 @@ class Watch:
                 self._attributes(value.__name__, vars(value), names)
         elif isinstance(value, type):
             self._class(value, names)
-        elif hasattr(value, "__dict__") and not callable(value):
+        elif hasattr(value, "__dict__") and not isinstance(value, _CALLABLE):
             self._attributes(type(value).__name__, vars(value), names)
             self._class(type(value), names)
 
@@ -239,6 +253,14 @@ class Watch:
             if type(value) in (list, dict, set) and not name.startswith("_") and value
         ]
         return (lambda: all(p.holds() for p in places)) if places else (lambda: True)
+
+
+def _numpy_state() -> Any:
+    """The state of NumPy's global generator."""
+    if "numpy.random" not in sys.modules:
+        return None
+    name, words, *rest = np.random.get_state()
+    return (name, words.tobytes(), *rest)
 
 
 def _module_state(module: Module) -> Any:

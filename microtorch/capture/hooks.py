@@ -17,6 +17,7 @@ import numpy as np
 from .. import random
 from ..functions import loss
 from ..kernels import cpu
+from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
 from ..table import STEPS
 from ..tensor import Tensor, changed
@@ -284,6 +285,22 @@ def _drawing(name: str, method: Any) -> Any:
     return apply
 
 
+def _unwatched(function: Any) -> Any:
+    """Compiling a kernel is not part of what is recorded."""
+
+    @functools.wraps(function)
+    def apply(*args: Any) -> Any:
+        profile = sys.getprofile()
+        sys.setprofile(None)
+        try:
+            with paused():
+                return function(*args)
+        finally:
+            sys.setprofile(profile)
+
+    return apply
+
+
 class OneHot:
     """The places of classes, as a mask."""
 
@@ -451,6 +468,7 @@ _DRAWS = ("manual_seed seed set_state set_state_bytes get_state uniform normal e
           "random randperm bernoulli bernoulli_scalar dropout_mask multinomial rand")  # fmt: skip
 _HOOKS: list[tuple[Any, str, Any]] = [
     (Tensor, "_array", _ArrayHook()),
+    (ByDtype, "__missing__", _unwatched(ByDtype.__missing__)),
     (Tensor, "_grad", _GradHook()),
     *((Tensor, name, _reading(name, Tensor.__dict__[name]))
       for name in ("numpy", "__repr__", "__format__", "data_ptr")),

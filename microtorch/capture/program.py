@@ -1,6 +1,7 @@
 """`microtorch.compile`: one program a signature, and what a call does around it."""
 
 import functools
+import gc
 import sys
 import threading
 import warnings
@@ -71,6 +72,11 @@ class Kept:
         # how many refer to it as long as no one else does.
         self.owned: list[tuple[Tensor, Any]] = []
         self.references: list[int] = []
+        # Gradients in memory of the program's: [tensor, gradient, array], and who refers to them.
+        self.static: set[int] = set()
+        self.gradients: list[list[Any]] = []
+        self.counts: list[tuple[int, int]] = []
+        self.escaped: list[str] = []
         self.structure: Any = None
         # Of the results: their types, and whether they are leaves that require grad.
         self.kinds: list[Any] = []
@@ -90,6 +96,8 @@ class Kept:
         for t, g in self.before:
             if t._grad is not g:
                 return False
+        if not self._gradients_alone():
+            return False
         for (t, array), count in zip(self.owned, self.references, strict=True):
             if sys.getrefcount(array) > count:
                 t._array = array.copy("K")
@@ -117,10 +125,56 @@ class Kept:
                     return False
         return self.modules()
 
-    def run(self, tensors: list[Tensor]) -> Any:
+    def find_aliases(self, session: Session, written: set[Any], tensors: list[Tensor]) -> None:
+        """Note which memory is written, which arguments must not share."""
+        arrays = [ARRAY.__get__(t) for t in tensors]
+        outside = [
+            (_owner(a), session.known[id(a)].ref.storage)
+            for t, a, *_ in session.tensors.values() if not any(t is x for x in tensors)
+        ]  # fmt: skip
+        self.held = {o for o, _ in outside}
+        self.writes = {o for o, s in outside if s in written}
+        self.written = {
+            k for k in self.arguments if session.known[id(arrays[k])].ref.storage in written
+        }
+        self.apart = bool(self.written or self.writes)
+        # A tensor from outside that is an argument too is taken for the argument.
+        self.mixed = any(s.kind == "argument" for _, s in outside)
+
+    def aliased(self, arrays: list[Any]) -> bool:
+        """Whether an argument shares memory that is written."""
+        owners = [id(a) if a.base is None else _owner(a) for a in arrays]
+        if not self.writes.isdisjoint(owners):
+            return True
+        for k, o in zip(self.arguments, owners, strict=True):
+            if k in self.written and (o in self.held or owners.count(o) > 1):
+                return True
+        return False
+
+    def measure(self) -> None:
+        """Count who refers to memory that programs write anew, as long as no one else does."""
+        self.references = [sys.getrefcount(array) for _, array in self.owned]
+        self.gradients = [
+            [t, g, g._array] for t, g in self.after if g is not None and id(g) in self.static
+        ]
+        self.counts = [(sys.getrefcount(g), sys.getrefcount(a)) for _, g, a in self.gradients]
+
+    def _gradients_alone(self) -> bool:
+        """Let gradients that someone else holds keep their values."""
+        for line, (of_tensor, of_array) in zip(self.gradients, self.counts, strict=True):
+            t, g, array = line
+            if sys.getrefcount(array) > of_array:
+                return False
+            if sys.getrefcount(g) > of_tensor - (t.__dict__.get("_grad") is not g):
+                g._array = array.copy()
+                line[1] = fresh = wrap(array)
+                self.after = [(p, fresh if held is g else held) for p, held in self.after]
+        return True
+
+    def run(self, arrays: list[Any], tensors: list[Tensor]) -> Any:
         """One call of the program."""
         self.uses += 1
-        found = self.program.run([tensors[k]._array for k in self.arguments])
+        found = self.program.run(arrays)
         results = [wrap(a, kind) for a, kind in zip(found, self.kinds, strict=False)]
         for t, leaf in zip(results, self.leaves, strict=True):
             t._node = LEAF if leaf else None
@@ -160,10 +214,17 @@ class Compiled:
         key = (mode.enabled, dtypes.get_default_dtype(), flatten(args, tensors))
         if kwargs:
             key = (*key, flatten(kwargs, tensors))
+        if len(tensors) > 1:
+            same = [id(t._array) for t in tensors]
+            if len(set(same)) < len(same):
+                key = (*key, *map(same.index, same))
         with self.lock:
             for kept in self.programs.get(key, ()):
                 if kept.holds():
-                    return kept.run(tensors)
+                    arrays = [tensors[k]._array for k in kept.arguments]
+                    if kept.apart and kept.aliased(arrays):
+                        return self.function(*args, **kwargs)
+                    return kept.run(arrays, tensors)
             return self._record(key, args, kwargs, tensors)
 
     def __getattr__(self, name: str) -> Any:
@@ -220,7 +281,11 @@ class Compiled:
             return result
         problem = self._problem(session, kept)
         if problem is None:
-            self._keep(key, kept)
+            if not (kept.mixed or kept.apart and kept.aliased([tensors[k]._array for k in numbers])):
+                self._keep(key, kept)
+                for table in (session.known, session.casts, session.numbers, session.tensors):
+                    table.clear()
+                kept.measure()
         else:
             self.tries[key] = self.tries.get(key, 0) + 1
             if self.tries[key] > WARM_UP:
@@ -262,7 +327,6 @@ class Compiled:
             kept.adjoint.program = build(kept.adjoint.recording)
         kept.epoch = clock.epoch
         kept.tensors = [(t, t._array, node) for t, _, node in kept.tensors]
-        kept.references = [sys.getrefcount(array) for _, array in kept.owned]
         self.latest = kept
         known = self.programs.setdefault(key, [])
         known.insert(0, kept)
@@ -294,7 +358,8 @@ def finish(
             kept.after.append((t, g))
         if g is not entry and g is not None:
             finals.append(g)
-            _keep_memory(session, g)
+            if _keep_memory(session, g):
+                kept.static.add(id(g))
     results: list[Ref] = []
     made: list[Tensor] = []
     structure = _structure(session, result, tensors, results, made)
@@ -316,18 +381,35 @@ def finish(
         results += kept.adjoint.saved
     kept.arguments = list(numbers)
     kept.recording = Recording(session.ops, list(numbers.values()), results)
-    reachable = _reachable([*made, *finals])
-    kept.escaped = [
+    reachable = _reachable([*made, *finals]) | session.swapped.keys()
+    kept.escaped = _escaped(session, reachable)
+    if kept.escaped:
+        # Graphs of gradients are circles.
+        gc.collect()
+        kept.escaped = _escaped(session, reachable)
+    kept.find_aliases(session, written, tensors)
+
+
+def _escaped(session: Session, reachable: set[int]) -> list[str]:
+    """Where tensors were made that still exist, other than results and gradients."""
+    return [
         where for reference, where in session.made
-        if (t := reference()) is not None and id(t) not in reachable | session.swapped.keys()
+        if (t := reference()) is not None and id(t) not in reachable
     ]  # fmt: skip
 
 
-def _keep_memory(session: Session, g: Tensor) -> None:
+def _owner(array: Any) -> int:
+    """Which object owns an array's memory."""
+    while array.base is not None:
+        array = array.base
+    return id(array)
+
+
+def _keep_memory(session: Session, g: Tensor) -> bool:
     """Give a new gradient memory that stays, and is written anew by each call."""
     traced = ARRAY.__get__(g)
     if type(traced) is not Traced:
-        return
+        return False
     if traced.ref.storage.kind not in ("temporary", "constant") or not traced.flags.c_contiguous:
         traced = session.fresh(traced.value.copy())
         old = ARRAY.__get__(g)
@@ -337,6 +419,7 @@ def _keep_memory(session: Session, g: Tensor) -> None:
     storage = traced.ref.storage
     storage.kind, storage.name = "captured", "grad"
     storage.array = traced.value.reshape(-1)
+    return True
 
 
 def _own_memory(session: Session, t: Tensor, before: Any) -> Any:

@@ -157,7 +157,7 @@ class Tape:
             return found
         low, high = np.lib.array_utils.byte_bounds(value)
         item = value.itemsize
-        for first, end, storage, start in self.outside:
+        for first, end, storage, start in self.outside if kind == "captured" else ():
             if low < end and first < high and value.size:
                 if low < first or high > end or storage.dtype != value.dtype:
                     raise refusal(
@@ -175,7 +175,7 @@ class Tape:
                 ends = (slice(None, None, -1 if s < 0 else 1) for s in root.strides)
                 at = root[(*ends, ...)]
                 storage.array = as_strided(at, (size,), (item,))
-            if root.size:
+            if root.size and kind == "captured":
                 self.outside.append((first, end, storage, start))
         offset = (value.ctypes.data - start) // item if value.size else 0
         ref = Ref(storage, value.shape, tuple(s // item for s in value.strides), offset)

@@ -44,7 +44,8 @@ class Adagrad(Optimizer):
 
     def _start(self, p: Tensor, group: dict[str, Any]) -> None:
         start = np.full(p._array.shape, group["initial_accumulator_value"], p._array.dtype)
-        self.state[p] = {"step": wrap(np.zeros((), np.float32)), "sum": wrap(start)}
+        state = self.state[p]
+        state["step"], state["sum"] = wrap(np.zeros((), np.float32)), wrap(start)
 
     def check(self, group: dict[str, Any]) -> None:
         """Refuse rates out of range."""

@@ -33,6 +33,16 @@ def _pointer_offset() -> int:
     raise RuntimeError("microtorch's optimizers need CPython's layout of NumPy arrays")
 
 
+class State(dict[str, Any]):
+    """The state of one parameter; programs compiled for other members are checked again."""
+
+    __slots__ = ()
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        clock.epoch += 1
+        dict.__setitem__(self, name, value)
+
+
 class Optimizer:
     """Base class: `param_groups`, `state`, `step`, `zero_grad`.
 
@@ -49,7 +59,7 @@ class Optimizer:
                 f"but got {params.type()}"
             )
         self.defaults = defaults
-        self.state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
+        self.state: defaultdict[Any, dict[str, Any]] = defaultdict(State)
         self.param_groups: list[dict[str, Any]] = []
         groups = list(params)
         if not groups:
@@ -164,13 +174,13 @@ class Optimizer:
         numbers = [n for g in groups for n in g["params"]]
         params = [p for g in self.param_groups for p in g["params"]]
         by_number = dict(zip(numbers, params, strict=True))
-        state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
+        state: defaultdict[Any, dict[str, Any]] = defaultdict(State)
         for number, values in state_dict["state"].items():
             p = by_number[number]
-            state[p] = {
-                key: _owned(value, p) if isinstance(value, Tensor) else value
+            state[p] = State(
+                (key, _owned(value, p) if isinstance(value, Tensor) else value)
                 for key, value in values.items()
-            }
+            )
             for key, value in state[p].items():
                 if key != "step" and isinstance(value, Tensor):
                     if value._array.shape != p._array.shape:
