@@ -37,7 +37,9 @@ def frozen(value: Any, depth: int = 2) -> Any:
         return (type(value), *(frozen(v, depth - 1) for v in value))
     if depth and isinstance(value, dict):
         return (type(value), *((k, frozen(v, depth - 1)) for k, v in value.items()))
-    return (id(value), value.__code__) if isinstance(value, types.FunctionType) else id(value)
+    if isinstance(value, types.FunctionType):
+        return (id(value), value.__code__, frozen(value.__defaults__), frozen(value.__kwdefaults__))
+    return id(value)
 
 
 class Place:
@@ -215,8 +217,8 @@ class Watch:
             at = ".cell_contents" if isinstance(p.owner, types.CellType) else f"[{p.name!r}]"
             terms.append(f"o{k}{at} is v{k}")
             if isinstance(p.value, types.FunctionType):
-                names[f"c{k}"] = p.value.__code__
-                terms.append(f"v{k}.__code__ is c{k}")
+                names[f"c{k}"], names[f"d{k}"] = p.value.__code__, p.value.__defaults__
+                terms.append(f"v{k}.__code__ is c{k} and v{k}.__defaults__ is d{k}")
         same = eval("lambda: " + (" and ".join(terms) or "True"), names)
         every = list(self.places.values())
         given = self.given

@@ -94,7 +94,7 @@ class Interpreter:
                 outs, ins = [seen(r) for r in op.outs], [seen(r) for r in op.ins]
                 if isinstance(op, Map):
                     values = dict(zip(op.names, ins, strict=True))
-                    dtype = ins[-1].dtype if ins else outs[0].dtype
+                    dtype = outs[0].dtype if op.names[:1] in ((), ("c",)) else ins[0].dtype
                     found = [formula(f, values, dtype) for f in op.formulas]
                     for out, value in zip(outs, found, strict=True):
                         out[...] = value

@@ -72,8 +72,9 @@ class Map(Op):
     """outs[k] = formulas[k] for every element; all outs have one shape.
 
     formulas: text in the language of the table (`table.VOCABULARY`) over `names`, those of `ins`;
-    ins are broadcast already (stride 0). Computed in the dtype of the ins (for ins of several
-    dtypes only `x`, a conversion, or `where(c, x, y)` with a bool first); a formula over bools or
+    ins are broadcast already (stride 0). Computed in the dtype of the ins. Dtypes differ only in
+    a conversion, `x`, and a choice, `where(c, x, y)`, with bools c: x and y are of the out's dtype,
+    or numbers. Without ins, the formula is a number, for every element. A formula over bools or
     integers uses the row's own text.
     """
 

@@ -482,7 +482,7 @@ def _reachable(roots: list[Tensor]) -> set[int]:
             continue
         seen.add(id(x))
         if isinstance(x, Tensor):
-            stack += [x._base, x._node, x._family]
+            stack += [x._node, *x.__dict__.values()]
         else:
             stack += [*x.parents, *(x.saved or ())]
     return seen
