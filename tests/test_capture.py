@@ -580,7 +580,9 @@ def test_changed_attributes_are_noticed():
     model, plain = Model(), Plain()
     f, g = torch.compile(model), torch.compile(lambda x: plain(x))
     one = torch.ones(1)
-    assert f.scale == 1.0 and [f(one).item(), f(one).item(), g(one).item(), g(one).item()] == [1] * 4
+    assert (
+        f.scale == 1.0 and [f(one).item(), f(one).item(), g(one).item(), g(one).item()] == [1] * 4
+    )
     model.scale = plain.scale = 2.0
     assert [f(one).item(), f(one).item(), g(one).item(), g(one).item()] == [2] * 4
     model.table["k"] = 3.0

@@ -1,4 +1,4 @@
-"""Results that require grad: a second program, from their gradients to those of what they came from.
+"""Results that require grad: a second program, which turns their gradients into those of leaves.
 
 It is recorded from the first call's graph. What it needs of the forward program's memory becomes
 results of that, which the graph's node saves.
@@ -14,8 +14,8 @@ from ..autograd.function import Parts
 from ..graph import engine
 from ..graph.node import LEAF, Node, mode, next_seq, node_class
 from ..tensor import Tensor, edge, wrap
-from .hooks import Session
 from .ir import Op, Recording, Ref, Storage
+from .session import Session
 from .tape import refusal
 
 _Part = node_class("CompiledBackward")

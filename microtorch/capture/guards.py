@@ -7,6 +7,8 @@ counter `clock.epoch` has moved, which assignments to them do.
 """
 
 import builtins
+import gc
+import os
 import sys
 import sysconfig
 import types
@@ -23,6 +25,7 @@ from .tape import OUTSIDE, CaptureError, place
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, type(...))
 _LIBRARY = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), *OUTSIDE)
+_CAPTURE = os.path.dirname(__file__)
 _RANDOM = ("random", "_random", "numpy.random", "secrets")
 _MISSING = object()
 _CALLABLE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, np.ufunc)
@@ -145,11 +148,13 @@ class Watch:
                 self.note(f"the global {name}", store, name, store[name])
                 self._object(store[name], code.co_names)
         function = _function_of(frame, code)
-        for name, cell in zip(code.co_freevars, function.__closure__ or () if function else (),
-                              strict=False):  # fmt: skip
+        cells = function.__closure__ or () if function else ()
+        for name, cell in zip(code.co_freevars, cells, strict=False):
             try:
                 value = cell.cell_contents
             except ValueError:
+                continue
+            if _of_caller(frame, name, value):
                 continue
             self.note(f"the variable {name}", cell, id(cell), value)
             self._object(value, code.co_names)
@@ -211,8 +216,8 @@ class Watch:
         terms = []
         mutable = []
         for k, p in enumerate(self.places.values()):
-            if p.value.__class__ is type(sys) or (p.mutable and mutable.append(p)):
-                pass
+            if p.mutable:
+                mutable.append(p)
             names[f"o{k}"], names[f"v{k}"] = p.owner, p.value
             at = ".cell_contents" if isinstance(p.owner, types.CellType) else f"[{p.name!r}]"
             terms.append(f"o{k}{at} is v{k}")
@@ -261,8 +266,8 @@ def _numpy_state() -> Any:
     """The state of NumPy's global generator."""
     if "numpy.random" not in sys.modules:
         return None
-    name, words, *rest = np.random.get_state()
-    return (name, words.tobytes(), *rest)
+    name, words, *rest = np.random.get_state()  # type: ignore[misc]
+    return (name, words.tobytes(), *rest)  # type: ignore[attr-defined]
 
 
 def _module_state(module: Module) -> Any:
@@ -283,8 +288,6 @@ def _names(code: Any) -> set[str]:
 
 def _function_of(frame: Any, code: Any) -> Any:
     """The function object that a frame runs, looked for among what its callers can see."""
-    import gc
-
     found = (f for f in gc.get_referrers(code) if isinstance(f, types.FunctionType))
     freed = [f for f in found if f.__code__ is code]
     if len(freed) == 1:
@@ -295,6 +298,16 @@ def _function_of(frame: Any, code: Any) -> Any:
         if all(_contents(c) is values.get(n, _MISSING) for n, c in cells.items()):
             return f
     return None
+
+
+def _of_caller(frame: Any, name: str, value: Any) -> bool:
+    """Whether a variable belongs to a function that is running inside the compiled one."""
+    back = frame.f_back
+    while back is not None and not back.f_code.co_filename.startswith(_CAPTURE):
+        if name in back.f_code.co_cellvars and back.f_locals.get(name, _MISSING) is value:
+            return True
+        back = back.f_back
+    return False
 
 
 def _contents(cell: Any) -> Any:

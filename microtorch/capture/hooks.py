@@ -8,9 +8,8 @@ import contextlib
 import functools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
-from weakref import ref
 
 import numpy as np
 
@@ -19,125 +18,12 @@ from ..functions import loss
 from ..kernels import cpu
 from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
-from ..table import STEPS
-from ..tensor import Tensor, changed
-from .ir import Map, Ref, Storage
-from .record import Recorder, leaves, plain
-from .tape import active, place, read_error, refusal, substitute
+from ..tensor import Tensor
+from .replay import leaves, plain
+from .session import ARRAY, ArrayHook, GradHook, Session, paused
+from .tape import active, read_error, refusal
 from .traced import CHECKS, Traced
-
-ARRAY = Tensor.__dict__["_array"]
-
-
-class Session(Recorder):
-    """A recording, with the tensors, gradients and numbers that it met."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Tensors from outside: id -> (tensor, its array, node, changes before).
-        self.tensors: dict[int, tuple[Any, Any, Any, Any]] = {}
-        # Gradients of tensors from outside: id -> (tensor, at entry, whether that was looked at).
-        self.grads: dict[int, tuple[Any, Any, bool]] = {}
-        # Tensors made, with the places where.
-        self.made: list[tuple[Any, str]] = []
-        # Tensors from outside that got other memory: id -> (tensor, its array before).
-        self.swapped: dict[int, tuple[Any, Any]] = {}
-        self.numbers: dict[Any, Any] = {}
-        # What must be as it was for the program to run again.
-        self.guards: list[Callable[[], bool]] = []
-        self.optimizers: dict[int, Optimizer] = {}
-        self.casts: dict[Any, Any] = {}
-
-    def number(self, key: Any, source: Callable[[], float]) -> Any:
-        """A hyper-parameter, read again at every call."""
-        found = self.numbers.get(key)
-        if found is None:
-            value = np.array(float(source()))
-            storage = Storage(value.dtype, 1, "number", str(key[1]), source=source)
-            found = self.numbers[key] = Traced(self, value, Ref(storage, (), ()))
-        return found
-
-    def truth(self, number: Any) -> bool:
-        """Whether a hyper-parameter is not 0, which a program takes for granted."""
-        source, found = number.ref.storage.source, bool(number.value)
-        self.guards.append(lambda: bool(source()) == found)
-        return found
-
-    def result(self, traced: Any) -> Ref:
-        """Memory that a caller gets."""
-        self.writable(traced)
-        storage = traced.ref.storage
-        if storage.kind not in ("temporary", "result") or storage.size != traced.size:
-            copied = self.fresh(traced.value.copy())
-            self.map([copied], [traced], ("x",), ("x",), "copy")
-            traced = copied
-        traced.ref.storage.kind = "result"
-        return traced.ref  # type: ignore[no-any-return]
-
-    def of_tensor(self, t: Tensor, array: Any) -> Any:
-        """What stands for the array of a tensor from outside."""
-        if id(t) not in self.tensors:
-            self.tensors[id(t)] = (t, array, t._node, t.__dict__.get("_changes"))
-        return self.capture(array)
-
-
-class _ArrayHook:
-    """`Tensor._array`."""
-
-    def __get__(self, t: Any, owner: Any = None) -> Any:
-        if t is None:
-            return self
-        value = ARRAY.__get__(t)
-        tape: Any = active.tape
-        if type(value) is Traced:
-            return value if value.tape is tape else value.value
-        return value if tape is None else tape.of_tensor(t, value)
-
-    def __set__(self, t: Any, value: Any) -> None:
-        tape: Any = active.tape
-        if tape is None:
-            ARRAY.__set__(t, plain(value))
-            return
-        try:
-            before = ARRAY.__get__(t)
-        except AttributeError:
-            before = None
-        traced = tape.lift(value)
-        if type(before) is np.ndarray:
-            if value.shape != before.shape or value.dtype != before.dtype:
-                words = "a tensor gets memory of another shape or dtype"
-                tape.give_up(refusal(words, "Do that outside"))
-                if not tape.live:
-                    return ARRAY.__set__(t, plain(value))
-            if tape.of_tensor(t, before).ref == traced.ref:
-                return
-            tape.swapped[id(t)] = (t, before)
-        ARRAY.__set__(t, traced)
-        tape.made.append((ref(t), place(True)))
-
-
-class _GradHook:
-    """`Tensor._grad`."""
-
-    def __get__(self, t: Any, owner: Any = None) -> Any:
-        if t is None:
-            return None
-        tape: Any = active.tape
-        if tape is not None:
-            self.note(tape, t, True)
-        return t.__dict__.get("_grad")
-
-    def __set__(self, t: Any, value: Any) -> None:
-        tape: Any = active.tape
-        if tape is not None:
-            self.note(tape, t, False)
-        t.__dict__["_grad"] = value
-
-    def note(self, tape: Any, t: Any, read: bool) -> None:
-        """Remember the gradient that a tensor from outside had."""
-        if id(t) not in tape.grads and type(ARRAY.__get__(t)) is np.ndarray:
-            tape.grads[id(t)] = (t, t.__dict__.get("_grad"), read)
-            tape.of_tensor(t, ARRAY.__get__(t))
+from .updates import counting, stepping, updating
 
 
 # --------------------------------------------------------------------------------- NumPy
@@ -148,7 +34,8 @@ class _Numpy:
         return getattr(np, name)
 
     def _make(self, name: str, args: Any, options: Any) -> Any:
-        function, tape = getattr(np, name), active.tape
+        function = getattr(np, name)
+        tape: Any = active.tape
         if tape is None:
             return function(*args, **options)
         if name == "full" and type(args[1]) is Traced:
@@ -160,10 +47,21 @@ class _Numpy:
             tape.undefined.add(made.ref.storage)
         return made
 
-    zeros, empty, ones, full = (
-        (lambda name: lambda self, *args, **options: self._make(name, args, options))(name)
-        for name in ("zeros", "empty", "ones", "full")
-    )
+    def zeros(self, *args: Any, **options: Any) -> Any:
+        """Memory that may be written."""
+        return self._make("zeros", args, options)
+
+    def empty(self, *args: Any, **options: Any) -> Any:
+        """The same, undefined."""
+        return self._make("empty", args, options)
+
+    def ones(self, *args: Any, **options: Any) -> Any:
+        """The same, with ones."""
+        return self._make("ones", args, options)
+
+    def full(self, *args: Any, **options: Any) -> Any:
+        """The same, with a number."""
+        return self._make("full", args, options)
 
     def asarray(self, x: Any, dtype: Any = None, order: Any = None, **options: Any) -> Any:
         """A recorded array stays one."""
@@ -210,16 +108,6 @@ def _modules() -> list[Any]:
         and (not name.startswith("microtorch.kernels")
              or name.rpartition(".")[2] in ("cpu", "scans", "windows", "lapack"))
     ]  # fmt: skip
-
-
-@contextlib.contextmanager
-def paused() -> Iterator[Any]:
-    """Real arrays for a while."""
-    tape, active.tape = active.tape, None
-    try:
-        yield tape
-    finally:
-        active.tape = tape
 
 
 # ---------------------------------------------------------------------- single functions
@@ -278,8 +166,7 @@ def _drawing(name: str, method: Any) -> Any:
                     outs[0][...] = made
 
             outs = [] if target is None else [target]
-            tape.call(name, outs, [] if fills else sources, again)
-            tape.ops[-1].effect = True
+            tape.call(name, outs, [] if fills else sources, again, True)
         return self if target is None else None if fills else target
 
     return apply
@@ -301,6 +188,44 @@ def _unwatched(function: Any) -> Any:
     return apply
 
 
+def _called(function: Any) -> Any:
+    """A function on arrays that is called again as a whole."""
+
+    @functools.wraps(function)
+    def apply(*args: Any, **options: Any) -> Any:
+        tape: Any = active.tape
+        if tape is None or not any(type(x) is Traced for x in leaves((args, options))):
+            return function(*args, **options)
+        with paused():
+            return tape.anything(function, args, options)
+
+    return apply
+
+
+def _first_outside(function: Any) -> Any:
+    """A check of indices, which the program makes again."""
+
+    @functools.wraps(function)
+    def apply(places: Any, length: int) -> Any:
+        found = function(plain(places), length)
+        if type(places) is Traced and active.tape is not None and found is None:
+
+            def again(outs: Any, ins: Any) -> None:
+                bad = function(ins[0], length)
+                if bad is not None:
+                    raise IndexError(f"index {bad} is out of range, [0, {length})")
+
+            active.tape.call("check", [], [places], again, True)
+        return found
+
+    return apply
+
+
+def _perhaps(x: Any) -> bool:
+    """What a program must be ready for."""
+    return True
+
+
 class OneHot:
     """The places of classes, as a mask."""
 
@@ -313,7 +238,8 @@ def _put_index(g: Any, key: Any, shape: Any) -> Any:
     if isinstance(key, OneHot):
         spread = np.expand_dims(g, min(1, len(shape) - 1))
         return np.where(key.mask, np.broadcast_to(spread, shape), g.dtype.type(0))
-    return PUT_INDEX(g, key, shape)
+    whole = any(isinstance(k, np.ndarray) for k in key)
+    return (_PUT_INDEX if whole else _PUT_INDEX.__wrapped__)(g, key, shape)
 
 
 def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) -> Any:
@@ -340,117 +266,6 @@ def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) 
     return each, factor, OneHot(mask), divisor
 
 
-# ---------------------------------------------------------------------------- optimizers
-class Options(dict[str, Any]):
-    """A parameter group, whose numbers are read again at every call; all else is guarded."""
-
-    def __init__(self, tape: Session, group: dict[str, Any]) -> None:
-        super().__init__(group)
-        self.tape = tape
-        self.group = group
-
-    def __getitem__(self, name: str) -> Any:
-        value, group = super().__getitem__(name), self.group
-        if name == "params":
-            return value
-        if type(value) in (int, float):
-            return self.tape.number((id(group), name), lambda: group[name])
-        if type(value) is tuple and all(type(v) in (int, float) for v in value):
-            return tuple(
-                self.tape.number((id(group), f"{name}{k}"), lambda k=k: group[name][k])
-                for k in range(len(value))
-            )
-        if not isinstance(value, Tensor):
-            self.tape.guards.append(lambda: group[name] == value)
-        return value
-
-
-def _step(method: Any) -> Any:
-    @functools.wraps(method)
-    def step(self: Any, closure: Any = None) -> Any:
-        tape: Any = active.tape
-        if tape is None:
-            return method(self, closure)
-        tape.optimizers[id(self)] = self
-        groups, self.param_groups = self.param_groups, [Options(tape, g) for g in self.param_groups]
-        try:
-            return method(self, closure)
-        finally:
-            self.param_groups = groups
-
-    return step
-
-
-def _steps_made(function: Any) -> Any:
-    def steps_made(count: Any) -> Any:
-        tape: Any = active.tape
-        if tape is None:
-            return function(count)
-        number = plain(count).item()
-        if type(count) is not Traced or count.ref.storage.kind == "constant":
-            return number
-        # Parameters that have made equally many steps go together.
-        key = ("steps", number)
-        if key not in tape.casts:
-            tape.casts[key] = count.astype(np.float64)
-        return tape.casts[key]
-
-    return staticmethod(steps_made)
-
-
-def _update(method: Any) -> Any:
-    """An update of parameters as one map each."""
-
-    @functools.wraps(method)
-    def update(self: Any, lines: Any, numbers: Any) -> None:
-        tape: Any = active.tape
-        if tape is None:
-            method(self, lines, numbers)
-            return
-        row = STEPS[self.name]
-        for line in lines:
-            arrays = [t._array for t in line]
-            dtype = arrays[0].dtype
-            if any(a.dtype != dtype or a.shape != arrays[0].shape for a in arrays):
-                tape.give_up(refusal("a gradient or state of another dtype or shape", "Cast it"))
-                return method(self, lines, [float(plain(n)) for n in numbers])
-            given = [_as_scalar(tape, n, dtype) for n in numbers]
-            texts: dict[str, str] = {}
-            for line_text in row.statements:
-                target, _, formula = line_text.partition(" = ")
-                texts[target] = f"({substitute(formula, texts)})"
-            written = [k for k, n in enumerate(row.arrays) if n in texts]
-            ins = [tape.lift(x) for x in (*arrays, *given)]
-            outs = [arrays[k] for k in written]
-            for o in outs:
-                tape.writable(o)
-            with paused():
-                method(self, [tuple(_plain_tensor(a) for a in arrays)], [plain(n) for n in given])
-            formulas = tuple(texts[row.arrays[k]][1:-1] for k in written)
-            tape.map(outs, ins, formulas, (*row.arrays, *row.numbers), self.name)
-            changed(line[0])
-
-    return update
-
-
-def _as_scalar(tape: Any, number: Any, dtype: Any) -> Any:
-    if isinstance(number, Tensor):
-        number = number._array.reshape(())
-    if type(number) is not Traced:
-        return np.asarray(number, dtype)
-    key = (number, dtype)
-    if key not in tape.casts:
-        tape.casts[key] = number.astype(dtype, copy=False)
-    return tape.casts[key]
-
-
-def _plain_tensor(a: Any) -> Tensor:
-    made = object.__new__(Tensor)
-    ARRAY.__set__(made, a.value)
-    made._node = None
-    return made
-
-
 def _reading(name: str, method: Any) -> Any:
     @functools.wraps(method)
     def read(self: Any, *args: Any, **options: Any) -> Any:
@@ -462,24 +277,31 @@ def _reading(name: str, method: Any) -> Any:
 
 
 # -------------------------------------------------------------------------- installation
-PUT_INDEX, NLL_ARRAYS = cpu.put_index, loss.nll_arrays
+NLL_ARRAYS = loss.nll_arrays
+_PUT_INDEX = _called(cpu.put_index)
 CHECKS |= {f.__code__ for f in (loss.binary_cross_entropy, loss._refuse)}
-_DRAWS = ("manual_seed seed set_state set_state_bytes get_state uniform normal exponential randint "
-          "random randperm bernoulli bernoulli_scalar dropout_mask multinomial rand")  # fmt: skip
+_WHOLE = """conv conv_input conv_weight windows windows_back window_max window_sum window_spread
+recurrence products_of_others cofactors inv svd qr eigh cholesky solve pinv put_along"""
+_DRAWS = """manual_seed seed set_state set_state_bytes get_state uniform normal exponential randint
+random randperm bernoulli bernoulli_scalar dropout_mask multinomial rand"""
 _HOOKS: list[tuple[Any, str, Any]] = [
-    (Tensor, "_array", _ArrayHook()),
+    (Tensor, "_array", ArrayHook()),
     (ByDtype, "__missing__", _unwatched(ByDtype.__missing__)),
-    (Tensor, "_grad", _GradHook()),
+    (Tensor, "_grad", GradHook()),
     *((Tensor, name, _reading(name, Tensor.__dict__[name]))
       for name in ("numpy", "__repr__", "__format__", "data_ptr")),
     *((random.Generator, n, _drawing(n, random.Generator.__dict__[n])) for n in _DRAWS.split()),
     (cpu, "constant", _aside(cpu.constant)), (cpu, "row_of", _aside(cpu.row_of)),
     (cpu, "spread", _only_traced(cpu.spread, _spread)),
     (cpu, "expand", _only_traced(cpu.expand, _expand)),
+    *((cpu, name, _called(getattr(cpu, name))) for name in _WHOLE.split()),
+    (cpu, "any_true", _only_traced(cpu.any_true, _perhaps)),
+    (cpu, "any_zero", _only_traced(cpu.any_zero, _perhaps)),
+    (cpu, "first_outside", _first_outside(cpu.first_outside)),
     (cpu, "put_index", _put_index), (loss, "nll_arrays", _nll_arrays),
     (loss, "_check_classes", _aside(loss._check_classes)),
-    (Update, "__call__", _update(Update.__call__)), (Optimizer, "step", _step(Optimizer.step)),
-    (Optimizer, "steps_made", _steps_made(Optimizer.steps_made)),
+    (Update, "__call__", updating(Update.__call__)), (Optimizer, "step", stepping(Optimizer.step)),
+    (Optimizer, "steps_made", counting(Optimizer.steps_made)),
 ]  # fmt: skip
 _lock = threading.Lock()
 _before: list[tuple[Any, str, Any]] = []
@@ -521,6 +343,3 @@ def recording(tape: Session) -> Iterator[None]:
             _count[0] -= 1
             if not _count[0]:
                 _remove()
-
-
-__all__ = ["ARRAY", "Map", "Session", "paused", "recording"]

@@ -1,26 +1,22 @@
 """`microtorch.compile`: one program a signature, and what a call does around it."""
 
 import functools
-import gc
-import sys
 import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-from numpy.lib.stride_tricks import as_strided
-
-
 from .. import dtypes
-from ..graph.node import LEAF, Node, clock, mode, next_change
-from ..tensor import TENSORS, Tensor, wrap
-from .adjoint import Adjoint
+from ..graph.node import LEAF, clock, mode
+from ..tensor import TENSORS, Tensor
 from .guards import SIMPLE, Watch
-from .hooks import ARRAY, Session, recording
+from .hooks import recording
+
+# What makes a program of a Recording.
 from .interpret import Interpreter as build
-from .ir import Map, Recording, Ref
-from .tape import CaptureError, active, refusal
-from .traced import Traced
+from .kept import Kept, finish
+from .session import Session
+from .tape import CaptureError, active
 
 MOST_SIGNATURES = 8
 # Calls that may make lasting things (an optimizer's state) before that is an error.
@@ -40,152 +36,6 @@ def flatten(value: Any, tensors: list[Tensor]) -> Any:
     if kind is dict:
         return (dict, *[(k, flatten(v, tensors)) for k, v in value.items()])
     return (kind, value) if isinstance(value, SIMPLE) else (kind, id(value))
-
-
-class Kept:
-    """A recorded call that can run again."""
-
-    def __init__(self, session: Session, watch: Watch, arguments: list[Tensor]) -> None:
-        self.arguments: list[int] = []
-        self.uses = 0
-        self.watch = watch
-        self.session_guards = session.guards
-        own = {id(t) for t in arguments if t._node is not LEAF}
-        seen = [entry for k, entry in session.tensors.items() if k not in own]
-        known = {id(t) for t, *_ in seen}
-        seen += [(t, None, t._node, None) for t in watch.parameters() if id(t) not in known]
-        self.tensors = [(t, array, node) for t, array, node, _ in seen]
-        self.optimizers = [
-            (o, o.state, [(g, list(g["params"])) for g in o.param_groups],
-             {p: dict(s) for p, s in o.state.items()})
-            for o in session.optimizers.values()
-        ]  # fmt: skip
-        self.same = watch.check()
-        self.lists = watch.module_lists()
-        self.modules = watch.modules_check()
-        self.epoch = -1
-        # At entry: (tensor, its gradient then); at exit: (tensor, its gradient now).
-        self.before: list[tuple[Tensor, Any]] = []
-        self.after: list[tuple[Tensor, Any]] = []
-        self.changes: list[tuple[Tensor, int]] = []
-        # Tensors with memory that is written although eager mode would give them new one, and
-        # how many refer to it as long as no one else does.
-        self.owned: list[tuple[Tensor, Any]] = []
-        self.references: list[int] = []
-        # Gradients in memory of the program's: [tensor, gradient, array], and who refers to them.
-        self.static: set[int] = set()
-        self.gradients: list[list[Any]] = []
-        self.counts: list[tuple[int, int]] = []
-        self.escaped: list[str] = []
-        self.structure: Any = None
-        # Of the results: their types, and whether they are leaves that require grad.
-        self.kinds: list[Any] = []
-        self.leaves: list[bool] = []
-        self.adjoint: Adjoint | None = None
-        self.program: Any = None
-        self.recording: Any = None
-
-    def holds(self) -> bool:
-        """Whether everything outside of the arguments is as it was when recorded."""
-        if self.epoch != clock.epoch:
-            if not self._slowly():
-                return False
-            self.epoch = clock.epoch
-        if not (self.same() and self.lists() and all(g() for g in self.session_guards)):
-            return False
-        for t, g in self.before:
-            if t._grad is not g:
-                return False
-        if not self._gradients_alone():
-            return False
-        for (t, array), count in zip(self.owned, self.references, strict=True):
-            if sys.getrefcount(array) > count:
-                t._array = array.copy("K")
-                clock.epoch += 1
-                return False
-        return all(o.state is state and len(state) == len(own)
-                   for o, state, _, own in self.optimizers)  # fmt: skip
-
-    def _slowly(self) -> bool:
-        """Tensors, modules and optimizers, after some of any program have been exchanged."""
-        for t, array, node in self.tensors:
-            if t._array is not array or t._node is not node:
-                return False
-        for o, state, groups, own in self.optimizers:
-            if o.state is not state or len(o.param_groups) != len(groups):
-                return False
-            for group, (was, params) in zip(o.param_groups, groups, strict=True):
-                if group is not was or len(group["params"]) != len(params) or any(
-                    p is not q for p, q in zip(group["params"], params, strict=True)
-                ):  # fmt: skip
-                    return False
-            for p, values in own.items():
-                now = state.get(p, {})
-                if now.keys() != values.keys() or any(now[k] is not v for k, v in values.items()):
-                    return False
-        return self.modules()
-
-    def find_aliases(self, session: Session, written: set[Any], tensors: list[Tensor]) -> None:
-        """Note which memory is written, which arguments must not share."""
-        arrays = [ARRAY.__get__(t) for t in tensors]
-        outside = [
-            (_owner(a), session.known[id(a)].ref.storage)
-            for t, a, *_ in session.tensors.values() if not any(t is x for x in tensors)
-        ]  # fmt: skip
-        self.held = {o for o, _ in outside}
-        self.writes = {o for o, s in outside if s in written}
-        self.written = {
-            k for k in self.arguments if session.known[id(arrays[k])].ref.storage in written
-        }
-        self.apart = bool(self.written or self.writes)
-        # A tensor from outside that is an argument too is taken for the argument.
-        self.mixed = any(s.kind == "argument" for _, s in outside)
-
-    def aliased(self, arrays: list[Any]) -> bool:
-        """Whether an argument shares memory that is written."""
-        owners = [id(a) if a.base is None else _owner(a) for a in arrays]
-        if not self.writes.isdisjoint(owners):
-            return True
-        for k, o in zip(self.arguments, owners, strict=True):
-            if k in self.written and (o in self.held or owners.count(o) > 1):
-                return True
-        return False
-
-    def measure(self) -> None:
-        """Count who refers to memory that programs write anew, as long as no one else does."""
-        self.references = [sys.getrefcount(array) for _, array in self.owned]
-        self.gradients = [
-            [t, g, g._array] for t, g in self.after if g is not None and id(g) in self.static
-        ]
-        self.counts = [(sys.getrefcount(g), sys.getrefcount(a)) for _, g, a in self.gradients]
-
-    def _gradients_alone(self) -> bool:
-        """Let gradients that someone else holds keep their values."""
-        for line, (of_tensor, of_array) in zip(self.gradients, self.counts, strict=True):
-            t, g, array = line
-            if sys.getrefcount(array) > of_array:
-                return False
-            if sys.getrefcount(g) > of_tensor - (t.__dict__.get("_grad") is not g):
-                g._array = array.copy()
-                line[1] = fresh = wrap(array)
-                self.after = [(p, fresh if held is g else held) for p, held in self.after]
-        return True
-
-    def run(self, arrays: list[Any], tensors: list[Tensor]) -> Any:
-        """One call of the program."""
-        self.uses += 1
-        found = self.program.run(arrays)
-        results = [wrap(a, kind) for a, kind in zip(found, self.kinds, strict=False)]
-        for t, leaf in zip(results, self.leaves, strict=True):
-            t._node = LEAF if leaf else None
-        if self.adjoint is not None:
-            self.adjoint.link(results, found[len(results) :], tensors)
-        for t, times in self.changes:
-            for _ in range(times):
-                t._changes = next_change(t._changes)
-        for t, g in self.after:
-            t._grad = g
-        return self.structure(results, tensors)
 
 
 class Compiled:
@@ -211,7 +61,7 @@ class Compiled:
         if self.eager or active.tape is not None:
             return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
-        key = (mode.enabled, dtypes.get_default_dtype(), flatten(args, tensors))
+        key: Any = (mode.enabled, dtypes.get_default_dtype(), flatten(args, tensors))
         if kwargs:
             key = (*key, flatten(kwargs, tensors))
         if len(tensors) > 1:
@@ -281,7 +131,9 @@ class Compiled:
             return result
         problem = self._problem(session, kept)
         if problem is None:
-            if not (kept.mixed or kept.apart and kept.aliased([tensors[k]._array for k in numbers])):
+            if not (
+                kept.mixed or (kept.apart and kept.aliased([tensors[k]._array for k in numbers]))
+            ):
                 self._keep(key, kept)
                 for table in (session.known, session.casts, session.numbers, session.tensors):
                     table.clear()
@@ -343,149 +195,6 @@ class Compiled:
             self.programs[k].remove(least)
             if not self.programs[k]:
                 del self.programs[k]
-
-
-def finish(
-    session: Session, kept: Kept, result: Any, tensors: list[Tensor], numbers: dict[int, Ref]
-) -> None:
-    """Turn a session into a recording, while it is still active."""
-    finals = []
-    for t, entry, read in session.grads.values():
-        g = t.__dict__.get("_grad")
-        if g is entry and read or g is not entry and read:
-            kept.before.append((t, entry))
-        if g is not entry or not read:
-            kept.after.append((t, g))
-        if g is not entry and g is not None:
-            finals.append(g)
-            if _keep_memory(session, g):
-                kept.static.add(id(g))
-    results: list[Ref] = []
-    made: list[Tensor] = []
-    structure = _structure(session, result, tensors, results, made)
-    kept.structure = structure
-    written = {r.storage for op in session.ops for r in op.outs}
-    for t, array, _, changes in session.tensors.values():
-        known = session.known.get(id(array))
-        if known is not None and known.ref.storage in written:
-            now = t.__dict__.get("_changes")
-            times = (now[0] if now else 0) - (changes[0] if changes else 0)
-            if times and t._base is None:
-                kept.changes.append((t, times))
-    for t, array in session.swapped.values():
-        kept.owned.append((t, _own_memory(session, t, array)))
-    kept.kinds = [type(t) for t in made]
-    kept.leaves = [t._node is LEAF for t in made]
-    if any(t._node is not None and t._node is not LEAF for t in made):
-        kept.adjoint = Adjoint(session, made, tensors)
-        results += kept.adjoint.saved
-    kept.arguments = list(numbers)
-    kept.recording = Recording(session.ops, list(numbers.values()), results)
-    reachable = _reachable([*made, *finals]) | session.swapped.keys()
-    kept.escaped = _escaped(session, reachable)
-    if kept.escaped:
-        # Graphs of gradients are circles.
-        gc.collect()
-        kept.escaped = _escaped(session, reachable)
-    kept.find_aliases(session, written, tensors)
-
-
-def _escaped(session: Session, reachable: set[int]) -> list[str]:
-    """Where tensors were made that still exist, other than results and gradients."""
-    return [
-        where for reference, where in session.made
-        if (t := reference()) is not None and id(t) not in reachable
-    ]  # fmt: skip
-
-
-def _owner(array: Any) -> int:
-    """Which object owns an array's memory."""
-    while array.base is not None:
-        array = array.base
-    return id(array)
-
-
-def _keep_memory(session: Session, g: Tensor) -> bool:
-    """Give a new gradient memory that stays, and is written anew by each call."""
-    traced = ARRAY.__get__(g)
-    if type(traced) is not Traced:
-        return False
-    if traced.ref.storage.kind not in ("temporary", "constant") or not traced.flags.c_contiguous:
-        traced = session.fresh(traced.value.copy())
-        old = ARRAY.__get__(g)
-        session.emit(Map((traced.ref,), (old.ref,), formulas=("x",), names=("x",), label="copy"))
-        ARRAY.__set__(g, traced)
-    session.writable(traced)
-    storage = traced.ref.storage
-    storage.kind, storage.name = "captured", "grad"
-    storage.array = traced.value.reshape(-1)
-    return True
-
-
-def _own_memory(session: Session, t: Tensor, before: Any) -> Any:
-    """Let a tensor that got new memory keep it: later calls write there.
-
-    The memory that it had belongs to whoever else holds it.
-    """
-    storage, traced = session.known[id(before)].ref.storage, ARRAY.__get__(t)
-    shared = sum(
-        1 for x in session.known.values() if type(x) is Traced and x.ref.storage is storage
-    )
-    if storage.kind != "captured" or shared > 1 or before.size != storage.size:
-        raise refusal("a tensor whose memory is shared gets other memory", "Use copy_")
-    if traced.ref.storage.kind == "captured":
-        raise refusal("two tensors come to share memory", "Use copy_")
-    array = before.copy("K")
-    array[...] = traced.value
-    place = Ref(storage, before.shape, session.known[id(before)].ref.strides)
-    session.emit(Map((place,), (traced.ref,), formulas=("x",), names=("x",), label="copy"))
-    storage.array = as_strided(array, (array.size,), (array.itemsize,))
-    ARRAY.__set__(t, array)
-    return array
-
-
-def _structure(
-    session: Session, value: Any, tensors: list[Tensor], results: list[Ref], made: list[Tensor]
-) -> Callable[[list[Any], list[Tensor]], Any]:
-    """A function from the program's results and the arguments to what the call returns."""
-    if isinstance(value, Tensor):
-        for k, t in enumerate(tensors):
-            if t is value:
-                return lambda found, given: given[k]
-        traced = ARRAY.__get__(value)
-        if type(traced) is not Traced:
-            return lambda found, given: value
-        number = next((k for k, t in enumerate(made) if t is value), len(made))
-        if number == len(made):
-            made.append(value)
-            results.append(session.result(traced))
-        return lambda found, given: found[number]
-    if type(value) in (tuple, list) or (isinstance(value, tuple) and hasattr(value, "_fields")):
-        parts = [_structure(session, v, tensors, results, made) for v in value]
-        kind = type(value)
-        if hasattr(kind, "_fields"):
-            return lambda found, given: kind(*[p(found, given) for p in parts])
-        return lambda found, given: kind([p(found, given) for p in parts])
-    if type(value) is dict:
-        items = {k: _structure(session, v, tensors, results, made) for k, v in value.items()}
-        return lambda found, given: {k: p(found, given) for k, p in items.items()}
-    return lambda found, given: value
-
-
-def _reachable(roots: list[Tensor]) -> set[int]:
-    """Tensors that belong to results: their bases and what their graphs hold."""
-    seen: set[int] = set()
-    stack: list[Any] = list(roots)
-    while stack:
-        x = stack.pop()
-        if id(x) in seen or not isinstance(x, (Tensor, Node)):
-            continue
-        seen.add(id(x))
-        if isinstance(x, Tensor):
-            stack += [x._node, *x.__dict__.values()]
-        else:
-            stack += [*x.parents, *(x.saved or ())]
-    return seen
 
 
 def compile(fn: Any = None, *, fallback: str = "error") -> Any:

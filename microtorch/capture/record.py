@@ -1,4 +1,4 @@
-"""What each NumPy operation on recorded arrays becomes: a map, a fold, a product, a view or a call."""
+"""What each NumPy operation on recorded arrays becomes: map, fold, product, view or call."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import numpy as np
 from ..kernels.ufuncs import MEANINGS
 from ..table import ROWWISE
 from .ir import Fold, Product, Ref, Rows
+from .replay import again, leaves, plain
 from .tape import Tape, broadcast, literal, permuted, refusal
 from .traced import Traced
 
@@ -21,6 +22,7 @@ FORMULAS = {
     "log1p": "log1p(x)", "sin": "sin(x)", "cos": "cos(x)", "tanh": "tanh(x)",
     "floor": "floor(x)", "ceil": "-floor(-x)", "trunc": "trunc(x)", "rint": "rint(x)",
     "reciprocal": "1 / x", "isnan": "x != x", "isfinite": "x - x == 0",
+    "isinf": "(x == x) * (x - x != 0) != 0",
     "sign": "where(x > 0, 1, where(x < 0, -1, x))",
 }  # fmt: skip
 EXACT = frozenset(
@@ -80,7 +82,7 @@ class Recorder(Tape):
         if meaning is not None and meaning[0] != "map":
             return self._reduction(ufunc, meaning, inputs, outs, options)
         kinds = [_kind(x) for x in inputs]
-        loop = ufunc.resolve_dtypes((*kinds, *(None,) * ufunc.nout), **_only(options, "dtype"))
+        loop = ufunc.resolve_dtypes((*kinds, *(None,) * ufunc.nout), **_signature(options))
         formulas = meaning[1] if meaning else _formula(ufunc.__name__, loop)
         names = meaning[2] if meaning else ("x", "y")[: ufunc.nin]
         if formulas is None or "where" in options or ufunc is np.matmul:
@@ -143,7 +145,9 @@ class Recorder(Tape):
         """Record a fold."""
         full = np.broadcast_shapes(*(x.shape for x in ins))
         kept = tuple(n for d, n in enumerate(full) if d not in dims)
-        strides = result.ref.strides if result.shape == kept else (1,) * len(kept)
+        strides = result.ref.strides
+        if len(strides) != len(kept):
+            strides = tuple(s for d, s in enumerate(strides) if d not in dims)
         target = Ref(result.ref.storage, kept, strides, result.ref.offset)
         refs = tuple(broadcast(x.ref, full) for x in ins)
         self.emit(Fold((target,), refs, fold=name, dims=dims, formula=formula, names=names,
@@ -199,7 +203,11 @@ class Recorder(Tape):
             raise refusal(f"the shape of a result depends on values ({name})", "Use masks")
         if name in TO_PYTHON:
             args[0].read(name)
-        if name in FOLDS and args[0].dtype.kind == "f" and not options.keys() - {"axis", "keepdims"}:
+        if (
+            name in FOLDS
+            and args[0].dtype.kind == "f"
+            and not options.keys() - {"axis", "keepdims"}
+        ):
             folded = self._numpy_fold(function, name, args, options)
             if folded is not None:
                 return folded
@@ -244,7 +252,9 @@ class Recorder(Tape):
         dim = (args[1] if len(args) > 1 else options.get("axis", 0)) % value.ndim
         for p in parts:
             n = 1 if name == "stack" else p.shape[dim]
-            at = (slice(None),) * dim + ((start,) if name == "stack" else (slice(start, start + n),))
+            at = (slice(None),) * dim + (
+                (start,) if name == "stack" else (slice(start, start + n),)
+            )
             start += n
             if np.size(p):
                 part = self.view(result, value[(*at, ...)])
@@ -284,7 +294,9 @@ class Recorder(Tape):
         several = isinstance(found, (tuple, list))
         values = [np.asarray(v) for v in (found if several else (found,))]
         sources = [x for x in leaves((args, options)) if type(x) is Traced]
-        if not all(isinstance(v, (np.ndarray, np.generic)) for v in (found if several else (found,))):
+        if not all(
+            isinstance(v, (np.ndarray, np.generic)) for v in (found if several else (found,))
+        ):
             sources[0].read(function.__name__)
         results = []
         for v in values:
@@ -293,10 +305,8 @@ class Recorder(Tape):
         new = [r for r, v in zip(results, values, strict=True) if r.ref.storage not in self.used]
         new = [r for r in new if not any(r.ref.storage is s.ref.storage for s in sources)]
         if new:
-            places = [results.index(r) if False else k for k, r in enumerate(results)
-                      if any(r is n for n in new)]  # fmt: skip
-            again = _again(function, args, options, places)
-            self.call(function.__name__, new, sources, again)
+            places = [k for k, r in enumerate(results) if any(r is n for n in new)]
+            self.call(function.__name__, new, sources, again(function, args, options, places))
         return type(found)(results) if isinstance(found, list) else (
             _tuple(found, results) if several else results[0]
         )  # fmt: skip
@@ -311,7 +321,7 @@ class Recorder(Tape):
             raise refusal("a recorded array is written into a plain one", "Use tensors")
         self.writable(target)
         function(*plain(args), **plain(options))
-        self.call(function.__name__, [target], sources, _again(function, args, options, ()))
+        self.call(function.__name__, [target], sources, again(function, args, options, ()))
         return target
 
     # -------------------------------------------------------------------------- indexing
@@ -320,7 +330,9 @@ class Recorder(Tape):
         if not self.live:
             return x.value[plain(key)]
         parts = key if isinstance(key, tuple) else (key,)
-        if any(getattr(k, "dtype", None) == np.bool_ for k in parts) and not all(map(_known, parts)):
+        if any(getattr(k, "dtype", None) == np.bool_ for k in parts) and not all(
+            map(_known, parts)
+        ):
             raise refusal("the shape of a result depends on values (a mask)", "Use torch.where")
         found = x.value[plain(key)]
         if _known(x) and all(_known(k) for k in leaves(key)):
@@ -393,8 +405,8 @@ def _out(outs: Any) -> dict[str, Any]:
     return {"out": outs} if outs else {}
 
 
-def _only(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {"signature": (None, None, options[n]) for n in names if n in options}
+def _signature(options: dict[str, Any]) -> dict[str, Any]:
+    return {"signature": (None, None, options["dtype"])} if "dtype" in options else {}
 
 
 def _formula(name: str, loop: Any) -> tuple[str, ...] | None:
@@ -424,62 +436,3 @@ def _within(value: Any, x: Any) -> bool:
 
 def _tuple(found: Any, results: list[Any]) -> Any:
     return type(found)(*results) if hasattr(found, "_fields") else tuple(results)
-
-
-def plain(value: Any) -> Any:
-    """The same with real arrays."""
-    if type(value) is Traced:
-        return value.value
-    if type(value) in (tuple, list):
-        return type(value)(plain(v) for v in value)
-    return {k: plain(v) for k, v in value.items()} if type(value) is dict else value
-
-
-def leaves(value: Any) -> list[Any]:
-    """All that is in nested tuples, lists and dicts."""
-    if type(value) in (tuple, list):
-        return [leaf for v in value for leaf in leaves(v)]
-    return leaves(list(value.values())) if type(value) is dict else [value]
-
-
-class _Slot:
-    """The place of a recorded array among the arguments of a call."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-def _again(function: Any, args: Any, options: Any, places: Any) -> Any:
-    """`f(outs, ins)` that calls the function with the arrays of a later call."""
-    count = 0
-
-    def slots(value: Any) -> Any:
-        nonlocal count
-        if type(value) is Traced:
-            count += 1
-            return _Slot(count - 1)
-        if type(value) in (tuple, list):
-            return type(value)([slots(v) for v in value])
-        return {k: slots(v) for k, v in value.items()} if type(value) is dict else value
-
-    def fill(value: Any, ins: Any) -> Any:
-        if type(value) is _Slot:
-            return ins[value.number]
-        if type(value) in (tuple, list):
-            return type(value)([fill(v, ins) for v in value])
-        return {k: fill(v, ins) for k, v in value.items()} if type(value) is dict else value
-
-    kept = slots((args, options))
-
-    def again(outs: list[Any], ins: list[Any]) -> None:
-        given, named = fill(kept, ins)
-        with np.errstate(all="ignore"):
-            found = function(*given, **named)
-        found = found if isinstance(found, (tuple, list)) else (found,)
-        for out, k in zip(outs, places, strict=False):
-            value = np.asarray(found[k])
-            if value.shape != out.shape:
-                raise RuntimeError(f"{function.__name__} gave {value.shape}, not {out.shape}")
-            out[...] = value
-
-    return again

@@ -157,7 +157,8 @@ class Tape:
             return found
         low, high = np.lib.array_utils.byte_bounds(value)
         item = value.itemsize
-        for first, end, storage, start in self.outside if kind == "captured" else ():
+        for known in self.outside if kind == "captured" else ():
+            first, end, storage, start = known
             if low < end and first < high and value.size:
                 if low < first or high > end or storage.dtype != value.dtype:
                     raise refusal(
@@ -173,7 +174,7 @@ class Tape:
             storage = Storage(value.dtype, size, kind, position=position)
             if kind != "argument":
                 ends = (slice(None, None, -1 if s < 0 else 1) for s in root.strides)
-                at = root[(*ends, ...)]
+                at = root[(*ends, ...)]  # type: ignore[arg-type]
                 storage.array = as_strided(at, (size,), (item,))
             if root.size and kind == "captured":
                 self.outside.append((first, end, storage, start))
@@ -263,10 +264,13 @@ class Tape:
         for t, r in zip(targets, through, strict=True):
             self.emit(Map((t,), (r,), formulas=("x",), names=("x",), label="copy"))
 
-    def call(self, label: str, outs: Iterable[Any], ins: Iterable[Any], function: Any) -> None:
+    def call(
+        self, label: str, outs: Iterable[Any], ins: Iterable[Any], function: Any,
+        effect: bool = False,
+    ) -> None:  # fmt: skip
         """Record what is called from Python: `function(outs, ins)`."""
         targets, sources = (tuple(x.ref for x in xs) for xs in (outs, ins))
-        self.emit(Call(targets, sources, function=function, label=label))
+        self.emit(Call(targets, sources, function=function, label=label, effect=effect))
 
 
 def _root(value: Array) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from .ir import Array, Ref
-from .tape import CaptureError, Tape, read_error
+from .tape import CaptureError, read_error
 
 # Methods that give numbers or bytes to Python.
 READS = frozenset("item tolist tobytes tofile dump dumps itemset searchsorted".split())
@@ -43,13 +43,13 @@ class Traced(NDArrayOperatorsMixin):
     __hash__ = object.__hash__
     __array_priority__ = 2000.0
 
-    def __init__(self, tape: Tape, value: Array, ref: Ref) -> None:
+    def __init__(self, tape: Any, value: Array, ref: Ref) -> None:
         self.tape = tape
         self.value = value
         self.ref = ref
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
         return np.ndarray
 
     shape = property(lambda self: self.value.shape)
@@ -142,7 +142,7 @@ class Traced(NDArrayOperatorsMixin):
 
     def __bool__(self) -> bool:
         if self.ref.storage.kind == "number":
-            return self.tape.truth(self)  # type: ignore[attr-defined,no-any-return]
+            return self.tape.truth(self)  # type: ignore[no-any-return]
         return bool(self.read("bool").value)
 
     def __float__(self) -> float:

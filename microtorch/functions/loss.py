@@ -321,7 +321,7 @@ def nll_loss(
 def nll_arrays(
     a: Any, t: Any, weight: Any, ignore_index: int, reduction: str
 ) -> tuple[Any, Any, Any, Any]:
-    """The loss, the factor of each element, where the elements are, and what the mean divides by."""
+    """The loss, each element's factor, where the elements are, and what the mean divides by."""
     ignored = t == ignore_index
     places = np.where(ignored, 0, t) if ignored.any() else t
     grids = np.ogrid[tuple(slice(n) for n in places.shape)] if places.ndim else ()

@@ -70,7 +70,9 @@ class Adam(Optimizer):
                     state[name] = wrap(np.zeros_like(p._array, order="C"))
             count = state["step"]._array
             count += 1
-            lines.setdefault(self.steps_made(count), []).append((p, p._grad, *(state[n] for n in names)))
+            lines.setdefault(self.steps_made(count), []).append(
+                (p, p._grad, *(state[n] for n in names))
+            )
         beta1, beta2 = group["betas"]
         lr, decay = group["lr"], group["weight_decay"]
         decoupled = group["decoupled_weight_decay"]
