@@ -666,6 +666,31 @@ def test_a_gradient_kept_by_the_user_keeps_its_value():
     assert [v[0] for v in views] == [0, 1, 2, 3]
 
 
+def test_compiled_backward_and_compiled_update_share_gradients():
+    def train(compiled):
+        torch.manual_seed(0)
+        model, (optimizer,), _, (x, y) = logistic(torch.float64)
+
+        def backward(x, y):
+            nn.functional.mse_loss(model(x), y).backward()
+
+        def update():
+            optimizer.step()
+
+        both = [torch.compile(f) if compiled else f for f in (backward, update)]
+        for _ in range(12):
+            optimizer.zero_grad()
+            for k in range(3):
+                both[0](x + k, y)
+            both[1]()
+        return both, list(model.parameters())
+
+    both, found = train(True)
+    for a, b in zip(train(False)[1], found, strict=True):
+        close(a, b, torch.float64)
+    assert all(sum(map(len, f.programs.values())) <= 4 for f in both)
+
+
 def test_memory_kept_by_the_user_keeps_its_value():
     w = torch.zeros(2)
 

@@ -4,10 +4,12 @@ import gc
 import sys
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 from numpy.lib.stride_tricks import as_strided
 
-from ..graph.node import LEAF, Node, clock, next_change
+from .. import dtypes
+from ..graph.node import LEAF, Node, clock, mode, next_change
 from ..tensor import Tensor, wrap
 from .adjoint import Adjoint
 from .guards import Watch
@@ -15,6 +17,9 @@ from .ir import Map, Recording, Ref
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
+
+# All programs that write gradients into memory of their own.
+EVERY: "WeakSet[Kept]" = WeakSet()
 
 
 class Kept:
@@ -59,6 +64,33 @@ class Kept:
         self.adjoint: Adjoint | None = None
         self.program: Any = None
         self.recording: Any = None
+
+    def match(self, args: Any, tensors: list[Tensor]) -> None:
+        """Make `fits(*args)`, a fast comparison of arguments that are all tensors."""
+        self.count = len(args)
+        self.fits = None
+        if len(args) != len(tensors) or any(a is not t for a, t in zip(args, tensors, strict=True)):
+            return
+        names: dict[str, Any] = {"mode": mode, "dtypes": dtypes}
+        terms = [f"mode.enabled is {mode.enabled}", "dtypes.get_default_dtype() is default"]
+        names["default"] = dtypes.get_default_dtype()
+        for k, t in enumerate(tensors):
+            a = t._array
+            names |= {f"k{k}": type(t), f"s{k}": a.shape, f"r{k}": a.strides, f"d{k}": a.dtype}
+            terms.append(
+                f"t{k}.__class__ is k{k} and (a{k} := t{k}._array).shape == s{k} and "
+                f"a{k}.strides == r{k} and a{k}.dtype is d{k}"
+            )
+            names[f"n{k}"] = t._node
+            leaf = t._node is None or t._node is LEAF
+            terms.append(f"t{k}._node is n{k}" if leaf else f"t{k}._node not in (None, leaf)")
+            if t._node is LEAF:
+                names[f"o{k}"] = t
+                terms.append(f"t{k} is o{k}")
+            terms += [f"a{k} is not a{j}" for j in range(k)]
+        names["leaf"] = LEAF
+        parameters = ", ".join(f"t{k}" for k in range(len(tensors)))
+        self.fits = eval(f"lambda {parameters}: {' and '.join(terms)}", names)
 
     def holds(self) -> bool:
         """Whether everything outside of the arguments is as it was when recorded."""
@@ -118,6 +150,9 @@ class Kept:
 
     def aliased(self, arrays: list[Any]) -> bool:
         """Whether an argument shares memory that is written."""
+        if not self.written:
+            writes = self.writes
+            return any([(id(a) if a.base is None else _owner(a)) in writes for a in arrays])
         owners = [id(a) if a.base is None else _owner(a) for a in arrays]
         if not self.writes.isdisjoint(owners):
             return True
@@ -132,7 +167,12 @@ class Kept:
         self.gradients = [
             [t, g, g._array] for t, g in self.after if g is not None and id(g) in self.static
         ]
-        self.counts = [(sys.getrefcount(g), sys.getrefcount(a)) for _, g, a in self.gradients]
+        self.counts = self.referrers()
+        EVERY.add(self)
+
+    def referrers(self) -> list[tuple[int, int]]:
+        """How many refer to each gradient, and to its memory."""
+        return [(sys.getrefcount(g), sys.getrefcount(a)) for _, g, a in self.gradients]
 
     def _gradients_alone(self) -> bool:
         """Let gradients that someone else holds keep their values."""
@@ -142,6 +182,7 @@ class Kept:
                 return False
             if sys.getrefcount(g) > of_tensor - (t.__dict__.get("_grad") is not g):
                 g._array = array.copy()
+                clock.epoch += 1
                 line[1] = fresh = wrap(array)
                 self.after = [(p, fresh if held is g else held) for p, held in self.after]
         return True
@@ -151,12 +192,14 @@ class Kept:
         self.uses += 1
         found = self.program.run(arrays)
         results = [wrap(a, kind) for a, kind in zip(found, self.kinds, strict=False)]
-        for t, leaf in zip(results, self.leaves, strict=True):
-            t._node = LEAF if leaf else None
+        if True in self.leaves:
+            for t, leaf in zip(results, self.leaves, strict=True):
+                t._node = LEAF if leaf else None
         if self.adjoint is not None:
             self.adjoint.link(results, found[len(results) :], tensors)
         for t, times in self.changes:
-            for _ in range(times):
+            t._changes = next_change(t._changes)
+            for _ in range(times - 1):
                 t._changes = next_change(t._changes)
         for t, g in self.after:
             t._grad = g

@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 from .. import dtypes
 from ..graph.node import LEAF, clock, mode
@@ -14,7 +15,7 @@ from .hooks import recording
 
 # What makes a program of a Recording.
 from .interpret import Interpreter as build
-from .kept import Kept, finish
+from .kept import EVERY, Kept, finish
 from .session import Session
 from .tape import CaptureError, active
 
@@ -60,6 +61,12 @@ class Compiled:
         """The function's result, from a program if one fits."""
         if self.eager or active.tape is not None:
             return self.function(*args, **kwargs)
+        latest = self.latest
+        if latest is not None and latest.fits is not None:
+            if latest.count == len(args) and not kwargs and latest.fits(*args):
+                with self.lock:
+                    if latest.holds():
+                        return self._run(latest, args, kwargs, args)
         tensors: list[Tensor] = []
         key: Any = (mode.enabled, dtypes.get_default_dtype(), flatten(args, tensors))
         if kwargs:
@@ -71,11 +78,16 @@ class Compiled:
         with self.lock:
             for kept in self.programs.get(key, ()):
                 if kept.holds():
-                    arrays = [tensors[k]._array for k in kept.arguments]
-                    if kept.apart and kept.aliased(arrays):
-                        return self.function(*args, **kwargs)
-                    return kept.run(arrays, tensors)
+                    return self._run(kept, args, kwargs, tensors)
             return self._record(key, args, kwargs, tensors)
+
+    def _run(self, kept: Kept, args: Any, kwargs: Any, tensors: Any) -> Any:
+        """One call of a program; where arguments share memory that is written, an eager one."""
+        arrays = [tensors[k]._array for k in kept.arguments]
+        if kept.apart and kept.aliased(arrays):
+            return self.function(*args, **kwargs)
+        self.latest = kept
+        return kept.run(arrays, tensors)
 
     def __getattr__(self, name: str) -> Any:
         if name == "function":
@@ -117,6 +129,8 @@ class Compiled:
                 if argument.ref.storage.position == position:
                     numbers[position] = argument.ref
         function = self.function
+        # What refers to gradients of other programs; what this one adds is no one else's.
+        others = [(ref(k), k.referrers()) for k in list(EVERY)]
         with recording(session), watch:
             result = function(*args, **kwargs)
             watch.__exit__()
@@ -137,7 +151,10 @@ class Compiled:
                 self._keep(key, kept)
                 for table in (session.known, session.casts, session.numbers, session.tensors):
                     table.clear()
+                session.made.clear()
+                kept.match(args, tensors)
                 kept.measure()
+                _adjust(others)
         else:
             self.tries[key] = self.tries.get(key, 0) + 1
             if self.tries[key] > WARM_UP:
@@ -195,6 +212,19 @@ class Compiled:
             self.programs[k].remove(least)
             if not self.programs[k]:
                 del self.programs[k]
+
+
+def _adjust(others: Any) -> None:
+    """Let programs expect the references that a new program, or the loss of one, has changed."""
+    for reference, before in others:
+        kept = reference()
+        if kept is not None:
+            kept.counts = [
+                (c + x - a, d + y - b)
+                for (a, b), (c, d), (x, y) in zip(
+                    before, kept.counts, kept.referrers(), strict=True
+                )
+            ]
 
 
 def compile(fn: Any = None, *, fallback: str = "error") -> Any:
