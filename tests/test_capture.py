@@ -726,6 +726,58 @@ def test_versions_count_changes():
         assert w._version == k and w[0].item() == k
 
 
+def test_versions_of_arguments_count_too():
+    f = torch.compile(lambda x: (x.mul_(2), None)[1])
+    for _ in range(3):
+        x = torch.ones(2)
+        f(x)
+        assert x._version == 1 and x.tolist() == [2, 2]
+
+
+def test_tensors_from_outside_that_join_the_graph_are_refused():
+    w, h = torch.ones(2, requires_grad=True), torch.zeros(2)
+    with pytest.raises(CaptureError, match="history"):
+        torch.compile(lambda x: (h.add_(w * x), None)[1])(torch.ones(2))
+
+
+def test_tensors_that_joined_a_graph_between_calls_are_noticed():
+    w, h = torch.ones(2, requires_grad=True), torch.zeros(2)
+    f = torch.compile(lambda x: h * x)
+    assert not f(torch.ones(2)).requires_grad and not f(torch.ones(2)).requires_grad
+    h.add_(w)
+    assert f(torch.ones(2)).requires_grad
+
+
+def test_graphs_of_values_are_refused():
+    with pytest.raises(CaptureError, match="Values"):
+        torch.compile(lambda: torch.Value(2.0) * 3)()
+
+
+def test_functions_of_the_users_and_hooks_are_recorded():
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            return 2 * x * g
+
+    w = torch.tensor([1.0, 2.0], requires_grad=True)
+    w.register_hook(lambda g: g * 10)
+
+    @torch.compile
+    def f(x):
+        w.grad = None
+        Double.apply(w * x).sum().backward()
+
+    for k in range(1, 5):
+        f(torch.full((2,), float(k)))
+        close(w.grad, 20 * k * k * w)
+
+
 def test_nested_and_recursive_functions():
     inner = torch.compile(lambda x: x * 2)
     outer = torch.compile(lambda x: inner(x) + 1)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import value as value_module
 from ..graph.node import clock
 from ..nn.module import Module
 from ..optim.optimizer import Optimizer
@@ -28,6 +29,7 @@ _LIBRARY = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), *OUTSID
 _CAPTURE = os.path.dirname(__file__)
 _RANDOM = ("random", "_random", "numpy.random", "secrets")
 _MISSING = object()
+_VALUE = value_module.__file__
 _CALLABLE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, np.ufunc)
 _MODULE_CALL = Module.__call__.__code__
 
@@ -100,6 +102,8 @@ class Watch:
         elif event == "call":
             if not name.startswith(_LIBRARY):
                 self._function(frame, code)
+            elif name == _VALUE:
+                self._refuse(place(True), "a graph of Values (numbers, not tensors) is made")
             elif name.startswith(OUTSIDE[0]):
                 self._entry(frame, code)
                 if code is _MODULE_CALL:

@@ -47,7 +47,7 @@ class Kept:
         # At entry: (tensor, its gradient then); at exit: (tensor, its gradient now).
         self.before: list[tuple[Tensor, Any]] = []
         self.after: list[tuple[Tensor, Any]] = []
-        self.changes: list[tuple[Tensor, int]] = []
+        self.changes: list[tuple[Any, int]] = []
         # Tensors with memory that is written although eager mode would give them new one, and
         # how many refer to it as long as no one else does.
         self.owned: list[tuple[Tensor, Any]] = []
@@ -98,20 +98,25 @@ class Kept:
             if not self._slowly():
                 return False
             self.epoch = clock.epoch
-        if not (self.same() and self.lists() and all(g() for g in self.session_guards)):
+        if not (self.same() and self.lists()):
             return False
+        for guard in self.session_guards:
+            if not guard():
+                return False
         for t, g in self.before:
             if t._grad is not g:
                 return False
-        if not self._gradients_alone():
+        for o, state, _, own in self.optimizers:
+            if o.state is not state or len(state) != len(own):
+                return False
+        if self.gradients and not self._gradients_alone():
             return False
         for (t, array), count in zip(self.owned, self.references, strict=True):
             if sys.getrefcount(array) > count:
                 t._array = array.copy("K")
                 clock.epoch += 1
                 return False
-        return all(o.state is state and len(state) == len(own)
-                   for o, state, _, own in self.optimizers)  # fmt: skip
+        return True
 
     def _slowly(self) -> bool:
         """Tensors, modules and optimizers, after some of any program have been exchanged."""
@@ -198,6 +203,7 @@ class Kept:
         if self.adjoint is not None:
             self.adjoint.link(results, found[len(results) :], tensors)
         for t, times in self.changes:
+            t = tensors[t] if t.__class__ is int else t
             t._changes = next_change(t._changes)
             for _ in range(times - 1):
                 t._changes = next_change(t._changes)
@@ -213,6 +219,10 @@ def finish(
     finals = []
     for t, entry, read in session.grads.values():
         g = t.__dict__.get("_grad")
+        if any(t is x for x in tensors) and t._node is not LEAF:
+            if g is not entry:
+                raise refusal("an argument's .grad is set inside a compiled function", "Return it")
+            continue
         if (g is entry and read) or (g is not entry and read):
             kept.before.append((t, entry))
         if g is not entry or not read:
@@ -226,13 +236,19 @@ def finish(
     structure = _structure(session, result, tensors, results, made)
     kept.structure = structure
     written = {r.storage for op in session.ops for r in op.outs}
-    for t, array, _, changes in session.tensors.values():
+    for t, array, node, changes in session.tensors.values():
+        if t._node is not node:
+            raise refusal(
+                "a tensor from outside gets a history, or loses it, inside a compiled function",
+                "Write into it under no_grad",
+            )
         known = session.known.get(id(array))
         if known is not None and known.ref.storage in written:
             now = t.__dict__.get("_changes")
             times = (now[0] if now else 0) - (changes[0] if changes else 0)
             if times and t._base is None:
-                kept.changes.append((t, times))
+                position = next((k for k, x in enumerate(tensors) if x is t), None)
+                kept.changes.append((t if position is None else position, times))
     for t, array in session.swapped.values():
         kept.owned.append((t, _own_memory(session, t, array)))
     kept.kinds = [type(t) for t in made]

@@ -11,7 +11,7 @@ from weakref import ref
 
 import numpy as np
 
-from ..graph.node import Node
+from ..graph.node import Node, clock
 from ..tensor import Tensor, base_of, root_of
 from .op import Array, Rule, record
 
@@ -51,6 +51,7 @@ def remember(view: Tensor, base: Any) -> None:
 def take_over(x: Tensor, node: Node | None) -> None:
     """Give x the history of what was written into it, and with it its base and all their views."""
     x._node = node
+    clock.epoch += 1
     base = base_of(x)
     if x is not root_of(x) and node is not None and node.saved and node.op.saves_result:
         root_of(x)._written = ref(node)
