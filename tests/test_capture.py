@@ -778,6 +778,31 @@ def test_functions_of_the_users_and_hooks_are_recorded():
         close(w.grad, 20 * k * k * w)
 
 
+def test_hooks_added_and_removed_are_noticed():
+    w = torch.tensor([1.0], requires_grad=True)
+    model = nn.Identity()
+
+    @torch.compile
+    def f(x):
+        w.grad = None
+        model(w * x).sum().backward()
+
+    def gradient():
+        for _ in range(2):
+            f(torch.ones(1))
+        return w.grad.item()
+
+    assert gradient() == 1
+    handle = w.register_hook(lambda g: g * 10)
+    assert gradient() == 10
+    handle.remove()
+    assert gradient() == 1
+    handle = model.register_forward_hook(lambda module, args, out: out * 5)
+    assert gradient() == 5
+    handle.remove()
+    assert gradient() == 1
+
+
 def test_nested_and_recursive_functions():
     inner = torch.compile(lambda x: x * 2)
     outer = torch.compile(lambda x: inner(x) + 1)

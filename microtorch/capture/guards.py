@@ -277,8 +277,12 @@ def _numpy_state() -> Any:
 def _module_state(module: Module) -> Any:
     store = module.__dict__
     own = {k: v for k, v in store.items() if not isinstance(v, (list, dict, set))}
-    tables = [frozen(store.get(k, {})) for k in ("_parameters", "_buffers", "_modules", "_hooks")]
-    return frozen(own), tables, type(module)
+    tables = [frozen(store.get(k, {})) for k in ("_parameters", "_buffers", "_modules")]
+    hooks = store.get("_hooks")
+    kinds = getattr(hooks, "__dict__", None) or {
+        k: getattr(hooks, k, None) for k in getattr(type(hooks), "__slots__", ())
+    }
+    return frozen(own), tables, frozen(kinds), type(module)
 
 
 def _names(code: Any) -> set[str]:

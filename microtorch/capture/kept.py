@@ -35,6 +35,7 @@ class Kept:
         known = {id(t) for t, *_ in seen}
         seen += [(t, None, t._node, None) for t in watch.parameters() if id(t) not in known]
         self.tensors = [(t, array, node) for t, array, node, _ in seen]
+        self.hooks = [(t, _hooks(t)) for t, *_ in seen]
         self.optimizers = [
             (o, o.state, [(g, list(g["params"])) for g in o.param_groups],
              {p: dict(s) for p, s in o.state.items()})
@@ -123,6 +124,8 @@ class Kept:
         for t, array, node in self.tensors:
             if t._array is not array or t._node is not node:
                 return False
+        if any(_hooks(t) != was for t, was in self.hooks):
+            return False
         for o, state, groups, own in self.optimizers:
             if o.state is not state or len(o.param_groups) != len(groups):
                 return False
@@ -265,6 +268,11 @@ def finish(
         gc.collect()
         kept.escaped = _escaped(session, reachable)
     kept.find_aliases(session, written, tensors)
+
+
+def _hooks(t: Tensor) -> tuple[Any, ...]:
+    """The numbers of a leaf's hooks."""
+    return tuple(tuple(t.__dict__.get(name, ())) for name in ("_hooks", "_leaf_hooks"))
 
 
 def _escaped(session: Session, reachable: set[int]) -> list[str]:

@@ -160,7 +160,7 @@ class Recorder(Tape):
         x, y = self.lift(a), self.lift(b)
         if x.ndim == 0 or y.ndim == 0 or (function is np.dot and max(x.ndim, y.ndim) > 2):
             return self.anything(function, (a, b), {})
-        if x.dtype != y.dtype or x.dtype.kind != "f":
+        if x.dtype != y.dtype or x.dtype not in (np.float32, np.float64):
             return self.anything(function, (a, b), {})
         with np.errstate(all="ignore"):
             result = self.fresh(np.asarray(function(x.value, y.value)))
@@ -203,15 +203,15 @@ class Recorder(Tape):
             raise refusal(f"the shape of a result depends on values ({name})", "Use masks")
         if name in TO_PYTHON:
             args[0].read(name)
-        if (
-            name in FOLDS
-            and args[0].dtype.kind == "f"
-            and not options.keys() - {"axis", "keepdims"}
-        ):
+        dtype = getattr(args[0], "dtype", None)
+        extra = options.keys() - {"axis", "keepdims"}
+        if extra == {"dtype"} and options["dtype"] == dtype:
+            extra, options = set(), {k: v for k, v in options.items() if k != "dtype"}
+        if name in FOLDS and dtype in (np.float32, np.float64) and not extra:
             folded = self._numpy_fold(function, name, args, options)
             if folded is not None:
                 return folded
-        if name in ("any", "all") and args[0].dtype == np.bool_ and not args[1:]:
+        if name in ("any", "all") and dtype == np.bool_ and not args[1:]:
             return self._logical_fold(function, name, args[0], options)
         return self.anything(function, args, options)
 
@@ -230,7 +230,9 @@ class Recorder(Tape):
     def _numpy_fold(self, function: Any, name: str, args: Any, options: Any) -> Any:
         x = args[0]
         axis = args[1] if len(args) > 1 else options.get("axis")
-        if len(args) > 2 or x.ndim == 0 or not x.size:
+        if x.ndim == 0:
+            return self.copied(x, x.dtype)
+        if len(args) > 2 or not x.size:
             return None
         dims = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
         result = self.fresh(np.asarray(function(*plain(args), **plain(options))))
@@ -370,6 +372,9 @@ class Recorder(Tape):
         if not part.size:
             return
         if not isinstance(value, np.ndarray):
+            if x.dtype == np.float16:
+                self.call("fill", [part], [], lambda outs, ins: outs[0].fill(value))
+                return
             formula = literal(np.asarray(value).astype(x.dtype), x.dtype)
             self.map([part], [], (formula,), (), "fill")
             return

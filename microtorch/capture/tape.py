@@ -239,8 +239,13 @@ class Tape:
         names: tuple[str, ...], label: str,
     ) -> None:  # fmt: skip
         """Record formulas over whole arrays; numbers among the ins become literals."""
+        outs, ins = list(outs), list(ins)
         targets = tuple(o.ref for o in outs)
         shape = targets[0].shape
+        if any(x.dtype == np.float16 for x in (*outs, *ins)):
+            # No kernels are made for it.
+            self.call(label, outs, ins, _halves(names))
+            return
         refs, kept = [], []
         for x, name in zip(ins, names, strict=True):
             number = _uniform(x)
@@ -271,6 +276,18 @@ class Tape:
         """Record what is called from Python: `function(outs, ins)`."""
         targets, sources = (tuple(x.ref for x in xs) for xs in (outs, ins))
         self.emit(Call(targets, sources, function=function, label=label, effect=effect))
+
+
+def _halves(names: tuple[str, ...]) -> Any:
+    """Copies and choices of float16, by NumPy."""
+    if names not in (("x",), ("c", "x", "y")):
+        raise refusal("arithmetic of float16 is recorded", "Cast to float32")
+
+    def again(outs: list[Array], ins: list[Array]) -> None:
+        value = ins[0] if len(ins) == 1 else np.where(*ins)
+        np.copyto(outs[0], value, casting="unsafe")
+
+    return again
 
 
 def _root(value: Array) -> Array:
