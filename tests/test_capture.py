@@ -560,6 +560,17 @@ def test_changed_closures_and_defaults_are_noticed():
     assert [f(one).item() for _ in range(3)] == [40.0] * 3
 
 
+def test_code_without_a_file_is_guarded_too():
+    space = {"torch": torch, "scale": 2.0}
+    exec("def f(x, k=1.0):\n    return x * scale * k\ng = torch.compile(f)", space)
+    one = torch.ones(1)
+    assert [space["g"](one).item() for _ in range(3)] == [2.0] * 3
+    space["scale"] = 3.0
+    assert [space["g"](one).item() for _ in range(3)] == [3.0] * 3
+    space["f"].__defaults__ = (2.0,)
+    assert [space["g"](one).item() for _ in range(3)] == [6.0] * 3
+
+
 def test_changed_attributes_are_noticed():
     class Model(nn.Module):
         def __init__(self):

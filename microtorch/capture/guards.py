@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy import random as numpy_random
 
 from .. import value as value_module
 from ..graph.node import clock
@@ -268,9 +269,7 @@ class Watch:
 
 def _numpy_state() -> Any:
     """The state of NumPy's global generator."""
-    if "numpy.random" not in sys.modules:
-        return None
-    name, words, *rest = np.random.get_state()  # type: ignore[misc]
+    name, words, *rest = numpy_random.get_state()  # type: ignore[misc]
     return (name, words.tobytes(), *rest)  # type: ignore[attr-defined]
 
 

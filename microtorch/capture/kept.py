@@ -73,7 +73,11 @@ class Kept:
         if len(args) != len(tensors) or any(a is not t for a, t in zip(args, tensors, strict=True)):
             return
         names: dict[str, Any] = {"mode": mode, "dtypes": dtypes}
-        terms = [f"mode.enabled is {mode.enabled}", "dtypes.get_default_dtype() is default"]
+        terms = [
+            f"mode.enabled is {mode.enabled}",
+            f"mode.inference is {mode.inference}",
+            "dtypes.get_default_dtype() is default",
+        ]
         names["default"] = dtypes.get_default_dtype()
         for k, t in enumerate(tensors):
             a = t._array

@@ -68,7 +68,12 @@ class Compiled:
                     if latest.holds():
                         return self._run(latest, args, kwargs, args)
         tensors: list[Tensor] = []
-        key: Any = (mode.enabled, dtypes.get_default_dtype(), flatten(args, tensors))
+        key: Any = (
+            mode.enabled,
+            mode.inference,
+            dtypes.get_default_dtype(),
+            flatten(args, tensors),
+        )
         if kwargs:
             key = (*key, flatten(kwargs, tensors))
         if len(tensors) > 1:
@@ -131,6 +136,7 @@ class Compiled:
         function = self.function
         # What refers to gradients of other programs; what this one adds is no one else's.
         others = [(ref(k), k.referrers()) for k in list(EVERY)]
+        watch.note("the function", {"itself": function}, "itself", function)
         with recording(session), watch:
             result = function(*args, **kwargs)
             watch.__exit__()

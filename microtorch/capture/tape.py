@@ -17,7 +17,8 @@ from ..table import names_in
 from .ir import Array, Call, Map, Op, Ref, Storage
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-OUTSIDE = (PACKAGE + os.sep, os.path.dirname(os.path.abspath(np.__file__)) + os.sep, "<")
+OUTSIDE = (PACKAGE + os.sep, os.path.dirname(os.path.abspath(np.__file__)) + os.sep,
+           "<row>", "<__array_function__", "<frozen")  # fmt: skip
 
 
 class Active(threading.local):
