@@ -64,7 +64,8 @@ globals().update(_PUBLIC)
 _LAZY = {
     "is_anomaly_enabled": "autograd.anomaly", "set_anomaly_enabled": "autograd.anomaly",
     "is_anomaly_check_nan_enabled": "autograd.anomaly",
-    "register": "custom", "save": "checkpoint", "load": "checkpoint", "summary": "torchsummary",
+    "compile": "capture.program", "register": "custom", "save": "checkpoint", "load": "checkpoint",
+    "summary": "torchsummary",
     "from_dlpack": "interop", "draw": "drawing", "finfo": "limits", "iinfo": "limits",
     "set_printoptions": "printing", "get_printoptions": "printing",
 }  # fmt: skip

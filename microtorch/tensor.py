@@ -274,6 +274,7 @@ class Tensor:
             raise RuntimeError("only Tensors of floating point dtype can require gradients")
         else:
             self._node = LEAF
+        clock.epoch += 1
         return self
 
     @property
@@ -341,6 +342,7 @@ class Tensor:
                 "dtype"
             )
         self._array = value._array
+        clock.epoch += 1
 
     def detach(self) -> "Tensor":
         """The same storage without history; in-place changes are still checked."""
@@ -361,6 +363,7 @@ class Tensor:
             if self._node.op.saves_result:
                 self._written = ref(self._node)
         self._node = None
+        clock.epoch += 1
         return self
 
     @property

@@ -25,9 +25,10 @@ LEVELS = (
      "kernels.lapack", "kernels.native", "kernels.rows", "kernels.stream", "kernels.threads",
      "kernels.ufuncs"),
     ("tensor", "random", "functions", "value", "custom"),
-    ("autograd", "capture"),
+    ("autograd",),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "drawing",
      "drawing_layout", "testing", "linalg", "limits", "backends"),
+    ("capture",),
     ("",),
 )  # fmt: skip
 

@@ -72,8 +72,9 @@ class Map(Op):
     """outs[k] = formulas[k] for every element; all outs have one shape.
 
     formulas: text in the language of the table (`table.VOCABULARY`) over `names`, those of `ins`;
-    ins are broadcast already (stride 0). Computed in the dtype of the ins (for ins of several
-    dtypes only `x`, a conversion, or `where(c, x, y)` with a bool first); a formula over bools or
+    ins are broadcast already (stride 0). Computed in the dtype of the ins. Dtypes differ only in
+    a conversion, `x`, and a choice, `where(c, x, y)`, with bools c: x and y are of the out's dtype,
+    or numbers. Without ins, the formula is a number, for every element. A formula over bools or
     integers uses the row's own text.
     """
 
@@ -112,10 +113,12 @@ class Call(Op):
     """Anything else: `function(outs, ins)` with lists of arrays, called from Python in its turn.
 
     It writes into the outs. Used for what is too rare or too big for a loop of its own: LAPACK,
-    convolutions, sorts, random numbers.
+    convolutions, sorts, random numbers. effect: it changes what no Ref shows (a generator), so
+    it is kept in its place among such calls even if nothing reads its outs.
     """
 
     function: Callable[[list[Array], list[Array]], None] = lambda outs, ins: None
+    effect: bool = False
 
 
 @dataclass(eq=False, slots=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import cpu
 from ..tensor import Tensor, wrap
 from .convert import where
 from .elementwise import FUNCTIONS
@@ -59,7 +60,7 @@ def embedding(
         )
     if w.ndim != 2:
         raise RuntimeError("'weight' must be 2-D")
-    if places.size and not (0 <= places.min() and places.max() < w.shape[0]):
+    if cpu.first_outside(places, w.shape[0]) is not None:
         raise IndexError("index out of range in self")
     const = (places.reshape(-1), w.shape, padding_idx)
     return record(EMBEDDING, w[places], (weight,), (input,), const)

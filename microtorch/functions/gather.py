@@ -62,8 +62,7 @@ def _key(name: str, x: Tensor, dim: int, index: Any) -> Key:
                 f"{start} index {list(places.shape)} to be no larger than self {list(a.shape)} "
                 f"apart from dimension {dim}"
             )
-    if places.min() < 0 or places.max() >= a.shape[dim]:
-        bad = int(places[(places < 0) | (places >= a.shape[dim])][0])
+    if (bad := cpu.first_outside(places, a.shape[dim])) is not None:
         raise RuntimeError(
             f"index {bad} is out of bounds for dimension {dim} with size {a.shape[dim]}"
         )
@@ -260,8 +259,7 @@ def _vector_key(name: str, x: Tensor, dim: int, index: Any) -> Key:
 
 def _check_vector(key: Key, length: int, text: str) -> None:
     places = key[-1]
-    if places.size and not (0 <= places.min() and places.max() < length):
-        bad = int(places[(places < 0) | (places >= length)][0])
+    if (bad := cpu.first_outside(places, length)) is not None:
         raise IndexError(text.format(bad=bad, dim=len(key) - 1, length=length))
 
 

@@ -12,7 +12,7 @@ from weakref import ref
 import numpy as np
 
 from ..errors import BASE_OF_NO_GRAD_VIEW, NO_GRAD_VIEW
-from ..graph.node import Node, mode
+from ..graph.node import Node, clock, mode
 from ..tensor import Tensor, base_of, root_of
 from .op import Array, Rule, record
 
@@ -70,6 +70,7 @@ def forget(view: Tensor) -> None:
 def take_over(x: Tensor, node: Node | None) -> None:
     """Give x the history of what was written into it, and with it its base and all their views."""
     _give(x, node)
+    clock.epoch += 1
     base = base_of(x)
     if x is not root_of(x) and node is not None and node.saved and node.op.saves_result:
         root_of(x)._written = ref(node)

@@ -327,13 +327,23 @@ def nll_loss(
     need_tensor("nll_loss", "target", 2, target)
     _check_classes(input, target, weight, ignore_index)
     a, t = input._array, target._array
+    of_class = None if weight is None else weight._array
+    each, factor, key, divisor = nll_arrays(a, t, of_class, ignore_index, reduction)
+    saved = (wrap(factor), target) if weight is None else (wrap(factor), weight, target)
+    return record(NLL, np.asarray(each), (input,), saved, (key, a.shape, divisor))
+
+
+def nll_arrays(
+    a: Any, t: Any, weight: Any, ignore_index: int, reduction: str
+) -> tuple[Any, Any, Any, Any]:
+    """The loss, each element's factor, where the elements are, and what the mean divides by."""
     ignored = t == ignore_index
     places = np.where(ignored, 0, t) if ignored.any() else t
     grids = np.ogrid[tuple(slice(n) for n in places.shape)] if places.ndim else ()
     key = (places,) if a.ndim == 1 else (grids[0], places, *grids[1:])
     factor = np.full(t.shape, -1, a.dtype)
     if weight is not None:
-        factor *= weight._array[places]
+        factor *= weight[places]
     factor[ignored] = 0
     each = np.asarray(a[key] * factor)
     each[ignored] = 0
@@ -344,8 +354,7 @@ def nll_loss(
             each = np.asarray(each.sum(dtype=np.float64) / np.float64(divisor)).astype(a.dtype)
     elif reduction == "sum":
         each = np.asarray(each.sum(dtype=np.float64)).astype(a.dtype)
-    saved = (wrap(factor), target) if weight is None else (wrap(factor), weight, target)
-    return record(NLL, np.asarray(each), (input,), saved, (key, a.shape, divisor))
+    return each, factor, key, divisor
 
 
 def cross_entropy(

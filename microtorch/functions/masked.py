@@ -62,7 +62,8 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
         )
     number = cast(number, input.dtype)
     array = np.where(places, number._array, x._array)
-    return record(MASKED_FILL, array, (x, number), (mask,), ((places,), ()))
+    value_shape = None if number._node is None else ()
+    return record(MASKED_FILL, array, (x, number), (mask,), ((places,), value_shape))
 
 
 @public(in_place=True)

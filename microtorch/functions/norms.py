@@ -79,7 +79,7 @@ def _vector_norm(x: Tensor, p: float, dims: tuple[int, ...], keepdim: bool) -> T
 def _root(total: Tensor, exponent: float) -> Tensor:
     """total to a power, with derivative 0 at 0."""
     zero = FUNCTIONS["eq"](total, 0)
-    if not zero._array.any():
+    if not cpu.any_true(zero._array):
         return _power(total, exponent)
     return where(zero, 0.0 if exponent > 0 else math.inf, _power(where(zero, 1.0, total), exponent))
 

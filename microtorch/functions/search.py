@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import cpu
 from ..tensor import Tensor, normal_dim, wrap
 from .names import function, public
 from .op import Array, deliver, need_tensor
@@ -193,11 +194,12 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
         raise RuntimeError("one_hot is only applicable to index tensor of type LongTensor.")
     if a.size == 0 and num_classes <= 0:
         raise RuntimeError("Can not infer total number of classes from empty tensor.")
-    if a.size and a.min() < 0:
+    most = np.iinfo(np.int64).max
+    if cpu.first_outside(a, most) is not None:
         raise RuntimeError("Class values must be non-negative.")
     if num_classes != -1 and num_classes < 1:
         raise RuntimeError("num_classes should be positive")
-    if a.size and num_classes > 0 and a.max() >= num_classes:
+    if num_classes > 0 and cpu.first_outside(a, num_classes) is not None:
         raise RuntimeError("Class values must be smaller than num_classes.")
     count = num_classes if num_classes > 0 else int(a.max()) + 1
     return wrap((a[..., None] == np.arange(count)).astype(np.int64))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import broadcast_error
+from ..graph.node import clock
 from ..tensor import Size, Tensor, changed, check_in_place, normal_dim, root_of
 from .arguments import int_of, ints_of, need_tensor
 from .history import offsets
@@ -338,6 +339,7 @@ def _reshaping(name: str, make_view: Callable[..., Tensor]) -> Callable[..., Ten
         z = make_view(input, *args, **kwargs)
         check_in_place(input, "a view of a leaf")
         input._array = z._array
+        clock.epoch += 1
         input._node = z._node
         changed(input)
         return input

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any, Self
 from weakref import ref
 
+from .node import clock
+
 _next_id = itertools.count().__next__
 # Weak references to all that are not empty: the engine looks for hooks only if there are any.
 live: dict[Any, Any] = {}
@@ -40,6 +42,7 @@ class RemovableHandle:
 
     def remove(self) -> None:
         """Take the hook away; once more does nothing."""
+        clock.epoch += 1
         for hooks in self._dicts:
             hooks.pop(self.id, None)
 
@@ -52,6 +55,7 @@ class RemovableHandle:
 
 def add(hooks: dict[int, Any], hook: Callable[..., Any]) -> RemovableHandle:
     """Enter a hook, and give the handle that removes it."""
+    clock.epoch += 1
     handle = RemovableHandle(hooks)
     hooks[handle.id] = hook
     return handle

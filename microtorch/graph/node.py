@@ -69,12 +69,17 @@ class Mode(threading.local):
 
 
 class Clock:
-    """The time of the latest change of any tensor: newer nodes need no check."""
+    """The time of the latest change of any tensor: newer nodes need no check.
 
-    __slots__ = ("latest_change",)
+    epoch: how often a tensor got other memory or began or ceased to require grad, or a module or
+    an optimizer got other members: compiled programs check theirs again then.
+    """
+
+    __slots__ = ("epoch", "latest_change")
 
     def __init__(self) -> None:
         self.latest_change = 0
+        self.epoch = 0
 
 
 mode = Mode()

@@ -306,6 +306,13 @@ def clear_index(g: Array, key: Any) -> Array:
     return made
 
 
+def first_outside(places: Array, length: int) -> int | None:
+    """The first index that is outside [0, length), or None."""
+    if not places.size or (places.min() >= 0 and places.max() < length):
+        return None
+    return int(places[(places < 0) | (places >= length)].flat[0])
+
+
 def put_along(g: Array, index: Array, shape: tuple[int, ...], dim: int) -> Array:
     """Zeros with g at the places that `index` (keeping the dimension) names along dim."""
     made = np.zeros(shape, g.dtype)

@@ -36,7 +36,7 @@ def loop(args, dims, steps, data):
 def _make(dtype: np.dtype[Any]) -> Any:
     loop = jit.address("loop", _LOOP.format(t=f"f{8 * dtype.itemsize}"))
     types = [np.dtype(np.int64), dtype, np.dtype(np.bool_), dtype]
-    return make_ufunc("rows_added", loop, 0, types, 1, "(n),(n,w),(m)->(m,w)")
+    return make_ufunc("rows_added", loop, 0, types, 1, ("call",), "(n),(n,w),(m)->(m,w)")
 
 
 _KERNELS = ByDtype(_make)

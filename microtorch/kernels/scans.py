@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["any_zero", "cumprod", "cumsum", "recurrence"]
+__all__ = ["any_true", "any_zero", "cumprod", "cumsum", "recurrence"]
 
 Array = np.ndarray[Any, Any]
 
@@ -38,6 +38,11 @@ def recurrence(a: Array, b: Array, dim: int, reverse: bool = False) -> Array:
     for k, (factor, term) in enumerate(zip(factors, terms, strict=True)):
         rows[k] = before = factor * before + term
     return found
+
+
+def any_true(x: Array) -> bool:
+    """Whether an element is true."""
+    return bool(x.any())
 
 
 def any_zero(x: Array) -> bool:

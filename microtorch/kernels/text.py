@@ -141,12 +141,15 @@ def _loop(
     return "\n".join(lines) + "\n"
 
 
+def formula_of(row: Row, dtype: str) -> str:
+    """The formula of a row for a dtype: what is not 0 is true."""
+    return f"({row.formula}) != 0" if dtype == "bool" and row.types != "bool" else row.formula
+
+
 def forward(row: Row, dtype: str, in_place: bool = False) -> str:
     """The kernel of z = formula: operands of one dtype, a result of that dtype or bool."""
-    formula = row.formula
+    formula = formula_of(row, dtype)
     out = "bool" if row.types == "bool" else dtype
-    if dtype == "bool" and out == "bool" and row.types != "bool":
-        formula = f"({formula}) != 0"
     params = frozenset(row.params)
     repeats = [params]
     if len(row.inputs) == 2:
@@ -411,7 +414,7 @@ def _reduction(
         yield _function(f"{name}_with", ("a", "b"), FOLDS[kind].combine)
         finish = re.sub(r"\bn\b", "F(n)", FOLDS[kind].finish)
         yield _function(f"{name}_end", ("a", "n"), finish)
-        text.append(f"    total_{name} = F({_initial(FOLDS[kind].initial, dtype)})")
+        text.append(f"    total_{name} = F({initial_of(FOLDS[kind].initial, dtype)})")
         many.append(f"lanes[{k * LANES} + j]")
     lanes = list(zip((name for name, _, _ in lines), many, strict=True))
     text += ["    if whole:", f"        for j in range({LANES}):"]

@@ -91,7 +91,7 @@ def part(context):
 
 def ranges() -> tuple[int, int]:
     """Addresses of the settings, and of what runs a part of a range of blocks."""
-    _start()
+    start()
     return _settings.ctypes.data, jit.address("part", _RANGE, "void(i64)")
 
 

@@ -37,11 +37,15 @@ _plain = [ctypes.c_void_p] * 3 + [ctypes.c_int] * 4 + [ctypes.c_char_p] * 2 + [c
 _from_loop = ctypes.PYFUNCTYPE(ctypes.py_object, *_plain)(_api[1] or 0)
 _from_core_loop = ctypes.PYFUNCTYPE(ctypes.py_object, *_plain, ctypes.c_char_p)(_api[31] or 0)
 _kept: list[Any] = []
+# What each ufunc computes, for `capture`: ("map", formulas, names), ("fold", fold, formula, names)
+# or ("rows", name).
+MEANINGS: dict[Any, tuple[Any, ...]] = {}
 
 
 def make_ufunc(
-    name: str, loop: int, data: int, types: list[np.dtype[Any]], outputs: int, signature: str = ""
-) -> Ufunc:
+    name: str, loop: int, data: int, types: list[np.dtype[Any]], outputs: int, meaning: Any,
+    signature: str = "",
+) -> Ufunc:  # fmt: skip
     """A ufunc with one loop: `types` are the dtypes of its inputs, then of its outputs."""
     loops = (ctypes.c_void_p * 1)(loop)
     datas = (ctypes.c_void_p * 1)(data)
@@ -53,19 +57,16 @@ def make_ufunc(
         len(types) - outputs, outputs, -1, label, doc, 0,
     )  # fmt: skip
     made = _from_core_loop(*arguments, core) if signature else _from_loop(*arguments)
+    MEANINGS[made] = meaning
     return made  # type: ignore[no-any-return]
 
 
 def made(
-    name: str,
-    loop: int,
-    data: int,
-    types: list[np.dtype[Any]],
-    core: str = "",
-    total: bool = False,
-) -> Ufunc:
+    name: str, loop: int, data: int, types: list[np.dtype[Any]], meaning: Any,
+    core: str = "", total: bool = False,
+) -> Ufunc:  # fmt: skip
     """A kernel of one result: a ufunc behind a built-in function, faster for small arrays."""
-    ufunc = make_ufunc(name, loop, data, types, 1, core)
+    ufunc = make_ufunc(name, loop, data, types, 1, meaning, core)
     return native.function(ufunc, loop, data, types, bool(core), total)
 
 
@@ -109,7 +110,8 @@ def forward(row: Row, in_place: bool = False) -> ByDtype:
         loop = jit.address("loop", text.forward(row, dtype.name, in_place))
         cheap = text.is_cheap([row.formula])
         types = [dtype] * len(row.operands) + [BOOL if row.types == "bool" else dtype]
-        return made(row.name, *threads.share(loop, len(types), cheap), types)
+        meaning = ("map", (text.formula_of(row, dtype.name),), row.operands)
+        return made(row.name, *threads.share(loop, len(types), cheap), types, meaning)
 
     return ByDtype(make)
 
@@ -117,18 +119,20 @@ def forward(row: Row, in_place: bool = False) -> ByDtype:
 def backward(row: Row, needed: tuple[bool, ...], in_place: bool = False) -> ByDtype:
     """Kernels of all needed input gradients in one pass: `kernel(g, *saved)`, or
     `kernel(g, *saved, g)` if in place."""
-    operands = 1 + len(text.backward_operands(row, needed))
+    operands = ("g", *text.backward_operands(row, needed))
     outputs = sum(needed)
     name = row.name + "_backward"
+    wanted = zip(row.derivatives or (), needed, strict=True)
+    meaning = ("map", tuple(text.chain(d) for d, on in wanted if on), operands)
 
     def make(dtype: np.dtype[Any]) -> Ufunc:
         loop = jit.address("loop", text.backward(row, needed, dtype.name, in_place))
         cheap = text.is_cheap(row.derivatives or ())
-        count = operands + outputs
+        count = len(operands) + outputs
         shared, types = threads.share(loop, count, cheap), [dtype] * count
-        return (
-            make_ufunc(name, *shared, types, outputs) if outputs > 1 else made(name, *shared, types)
-        )
+        if outputs > 1:
+            return make_ufunc(name, *shared, types, outputs, meaning)
+        return made(name, *shared, types, meaning)
 
     return ByDtype(make)
 
@@ -146,7 +150,8 @@ def fold(kind: Fold, row: Row | None = None, total: bool = False) -> ByDtype:
         whole = dtype.kind in "iub" and kind.name in ("sum", "prod")
         out = np.dtype(np.int64) if whole else dtype
         loop = jit.address("loop", text.fold(kind, row, dtype.name, out.name))
-        return made(name, loop, 0, [dtype] * count + [out], signature, total)
+        meaning = ("fold", kind.name, row.formula if row else "x", row.operands if row else ("x",))
+        return made(name, loop, 0, [dtype] * count + [out], meaning, signature, total)
 
     return ByDtype(make)
 
@@ -159,7 +164,9 @@ def rowwise(row: Rowwise) -> ByDtype:
     def make(dtype: np.dtype[Any]) -> Ufunc:
         loop = jit.address("loop", text.rowwise(row, dtype.name))
         shared = threads.share(loop, count + 1, False, rows=True)
-        return make_ufunc(row.name, *shared, [dtype] * (count + 1), 1, signature)
+        return make_ufunc(
+            row.name, *shared, [dtype] * (count + 1), 1, ("rows", row.name), signature
+        )
 
     return ByDtype(make)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..autograd.function import Function
 from ..graph.hooks import RemovableHandle
-from ..graph.node import mode
+from ..graph.node import clock, mode
 from ..tensor import Tensor
 
 # Not empty once any module has a hook: modules look for theirs from then on.
@@ -40,6 +40,7 @@ class Hooked:
         own = self.__dict__.get("_hooks")
         if own is None:
             own = self.__dict__["_hooks"] = ModuleHooks()
+        clock.epoch += 1
         hooks = getattr(own, kind)
         handle = RemovableHandle(hooks, extra_dict=own.keyword)
         earlier = dict(hooks) if prepend else {}

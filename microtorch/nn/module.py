@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import dtypes
 from ..device import check as check_device
+from ..graph.node import clock
 from ..tensor import Tensor, changed, wrap
 from .hooks import Hooked, in_use
 from .parameter import Parameter
@@ -64,6 +65,7 @@ class Module(Hooked):
     # ---------------------------------------------------------------------- attributes
     def __setattr__(self, name: str, value: Any) -> None:
         store = self.__dict__
+        clock.epoch += 1
         if isinstance(value, (Parameter, Module)):
             kind = "parameters" if isinstance(value, Parameter) else "module"
             table = store.get("_parameters" if kind == "parameters" else "_modules")
@@ -111,6 +113,7 @@ class Module(Hooked):
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
     def __delattr__(self, name: str) -> None:
+        clock.epoch += 1
         found = [t for t in _TABLES if self.__dict__[t].pop(name, self) is not self]
         if self.__dict__.pop(name, self) is self and not found:
             object.__delattr__(self, name)
@@ -134,6 +137,7 @@ class Module(Hooked):
                 "(torch.nn.Parameter or None required)"
             )
         self._parameters[name] = param
+        clock.epoch += 1
 
     def _check_name(self, kind: str, name: Any, table: Mapping[str, Any]) -> None:
         """Refuse a name under which nothing can be registered in a table."""
@@ -159,6 +163,7 @@ class Module(Hooked):
                 "(torch Tensor or None required)"
             )
         self._buffers[name] = tensor
+        clock.epoch += 1
         if not persistent:
             self._transient.add(name)
 
@@ -173,6 +178,7 @@ class Module(Hooked):
             raise TypeError(f"{_type_name(module)} is not a Module subclass")
         self._check_name("module", name, self._modules)
         self._modules[name] = module
+        clock.epoch += 1
 
     register_module = add_module
 
@@ -255,6 +261,7 @@ class Module(Hooked):
             raise ValueError("training mode is expected to be boolean")
         for module in self.modules():
             module.__dict__["training"] = mode
+        clock.epoch += 1
         return self
 
     def eval(self) -> Self:
@@ -287,6 +294,7 @@ class Module(Hooked):
             else:
                 check_device(value)
         if dtype is not None:
+            clock.epoch += 1
             if not dtype.is_floating_point:
                 raise TypeError(
                     "nn.Module.to only accepts floating point or complex dtypes, but got desired "
@@ -378,6 +386,7 @@ class Module(Hooked):
                 f"Error(s) in loading state_dict for {type(self).__name__}:\n\t"
                 + "\n\t".join(errors)
             )
+        clock.epoch += 1
         for key, tensor in own.items():
             if key in state_dict:
                 if assign:

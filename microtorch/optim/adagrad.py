@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..tensor import Tensor, wrap
-from .optimizer import Optimizer, Update
+from .optimizer import Optimizer, State, Update
 
 _UPDATE = Update("adagrad")
 
@@ -44,7 +44,9 @@ class Adagrad(Optimizer):
 
     def _started(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         start = np.full(p._array.shape, group["initial_accumulator_value"], p._array.dtype)
-        return {"step": wrap(np.zeros((), np.float32)), "sum": wrap(start)}
+        found = State()
+        found["step"], found["sum"] = wrap(np.zeros((), np.float32)), wrap(start)
+        return found
 
     def check(self, group: dict[str, Any]) -> None:
         """Refuse rates out of range."""
@@ -57,16 +59,16 @@ class Adagrad(Optimizer):
 
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step; parameters that have made equally many go in one call."""
-        lines: dict[float, list[Any]] = {}
+        lines: dict[Any, list[Any]] = {}
         states = {}
         for p in params:
             states[p] = state = self.state.get(p) or self._started(p, group)
-            t = float(state["step"]._array) + 1
+            t = self.steps_made(state["step"]._array)
             lines.setdefault(t, []).append((p, p._grad, state["sum"]))
-        sign, decay = -1.0 if group["maximize"] else 1.0, float(group["weight_decay"])
+        sign, decay = -1.0 if group["maximize"] else 1.0, group["weight_decay"]
         calls = []
         for t, same in lines.items():
-            rate = float(group["lr"]) / (1 + (t - 1) * float(group["lr_decay"]))
-            calls.append((same, (rate, sign, decay, float(group["eps"]))))
+            rate = group["lr"] / (1 + (t - 1) * group["lr_decay"])
+            calls.append((same, (rate, sign, decay, group["eps"])))
         _UPDATE.each(calls)
         self.keep(states)

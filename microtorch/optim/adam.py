@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..tensor import Tensor, wrap
-from .optimizer import Optimizer, Update
+from .optimizer import Optimizer, State, Update
 
 _PLAIN = Update("adam")
 _AMSGRAD = Update("adam_amsgrad")
@@ -61,18 +61,18 @@ class Adam(Optimizer):
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step; parameters that have made equally many go in one call."""
         names = ("exp_avg", "exp_avg_sq") + ("max_exp_avg_sq",) * bool(group["amsgrad"])
-        lines: dict[float, list[Any]] = {}
+        lines: dict[Any, list[Any]] = {}
         states = {}
         for p in params:
-            states[p] = state = self.state.get(p) or {}
+            states[p] = state = self.state.get(p) or State()
             if not state:
                 state["step"] = wrap(np.zeros((), np.float32))
                 for name in names:
                     state[name] = wrap(np.zeros_like(p._array, order="C"))
-            t = float(state["step"]._array) + 1
+            t = self.steps_made(state["step"]._array)
             lines.setdefault(t, []).append((p, p._grad, *(state[n] for n in names)))
         beta1, beta2 = group["betas"]
-        lr, decay = float(group["lr"]), float(group["weight_decay"])
+        lr, decay = group["lr"], group["weight_decay"]
         decoupled = group["decoupled_weight_decay"]
         update = _AMSGRAD if group["amsgrad"] else _PLAIN
         calls = []
@@ -85,7 +85,7 @@ class Adam(Optimizer):
                 beta2,
                 1 - beta2,
                 (1 - beta2**t) ** 0.5,
-                float(group["eps"]),
+                group["eps"],
                 1 - lr * decay if decoupled else 1.0,
             )
             calls.append((same, numbers))

@@ -14,6 +14,7 @@ import numpy as np
 from ..autograd.modes import enable_grad
 from ..errors import kind_of
 from ..functions.overlap import check_repeated
+from ..graph.node import clock
 from ..kernels import cpu
 from ..tensor import Tensor, changed, wrap
 
@@ -33,6 +34,16 @@ def _pointer_offset() -> int:
     raise RuntimeError("microtorch's optimizers need CPython's layout of NumPy arrays")
 
 
+class State(dict[str, Any]):
+    """The state of one parameter; programs compiled for other members are checked again."""
+
+    __slots__ = ()
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        clock.epoch += 1
+        dict.__setitem__(self, name, value)
+
+
 class Optimizer:
     """Base class: `param_groups`, `state`, `step`, `zero_grad`.
 
@@ -49,7 +60,7 @@ class Optimizer:
                 f"but got {params.type()}"
             )
         self.defaults = defaults
-        self.state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
+        self.state: defaultdict[Any, dict[str, Any]] = defaultdict(State)
         self.param_groups: list[dict[str, Any]] = []
         groups = list(params)
         if not groups:
@@ -103,6 +114,7 @@ class Optimizer:
             )
         self.check(group)
         self.param_groups.append(group)
+        clock.epoch += 1
 
     def check(self, group: dict[str, Any]) -> None:
         """Refuse options that make no sense."""
@@ -144,6 +156,11 @@ class Optimizer:
             count = state["step"]._array
             count += 1
 
+    @staticmethod
+    def steps_made(count: Any) -> float:
+        """How many steps a parameter has made with this one, from the array in its state."""
+        return float(count) + 1
+
     # --------------------------------------------------------------------------- state
     def state_dict(self) -> dict[str, Any]:
         """State and options, with parameters as numbers."""
@@ -179,13 +196,13 @@ class Optimizer:
         numbers = [n for g in groups for n in g["params"]]
         params = [p for g in self.param_groups for p in g["params"]]
         by_number = dict(zip(numbers, params, strict=True))
-        state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
+        state: defaultdict[Any, dict[str, Any]] = defaultdict(State)
         for number, values in state_dict["state"].items():
             p = by_number[number]
-            state[p] = {
-                key: _owned(value, p) if isinstance(value, Tensor) else value
+            state[p] = State(
+                (key, _owned(value, p) if isinstance(value, Tensor) else value)
                 for key, value in values.items()
-            }
+            )
             for key, value in state[p].items():
                 if key != "step" and isinstance(value, Tensor):
                     if value._array.shape != p._array.shape:
@@ -194,6 +211,7 @@ class Optimizer:
                             f"of shape {p.shape}"
                         )
         self.state = state
+        clock.epoch += 1
         for group, loaded in zip(self.param_groups, groups, strict=True):
             group.update({k: v for k, v in loaded.items() if k != "params"})
 
@@ -242,12 +260,14 @@ class Update:
     """The compiled update of a step row."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         self._kernels = cpu.step(name)
 
     def __call__(self, lines: list[tuple[Any, ...]], numbers: tuple[float, ...]) -> None:
         """Update parameters: a line is (parameter, gradient, state ...), of one length."""
         arrays = [tensor._array for line in lines for tensor in line]
         large, small = self._kernels[arrays[0].dtype]
+        numbers = tuple(map(float, numbers))
         if not small(_packed(numbers), *arrays) and not self._by_table(large, lines, numbers):
             self._in_turn(lines, numbers)
             return

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..tensor import Tensor, wrap
-from .optimizer import Optimizer, Update
+from .optimizer import Optimizer, State, Update
 
 _UPDATES = {
     (centered, momentum): Update("rmsprop" + "_centered" * centered + "_momentum" * momentum)
@@ -53,25 +53,25 @@ class RMSprop(Optimizer):
 
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step."""
-        centered, momentum = bool(group["centered"]), group["momentum"] > 0
+        centered, momentum = bool(group["centered"]), bool(group["momentum"])
         names = ["square_avg"] + ["grad_avg"] * centered + ["momentum_buffer"] * momentum
         lines = []
         states = {}
         for p in params:
-            states[p] = state = dict(self.state.get(p) or {})
+            states[p] = state = State(self.state.get(p) or {})
             if not state:
                 state["step"] = wrap(np.zeros((), np.float32))
             for name in names:
                 if name not in state:
                     state[name] = wrap(np.zeros_like(p._array, order="C"))
             lines.append((p, p._grad, *(state[n] for n in names)))
-        alpha = float(group["alpha"])
+        alpha = group["alpha"]
         _UPDATES[centered, momentum](
             lines,
             (
-                float(group["lr"]), -1.0 if group["maximize"] else 1.0,
-                float(group["weight_decay"]), alpha, 1 - alpha, float(group["eps"]),
-                float(group["momentum"]),
+                group["lr"], -1.0 if group["maximize"] else 1.0,
+                group["weight_decay"], alpha, 1 - alpha, group["eps"],
+                group["momentum"],
             ),
         )  # fmt: skip
         self.keep(states)

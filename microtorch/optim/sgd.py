@@ -54,9 +54,9 @@ class SGD(Optimizer):
 
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step."""
-        momentum = float(group["momentum"])
+        momentum = group["momentum"]
         sign = -1.0 if group["maximize"] else 1.0
-        shared = (float(group["lr"]), sign, float(group["weight_decay"]))
+        shared = (group["lr"], sign, group["weight_decay"])
         if not momentum:
             _PLAIN([(p, p._grad) for p in params], shared)
             return
@@ -68,7 +68,7 @@ class SGD(Optimizer):
                 fresh.append((p, p._grad, wrap(np.zeros_like(p._array, order="C"))))
             else:
                 known.append((p, p._grad, buffer))
-        rate = 1.0 - float(group["dampening"])
+        rate = 1.0 - group["dampening"]
         calls = [
             (fresh, (*shared, 0.0, 1.0, *nesterov)),
             (known, (*shared, momentum, rate, *nesterov)),

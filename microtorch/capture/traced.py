@@ -1,0 +1,161 @@
+"""The array that stands for an ndarray while a call is recorded.
+
+A `Traced` holds the real value and says which memory it is. For Python code it passes as an
+ndarray (`isinstance` included); C code does not take it for one, so nothing reads its elements
+unnoticed: ufuncs, NumPy functions and methods come to the `Tape`, and anything else fails.
+"""
+
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from .ir import Array, Ref
+from .tape import CaptureError, read_error
+
+# Methods that give numbers or bytes to Python.
+READS = frozenset("item tolist tobytes tofile dump dumps itemset searchsorted".split())
+# Files that compare addresses, and read nothing there.
+ADDRESSES = ("history.py", "overlap.py", "tensor.py", "strided.py", "copying.py", "creation.py")
+# Functions of the package that look at values only to refuse bad ones, which the first call does.
+CHECKS: set[Any] = set()
+
+
+class _Address:
+    """What `.ctypes` gives: an address to compare."""
+
+    def __init__(self, value: Array) -> None:
+        self._value = value
+
+    @property
+    def data(self) -> int:
+        """The address of the first element."""
+        if not sys._getframe(1).f_code.co_filename.endswith(ADDRESSES):
+            raise CaptureError("the address of a recorded array is not available to native code")
+        return self._value.ctypes.data
+
+
+class Traced(NDArrayOperatorsMixin):
+    """An array of a recording."""
+
+    __slots__ = ("__weakref__", "ref", "tape", "value")
+    __hash__ = object.__hash__
+    __array_priority__ = 2000.0
+
+    def __init__(self, tape: Any, value: Array, ref: Ref) -> None:
+        self.tape = tape
+        self.value = value
+        self.ref = ref
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return np.ndarray
+
+    shape = property(lambda self: self.value.shape)
+    dtype = property(lambda self: self.value.dtype)
+    ndim = property(lambda self: self.value.ndim)
+    size = property(lambda self: self.value.size)
+    strides = property(lambda self: self.value.strides)
+    itemsize = property(lambda self: self.value.itemsize)
+    nbytes = property(lambda self: self.value.nbytes)
+    flags = property(lambda self: self.value.flags)
+    ctypes = property(lambda self: _Address(self.value))
+    T = property(lambda self: self.tape.view(self, self.value.T))
+
+    @property
+    def base(self) -> Any:
+        """None for memory of its own."""
+        return None if self.value.base is None else NotImplemented
+
+    # ------------------------------------------------------------------- NumPy's protocols
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        return self.tape.attempt(self.tape.ufunc, ufunc, method, inputs, options)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
+        return self.tape.attempt(self.tape.function, function, args, options)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+        return self.read("np.asarray").value
+
+    # --------------------------------------------------------------------------- elements
+    def __getitem__(self, key: Any) -> Any:
+        return self.tape.attempt(self.tape.getitem, self, key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tape.attempt(self.tape.setitem, self, key, value)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __iter__(self) -> Any:
+        return (self[k] for k in range(len(self.value)))
+
+    def astype(self, dtype: Any, order: Any = "K", copy: bool = True, **_: Any) -> Any:
+        """A copy of another dtype."""
+        return self if not copy and self.dtype == dtype else self.tape.copied(self, dtype, order)
+
+    def copy(self, order: Any = "C") -> Any:
+        """A copy."""
+        return self.tape.copied(self, self.dtype, order)
+
+    def fill(self, value: Any) -> None:
+        """Write a number everywhere."""
+        self[...] = value
+
+    def reshape(self, *shape: Any, **options: Any) -> Any:
+        """Another shape: a view where strides allow, else a copy."""
+        seen = self.value.reshape(*shape, **options)
+        if self.value.size == 0 or np.may_share_memory(seen, self.value):
+            return self.tape.view(self, seen)
+        return self.tape.copied(self, self.dtype, "C").reshape(*shape)
+
+    def ravel(self, order: Any = "C") -> Any:
+        """One dimension."""
+        seen = self.value.ravel(order)
+        if np.may_share_memory(seen, self.value):
+            return self.tape.view(self, seen)
+        turned = np.argsort([-abs(s) for s in self.strides], kind="stable")
+        return (self.transpose(turned) if order == "K" else self).reshape(-1)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in READS:
+            return getattr(self.read(name).value, name)
+        found = getattr(np.ndarray, name)
+        if not callable(found):
+            raise CaptureError(f"'.{name}' of an array cannot be recorded")
+        return lambda *args, **options: self.__array_function__(found, (), (self, *args), options)
+
+    # ------------------------------------------------------------------------ reading
+    def read(self, what: str) -> "Traced":
+        """Allow a constant, or a check of the package's, to be read.
+
+        Raises:
+            CaptureError: for anything that differs from call to call.
+        """
+        frame = sys._getframe(2)
+        if self.tape.live and self.ref.storage.kind != "constant" and frame.f_code not in CHECKS:
+            self.tape.give_up(read_error(what))
+        return self
+
+    def __bool__(self) -> bool:
+        if self.ref.storage.kind == "number":
+            return self.tape.truth(self)  # type: ignore[no-any-return]
+        return bool(self.read("bool").value)
+
+    def __float__(self) -> float:
+        return float(self.read("float").value)
+
+    def __int__(self) -> int:
+        return int(self.read("int").value)
+
+    def __index__(self) -> int:
+        return self.read("int").value.__index__()
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self.read("in").value
+
+    def __repr__(self) -> str:
+        return f"Traced({self.read('repr').value!r})"

@@ -1,0 +1,911 @@
+"""Recorded calls: equal to eager ones, recorded again where something changed, or refused."""
+
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+import microtorch as torch
+from microtorch import nn
+from microtorch.capture.tape import CaptureError
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
+
+
+def close(a, b, dtype=torch.float32):
+    a, b = (np.asarray(x.detach() if isinstance(x, torch.Tensor) else x) for x in (a, b))
+    assert a.shape == b.shape and a.dtype == b.dtype
+    scale = max(1e-30, float(np.abs(a).max())) if a.size else 1.0
+    assert np.all(np.abs(a.astype(float) - b) <= TOLERANCE[dtype] * scale), (a, b)
+
+
+def flat(value):
+    return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def everything(model, optimizers):
+    """All that a step may change."""
+    found = [*model.parameters(), *model.buffers()]
+    found += [p.grad for p in model.parameters() if p.grad is not None]
+    for optimizer in optimizers:
+        found += [v for p in model.parameters() for _, v in sorted(optimizer.state[p].items())]
+    return [*found, torch.get_rng_state()]
+
+
+def layers(*sizes, between=nn.ReLU, dtype=torch.float32):
+    made = []
+    for a, b in zip(sizes, sizes[1:], strict=False):
+        made += [nn.Linear(a, b), between()]
+    return nn.Sequential(*made[:-1]).to(dtype)
+
+
+def regression(dtype):
+    x = torch.arange(-3, 3, 0.1).view(-1, 1).to(dtype)
+    y = -3 * x + 1 + 0.1 * torch.randn(x.shape, dtype=dtype)
+    model = nn.Linear(1, 1).to(dtype)
+
+    def step(x, y):
+        loss = ((model.weight * x + model.bias - y) ** 2).mean()
+        loss.backward()
+        for p in (model.weight, model.bias):
+            p.data = p.data - 0.05 * p.grad.data
+            p.grad.data.zero_()
+        return loss.detach()
+
+    return model, [], step, (x, y)
+
+
+def logistic(dtype):
+    x = torch.randn(200, 2, dtype=dtype)
+    y = (x.sum(1, keepdim=True) > 0).to(dtype)
+    model = nn.Sequential(nn.Linear(2, 1), nn.Sigmoid()).to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    criterion = nn.BCELoss()
+
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = criterion(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return model, [optimizer], step, (x, y)
+
+
+def hinge(dtype):
+    x = torch.randn(100, 2, dtype=dtype)
+    y = (x[:, :1] * x[:, 1:] > 0).to(dtype) * 2 - 1
+    model = layers(2, 16, 16, 1, dtype=dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step(x, y):
+        scores = model(x)
+        data = (1 - y * scores).relu().mean()
+        penalty = 1e-4 * sum((p * p).sum() for p in model.parameters())
+        model.zero_grad()
+        (data + penalty).backward()
+        optimizer.step()
+        return (data + penalty).detach(), scores.detach()
+
+    return model, [optimizer], step, (x, y)
+
+
+def classes(make_optimizer, extra=None, after=None, criterion=None, set_to_none=True):
+    """A classifier's step; `after(model)` runs between backward and the update."""
+
+    def case(dtype):
+        x, y = torch.randn(16, 8, dtype=dtype), torch.randint(0, 3, (16,))
+        model = nn.Sequential(
+            nn.Linear(8, 6), nn.ReLU(), *([extra()] if extra else []), nn.Linear(6, 3)
+        ).to(dtype)
+        optimizer = make_optimizer(model.parameters())
+        loss_of = criterion or nn.CrossEntropyLoss()
+
+        def step(x, y):
+            optimizer.zero_grad(set_to_none)
+            loss = loss_of(model(x), y)
+            loss.backward()
+            found = after(model) if after else None
+            optimizer.step()
+            return loss.detach() if found is None else (loss.detach(), found)
+
+        return model, [optimizer], step, (x, y)
+
+    return case
+
+
+def adam(p):
+    return torch.optim.Adam(p, lr=1e-2)
+
+
+def accumulation(dtype):
+    model, optimizers, _, args = classes(adam)(dtype)
+
+    def step(x, y):
+        optimizers[0].zero_grad()
+        for k in range(4):
+            part = nn.functional.cross_entropy(model(x[4 * k : 4 * k + 4]), y[4 * k : 4 * k + 4])
+            (part / 4).backward()
+        optimizers[0].step()
+
+    return model, optimizers, step, args
+
+
+def frozen(dtype):
+    model, _, _, args = classes(adam)(dtype)
+    model[0].weight.requires_grad_(False)
+    optimizer = adam(p for p in model.parameters() if p.requires_grad)
+
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return model, [optimizer], step, args
+
+
+def two_optimizers(dtype):
+    model, _, _, args = classes(adam)(dtype)
+    first = torch.optim.SGD(model[0].parameters(), lr=0.1, momentum=0.5, nesterov=True)
+    second = torch.optim.AdamW(model[-1].parameters(), lr=1e-2)
+
+    def step(x, y):
+        first.zero_grad()
+        second.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        first.step()
+        second.step()
+        return loss.detach()
+
+    return model, [first, second], step, args
+
+
+def double_backward(dtype):
+    model = layers(3, 5, 1, between=nn.Tanh, dtype=dtype)
+    optimizer = adam(model.parameters())
+
+    def step(x):
+        optimizer.zero_grad()
+        x = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        loss = ((slope.norm(dim=1) - 1) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return model, [optimizer], step, (torch.randn(7, 3, dtype=dtype),)
+
+
+def clipped(model):
+    return nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+
+
+def by_value(model):
+    nn.utils.clip_grad_value_(model.parameters(), 0.01)
+
+
+def with_noise(model):
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, dtype=p.dtype) * 1e-3)
+
+
+def rms(p):
+    return torch.optim.RMSprop(p, momentum=0.9, centered=True)
+
+
+CASES = {
+    "regression": regression,
+    "logistic": logistic,
+    "hinge": hinge,
+    "adam": classes(adam),
+    "amsgrad": classes(lambda p: torch.optim.AdamW(p, amsgrad=True)),
+    "rmsprop": classes(rms),
+    "adagrad": classes(lambda p: torch.optim.Adagrad(p, lr_decay=0.1)),
+    "maximize": classes(lambda p: torch.optim.SGD(p, lr=1e-3, maximize=True)),
+    "dropout": classes(adam, lambda: nn.Dropout(0.3)),
+    "batch_norm": classes(adam, lambda: nn.BatchNorm1d(6)),
+    "layer_norm": classes(adam, lambda: nn.LayerNorm(6)),
+    "clip_norm": classes(adam, after=clipped),
+    "clip_value": classes(adam, after=by_value),
+    "noise": classes(adam, after=with_noise),
+    "zeros": classes(adam, set_to_none=False),
+    "smoothing": classes(adam, criterion=nn.CrossEntropyLoss(label_smoothing=0.1)),
+    "accumulation": accumulation,
+    "frozen": frozen,
+    "two_optimizers": two_optimizers,
+    "double_backward": double_backward,
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
+@pytest.mark.parametrize("name", CASES)
+def test_twenty_compiled_steps_equal_twenty_eager_ones(name, dtype):
+    torch.manual_seed(3)
+    start = torch.get_rng_state()
+    model, optimizers, step, args = CASES[name](dtype)
+    wanted = [flat(step(*args)) for _ in range(20)]
+    state = everything(model, optimizers)
+    torch.set_rng_state(start)
+    model, optimizers, step, args = CASES[name](dtype)
+    step = torch.compile(step)
+    found = [flat(step(*args)) for _ in range(20)]
+    for a, b in zip(sum(wanted, []), sum(found, []), strict=True):
+        if a is not None:
+            close(a, b, dtype)
+    for a, b in zip(state, everything(model, optimizers), strict=True):
+        close(a, b, dtype)
+    assert sum(map(len, step.programs.values())) <= 2
+    assert step.latest.uses >= 17
+
+
+def test_schedules_change_the_rate_between_calls():
+    def train(compiled):
+        torch.manual_seed(0)
+        model, (optimizer,), step, args = logistic(torch.float64)
+        step = torch.compile(step) if compiled else step
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+        losses = []
+        for _ in range(10):
+            losses.append(step(*args))
+            schedule.step()
+        return losses
+
+    for a, b in zip(train(False), train(True), strict=True):
+        close(a, b, torch.float64)
+
+
+# ------------------------------------------------------------------- results that require grad
+def test_gradients_flow_through_the_results_of_compiled_functions():
+    torch.manual_seed(0)
+    model = layers(3, 4, 2, between=nn.Tanh)
+    compiled = torch.compile(model)
+    for scale in (1.0, 2.0, 0.5, 1.0):
+        found = []
+        for f in (model, compiled):
+            a = torch.tensor(scale, requires_grad=True)
+            model.zero_grad()
+            (f(torch.ones(5, 3) * a) ** 2).sum().backward()
+            found.append([a.grad, *(p.grad.clone() for p in model.parameters())])
+        for x, y in zip(*found, strict=True):
+            close(x, y)
+    assert compiled.latest.uses == 3
+
+
+def test_only_the_results_used_have_gradients():
+    v, w = (torch.tensor(2.0, requires_grad=True) for _ in range(2))
+
+    @torch.compile
+    def f(x):
+        return v * x, w * x
+
+    for _ in range(3):
+        v.grad = w.grad = None
+        f(torch.tensor(3.0))[1].backward()
+        assert v.grad is None and w.grad.item() == 3
+
+
+def test_a_parameter_changed_before_backward_is_noticed():
+    w = torch.tensor([2.0], requires_grad=True)
+    f = torch.compile(lambda x: (w * w * x).sum())
+    for _ in range(3):
+        loss = f(torch.ones(1))
+        with torch.no_grad():
+            w.add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace"):
+            loss.backward()
+
+
+# --------------------------------------------------------------------------- never silently wrong
+READS = {
+    "item": lambda x: x * x.sum().item(),
+    "float": lambda x: x * float(x.sum()),
+    "int": lambda x: x * int(x.sum()),
+    "bool": lambda x: x if x.sum() > 0 else -x,
+    "tolist": lambda x: x * x.tolist()[0],
+    "numpy": lambda x: torch.from_numpy(x.numpy() * 2),
+    "asarray": lambda x: torch.tensor(np.asarray(x)),
+    "repr": lambda x: x * len(repr(x)),
+    "format": lambda x: x * len(f"{x.sum()}"),
+    "nonzero": lambda x: x.nonzero(),
+    "masked_select": lambda x: x.masked_select(x > 0),
+    "mask": lambda x: x[x > 0],
+    "unique": lambda x: x.unique(),
+    "equal": lambda x: x * torch.equal(x, x),
+    "allclose": lambda x: x * torch.allclose(x, x),
+    "print": lambda x: (print("hello"), x)[1],
+    "random": lambda x: x * np.random.rand(),
+    "index": lambda x: [1, 2, 3][x.sum().long()] * x,
+    "contains": lambda x: x * (1.0 in x),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_values_read_in_python_are_refused_with_the_line(name, capsys):
+    f = torch.compile(READS[name])
+    with pytest.raises(CaptureError, match=r"test_capture\.py:\d+.*fallback"):
+        f(torch.tensor([1.0, 2.0]) - (name == "index"))
+
+
+@pytest.mark.parametrize("name", READS)
+def test_fallback_runs_eagerly_and_says_so_once(name, capsys):
+    f = torch.compile(READS[name], fallback="eager")
+    x = torch.tensor([1.0, -2.0 if name == "bool" else 2.0]) - (name == "index")
+    with pytest.warns(UserWarning, match="runs eagerly from now on"):
+        found = f(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = f(x)
+    if name != "random":
+        assert np.array_equal(found, READS[name](x)) and np.array_equal(again, found)
+
+
+def test_a_failed_recording_has_done_everything_once():
+    w = torch.ones(2, requires_grad=True)
+    optimizer = torch.optim.SGD([w], lr=1.0)
+    drawn = []
+
+    def step(x):
+        optimizer.zero_grad()
+        y = (w * x * torch.rand(2)).sum()
+        y.backward()
+        optimizer.step()
+        drawn.append(y.item())
+
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="eagerly"):
+        torch.compile(step, fallback="eager")(torch.ones(2))
+    found, state = w.detach().clone(), torch.get_rng_state()
+    torch.manual_seed(0)
+    w.data = torch.ones(2)
+    step(torch.ones(2))
+    assert torch.equal(w, found) and torch.equal(state, torch.get_rng_state())
+    assert drawn[0] == drawn[1]
+
+
+def test_new_shapes_dtypes_and_strides_are_recorded_again():
+    f = torch.compile(lambda x: x.sum() * x)
+    for x in (torch.ones(2), torch.ones(3), torch.ones(2, 3), torch.ones(2, 3).t(),
+              torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.int64)):  # fmt: skip
+        for _ in range(2):
+            found = f(x)
+            assert found.dtype == x.dtype and torch.equal(found, x.sum() * x)
+    assert len(f.programs) == 6
+
+
+def test_arguments_may_be_views_and_share_memory():
+    f = torch.compile(lambda x, y: x.add_(1) + y)
+    base = torch.arange(12.0)
+    for _ in range(3):
+        a, b = base.clone(), base.clone()
+        assert torch.equal(f(a[::2], a[1::2]), b[::2].add_(1) + b[1::2])
+        assert torch.equal(a, b)
+        assert torch.equal(f(a[:6], a[:6]), b[:6].add_(1) + b[:6]) and torch.equal(a, b)
+
+
+def test_nested_arguments_and_results():
+    @torch.compile
+    def f(pair, *, scale, extra=None):
+        return {"sum": pair[0] + pair[1]["b"], "rest": [pair[0] * scale, extra, "text"]}
+
+    for scale in (2, 2, 3):
+        found = f((torch.ones(2), {"b": torch.zeros(2)}), scale=scale)
+        assert torch.equal(found["rest"][0], torch.ones(2) * scale)
+        assert torch.equal(found["sum"], torch.ones(2)) and found["rest"][1:] == [None, "text"]
+    assert len(f.programs) == 2
+
+
+def test_results_that_are_arguments_or_tensors_from_outside_are_the_same_objects():
+    w = torch.ones(2)
+    f = torch.compile(lambda x: (x, w, x * 2))
+    for _ in range(3):
+        x = torch.zeros(2)
+        found = f(x)
+        assert found[0] is x and found[1] is w
+
+
+def test_results_are_fresh():
+    f = torch.compile(lambda x: x * 2)
+    first, second, third = f(torch.ones(2)), f(torch.ones(2) * 2), f(torch.ones(2) * 3)
+    assert first.tolist() == [2, 2] and second.tolist() == [4, 4] and third.tolist() == [6, 6]
+
+
+def test_training_and_evaluation_are_different_programs():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.9), nn.BatchNorm1d(3))
+    f = torch.compile(model)
+    x = torch.randn(4, 3)
+    for flag in (True, False, True, False):
+        model.train(flag)
+        for _ in range(2):
+            torch.manual_seed(1)
+            mean = model[2].running_mean.clone()
+            wanted = model(x)
+            model[2].running_mean.copy_(mean)
+            torch.manual_seed(1)
+            close(wanted, f(x))
+
+
+def test_grad_mode_is_part_of_the_signature():
+    w = torch.ones(2, requires_grad=True)
+    f = torch.compile(lambda x: w * x)
+    for _ in range(2):
+        assert f(torch.ones(2)).requires_grad
+        with torch.no_grad():
+            assert not f(torch.ones(2)).requires_grad
+
+
+def test_changed_requires_grad_is_noticed():
+    w = torch.ones(2, requires_grad=True)
+    f = torch.compile(lambda x: w * x)
+    for flag in (True, True, False, False, True):
+        w.requires_grad_(flag)
+        assert f(torch.ones(2)).requires_grad is flag
+    x = torch.ones(2)
+    for flag in (True, False):
+        w.requires_grad_(False)
+        assert f(x.clone().requires_grad_(flag)).requires_grad is flag
+
+
+def test_replaced_memory_is_noticed():
+    model = nn.Linear(2, 2, bias=False)
+    f = torch.compile(model)
+    x = torch.eye(2)
+    f(x), f(x)
+    model.weight.data = torch.full((2, 2), 3.0)
+    assert torch.equal(f(x), torch.full((2, 2), 3.0))
+    model.load_state_dict({"weight": torch.full((2, 2), 4.0)})
+    assert torch.equal(f(x), torch.full((2, 2), 4.0))
+    model.load_state_dict({"weight": torch.full((2, 2), 5.0)}, assign=True)
+    assert torch.equal(f(x), torch.full((2, 2), 5.0))
+    model.weight = nn.Parameter(torch.full((2, 2), 6.0))
+    assert torch.equal(f(x), torch.full((2, 2), 6.0))
+    model.double()
+    assert torch.equal(f(x.double()), torch.full((2, 2), 6.0, dtype=torch.float64))
+
+
+def test_tensors_changed_between_calls_are_read_anew():
+    w = torch.ones(2)
+    f = torch.compile(lambda x: w * x)
+    f(torch.ones(2)), f(torch.ones(2))
+    w.mul_(5)
+    w[0] = 7
+    assert f(torch.ones(2)).tolist() == [7, 5]
+
+
+@pytest.mark.parametrize("option", ["lr", "momentum", "weight_decay", "dampening", "nesterov"])
+def test_options_of_optimizers_may_change(option):
+    def train(compiled):
+        torch.manual_seed(0)
+        model, (optimizer,), step, args = logistic(torch.float64)
+        step = torch.compile(step) if compiled else step
+        for k in range(8):
+            optimizer.param_groups[0][option] = {"nesterov": k > 3}.get(option, 0.1 * (k // 3))
+            if option == "nesterov":
+                optimizer.param_groups[0]["momentum"] = 0.5
+            step(*args)
+        return list(model.parameters())
+
+    for a, b in zip(train(False), train(True), strict=True):
+        close(a, b, torch.float64)
+
+
+def test_parameters_and_state_of_optimizers_may_change():
+    def train(compiled):
+        torch.manual_seed(0)
+        model, (optimizer,), step, args = classes(adam)(torch.float64)
+        step = torch.compile(step) if compiled else step
+        for _ in range(3):
+            step(*args)
+        saved = optimizer.state_dict()
+        saved = {**saved, "state": {k: {n: v.clone() for n, v in s.items()}
+                                    for k, s in saved["state"].items()}}  # fmt: skip
+        for _ in range(2):
+            step(*args)
+        optimizer.load_state_dict(saved)
+        for _ in range(2):
+            step(*args)
+        optimizer.state.clear()
+        for _ in range(4):
+            step(*args)
+        return list(model.parameters())
+
+    for a, b in zip(train(False), train(True), strict=True):
+        close(a, b, torch.float64)
+
+
+SCALE = 2.0
+SETTINGS = {"scale": 2.0}
+
+
+class Config:
+    scale = 2.0
+
+
+def test_changed_globals_are_noticed(monkeypatch):
+    @torch.compile
+    def f(x):
+        return x * SCALE * SETTINGS["scale"] * Config.scale
+
+    one = torch.ones(1)
+    assert [f(one).item() for _ in range(3)] == [8.0] * 3
+    monkeypatch.setitem(globals(), "SCALE", 3.0)
+    assert [f(one).item() for _ in range(3)] == [12.0] * 3
+    monkeypatch.setitem(SETTINGS, "scale", 5.0)
+    assert [f(one).item() for _ in range(3)] == [30.0] * 3
+    monkeypatch.setattr(Config, "scale", 1.0)
+    assert [f(one).item() for _ in range(3)] == [15.0] * 3
+
+
+def test_changed_closures_and_defaults_are_noticed():
+    factor, items = 2.0, [1.0]
+
+    def inner(x, k=1.0):
+        return x * factor * k + items[0]
+
+    def outer(x):
+        return inner(x)
+
+    f = torch.compile(outer)
+    one = torch.ones(1)
+    assert [f(one).item() for _ in range(3)] == [3.0] * 3
+    factor = 4.0
+    assert [f(one).item() for _ in range(3)] == [5.0] * 3
+    items[0] = 0.0
+    assert [f(one).item() for _ in range(3)] == [4.0] * 3
+    inner.__defaults__ = (10.0,)
+    assert [f(one).item() for _ in range(3)] == [40.0] * 3
+
+
+def test_code_without_a_file_is_guarded_too():
+    space = {"torch": torch, "scale": 2.0}
+    exec("def f(x, k=1.0):\n    return x * scale * k\ng = torch.compile(f)", space)
+    one = torch.ones(1)
+    assert [space["g"](one).item() for _ in range(3)] == [2.0] * 3
+    space["scale"] = 3.0
+    assert [space["g"](one).item() for _ in range(3)] == [3.0] * 3
+    space["f"].__defaults__ = (2.0,)
+    assert [space["g"](one).item() for _ in range(3)] == [6.0] * 3
+
+
+def test_changed_attributes_are_noticed():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = 1.0
+            self.table = {"k": 1.0}
+
+        def forward(self, x):
+            return x * self.scale * self.table["k"]
+
+    class Plain:
+        def __init__(self):
+            self.scale = 1.0
+
+        def __call__(self, x):
+            return x * self.scale
+
+    model, plain = Model(), Plain()
+    f, g = torch.compile(model), torch.compile(lambda x: plain(x))
+    one = torch.ones(1)
+    assert (
+        f.scale == 1.0 and [f(one).item(), f(one).item(), g(one).item(), g(one).item()] == [1] * 4
+    )
+    model.scale = plain.scale = 2.0
+    assert [f(one).item(), f(one).item(), g(one).item(), g(one).item()] == [2] * 4
+    model.table["k"] = 3.0
+    assert [f(one).item(), f(one).item()] == [6, 6]
+    model.forward = lambda x: x
+    assert f(one).item() == 1
+
+
+def test_arrays_handed_to_the_package_are_compared():
+    data = np.ones(2, np.float32)
+    f = torch.compile(lambda x: x * torch.tensor(data) + torch.from_numpy(data))
+    assert [f(torch.ones(2)).tolist() for _ in range(3)] == [[2, 2]] * 3
+    data[0] = 5
+    assert [f(torch.ones(2)).tolist() for _ in range(3)] == [[10, 2]] * 3
+
+
+def test_tensors_kept_outside_are_refused():
+    kept = []
+
+    def f(x):
+        kept.append(x * 2)
+        return x
+
+    g = torch.compile(f)
+    with pytest.raises(CaptureError, match=r"test_capture\.py:\d+.*kept outside"):
+        for _ in range(5):
+            g(torch.ones(1))
+    assert [k.item() for k in kept] == [2] * len(kept)
+
+
+def test_python_values_changed_inside_are_refused():
+    count = 0
+
+    def f(x):
+        nonlocal count
+        count += 1
+        return x * count
+
+    g = torch.compile(f)
+    with pytest.raises(CaptureError, match="count is changed"):
+        for _ in range(5):
+            g(torch.ones(1))
+
+
+def test_exceptions_leave_what_eager_mode_leaves():
+    w = torch.ones(2, requires_grad=True)
+
+    def f(x, fail):
+        y = (w * x).sum()
+        y.backward()
+        if fail:
+            raise KeyError("mine")
+        return y.detach()
+
+    g = torch.compile(f)
+    with pytest.raises(KeyError, match="mine"):
+        g(torch.ones(2), True)
+    assert w.grad.tolist() == [1, 1] and type(w.grad.numpy()) is np.ndarray
+    assert not g.programs
+    for k in range(2, 5):
+        assert g(torch.ones(2), False).item() == 2 and w.grad.tolist() == [k, k]
+
+
+def test_a_gradient_kept_by_the_user_keeps_its_value():
+    w = torch.ones(2, requires_grad=True)
+
+    @torch.compile
+    def f(x):
+        w.grad = None
+        (w * x).sum().backward()
+
+    kept = []
+    for k in range(5):
+        f(torch.full((2,), float(k)))
+        kept.append(w.grad)
+    assert [g[0].item() for g in kept] == [0, 1, 2, 3, 4]
+    views = []
+    for k in range(4):
+        f(torch.full((2,), float(k)))
+        views.append(w.grad.numpy())
+    assert [v[0] for v in views] == [0, 1, 2, 3]
+
+
+def test_compiled_backward_and_compiled_update_share_gradients():
+    def train(compiled):
+        torch.manual_seed(0)
+        model, (optimizer,), _, (x, y) = logistic(torch.float64)
+
+        def backward(x, y):
+            nn.functional.mse_loss(model(x), y).backward()
+
+        def update():
+            optimizer.step()
+
+        both = [torch.compile(f) if compiled else f for f in (backward, update)]
+        for _ in range(12):
+            optimizer.zero_grad()
+            for k in range(3):
+                both[0](x + k, y)
+            both[1]()
+        return both, list(model.parameters())
+
+    both, found = train(True)
+    for a, b in zip(train(False)[1], found, strict=True):
+        close(a, b, torch.float64)
+    assert all(sum(map(len, f.programs.values())) <= 4 for f in both)
+
+
+def test_memory_kept_by_the_user_keeps_its_value():
+    w = torch.zeros(2)
+
+    @torch.compile
+    def f():
+        w.data = w.data + 1
+
+    kept = []
+    for _ in range(5):
+        f()
+        kept.append(w.data)
+    assert [k[0].item() for k in kept] == [1, 2, 3, 4, 5]
+
+
+def test_random_numbers_are_those_of_eager_mode():
+    def f(x):
+        a = torch.rand(3) + torch.randn(5)[:3] + torch.bernoulli(torch.full((3,), 0.5))
+        return x * a + torch.randperm(3) + torch.randint(0, 9, (3,)) + torch.rand_like(x)
+
+    g = torch.compile(f)
+    torch.manual_seed(0)
+    wanted = [f(torch.ones(3)) for _ in range(4)]
+    torch.manual_seed(0)
+    for a in wanted:
+        close(a, g(torch.ones(3)))
+
+
+def test_versions_count_changes():
+    w = torch.zeros(2)
+    f = torch.compile(lambda: (w.add_(1), None)[1])
+    for k in range(1, 5):
+        f()
+        assert w._version == k and w[0].item() == k
+
+
+def test_versions_of_arguments_count_too():
+    f = torch.compile(lambda x: (x.mul_(2), None)[1])
+    for _ in range(3):
+        x = torch.ones(2)
+        f(x)
+        assert x._version == 1 and x.tolist() == [2, 2]
+
+
+def test_tensors_from_outside_that_join_the_graph_are_refused():
+    w, h = torch.ones(2, requires_grad=True), torch.zeros(2)
+    with pytest.raises(CaptureError, match="history"):
+        torch.compile(lambda x: (h.add_(w * x), None)[1])(torch.ones(2))
+
+
+def test_tensors_that_joined_a_graph_between_calls_are_noticed():
+    w, h = torch.ones(2, requires_grad=True), torch.zeros(2)
+    f = torch.compile(lambda x: h * x)
+    assert not f(torch.ones(2)).requires_grad and not f(torch.ones(2)).requires_grad
+    h.add_(w)
+    assert f(torch.ones(2)).requires_grad
+
+
+def test_graphs_of_values_are_refused():
+    with pytest.raises(CaptureError, match="Values"):
+        torch.compile(lambda: torch.Value(2.0) * 3)()
+
+
+def test_functions_of_the_users_and_hooks_are_recorded():
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            return 2 * x * g
+
+    w = torch.tensor([1.0, 2.0], requires_grad=True)
+    w.register_hook(lambda g: g * 10)
+
+    @torch.compile
+    def f(x):
+        w.grad = None
+        Double.apply(w * x).sum().backward()
+
+    for k in range(1, 5):
+        f(torch.full((2,), float(k)))
+        close(w.grad, 20 * k * k * w)
+
+
+def test_hooks_added_and_removed_are_noticed():
+    w = torch.tensor([1.0], requires_grad=True)
+    model = nn.Identity()
+
+    @torch.compile
+    def f(x):
+        w.grad = None
+        model(w * x).sum().backward()
+
+    def gradient():
+        for _ in range(2):
+            f(torch.ones(1))
+        return w.grad.item()
+
+    assert gradient() == 1
+    handle = w.register_hook(lambda g: g * 10)
+    assert gradient() == 10
+    handle.remove()
+    assert gradient() == 1
+    handle = model.register_forward_hook(lambda module, args, out: out * 5)
+    assert gradient() == 5
+    handle.remove()
+    assert gradient() == 1
+
+
+def test_nested_and_recursive_functions():
+    inner = torch.compile(lambda x: x * 2)
+    outer = torch.compile(lambda x: inner(x) + 1)
+
+    @torch.compile
+    def power(x, n):
+        return x if n == 1 else x * power(x, n - 1)
+
+    for _ in range(3):
+        assert outer(torch.ones(1)).item() == 3
+        assert power(torch.tensor(2.0), 3).item() == 8
+
+
+def test_many_signatures_warn_once():
+    f = torch.compile(lambda x: x * 2)
+    with pytest.warns(UserWarning, match="more than 8 signatures") as caught:
+        for n in range(12):
+            assert f(torch.ones(n)).shape == (n,)
+    assert len([w for w in caught if "signatures" in str(w.message)]) == 1
+    assert sum(map(len, f.programs.values())) == 8
+
+
+def test_threads_share_a_program():
+    w = torch.zeros(1)
+
+    @torch.compile
+    def f(x):
+        w.add_(1)
+        return x * 2
+
+    errors = []
+
+    def work(k):
+        x = torch.full((3,), float(k))
+        for _ in range(20):
+            if not torch.equal(f(x), x + x):
+                errors.append(k)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not errors and w.item() == 80
+
+
+def test_other_threads_stay_eager_while_one_records():
+    inside, done = threading.Event(), threading.Event()
+    found = []
+
+    def other():
+        inside.wait(10)
+        x = torch.ones(2, requires_grad=True)
+        (x * 3).sum().backward()
+        found.append((x.grad.tolist(), type(x.grad.numpy())))
+        done.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+
+    def f(x):
+        inside.set()
+        done.wait(10)
+        return x * 2
+
+    torch.compile(f)(torch.ones(1))
+    thread.join()
+    assert found == [([3.0, 3.0], np.ndarray)]
+
+
+def test_nothing_is_left_behind():
+    before = torch.Tensor.__dict__["_array"]
+    torch.compile(lambda x: x * 2)(torch.ones(2))
+    with pytest.raises(CaptureError):
+        torch.compile(lambda x: x.item())(torch.ones(1))
+    assert torch.Tensor.__dict__["_array"] is before
+    assert "np" in vars(torch.tensor) or torch.tensor(1.0)._array.__class__ is np.ndarray
+
+
+def test_wrong_classes_are_not_silent():
+    f = torch.compile(lambda x, y: nn.functional.cross_entropy(x, y))
+    x = torch.zeros(2, 3)
+    for y in ([0, 1], [0, -100], [1, 2]):
+        close(nn.functional.cross_entropy(x, torch.tensor(y)), f(x, torch.tensor(y)))
+    assert f(x, torch.tensor([0, 7])).isnan()
+
+
+def test_source_explain_and_save(tmp_path):
+    f = torch.compile(lambda x: x * 2)
+    with pytest.raises(RuntimeError, match="before the first call"):
+        f.explain()
+    f(torch.ones(2))
+    assert f.source and f.explain()
+    f.save(tmp_path / "program.py")
+    assert (tmp_path / "program.py").read_text() == f.source
