@@ -561,7 +561,7 @@ def test_changed_closures_and_defaults_are_noticed():
 
 
 def test_code_without_a_file_is_guarded_too():
-    space = {"torch": torch, "scale": 2.0}
+    space = {"__name__": "__main__", "torch": torch, "scale": 2.0}
     exec("def f(x, k=1.0):\n    return x * scale * k\ng = torch.compile(f)", space)
     one = torch.ones(1)
     assert [space["g"](one).item() for _ in range(3)] == [2.0] * 3

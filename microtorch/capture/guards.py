@@ -23,7 +23,7 @@ from ..graph.node import clock
 from ..nn.module import Module
 from ..optim.optimizer import Optimizer
 from ..tensor import Tensor
-from .tape import OUTSIDE, CaptureError, place
+from .tape import OUTSIDE, PACKAGE, CaptureError, file_of, place
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, type(...))
 _LIBRARY = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), *OUTSIDE)
@@ -91,7 +91,7 @@ class Watch:
 
     def _event(self, frame: Any, event: str, arg: Any) -> None:
         code = frame.f_code
-        name = code.co_filename
+        name = file_of(frame)
         if event == "c_call":
             if not name.startswith(OUTSIDE):
                 self._builtin(arg, frame, name)
@@ -118,7 +118,7 @@ class Watch:
         """
         back = frame.f_back
         if name.endswith("/random.py") and back is not None:
-            name = back.f_code.co_filename
+            name = file_of(back)
         if name.startswith(_LIBRARY):
             return
         owner = getattr(function, "__self__", None)
@@ -176,7 +176,7 @@ class Watch:
         elif isinstance(value, (Tensor, Optimizer, np.ndarray, *SIMPLE)) or value is None:
             return
         elif isinstance(value, types.ModuleType):
-            if not (getattr(value, "__file__", None) or "<").startswith(_LIBRARY):
+            if not (getattr(value, "__file__", None) or PACKAGE).startswith((PACKAGE, *_LIBRARY)):
                 self._attributes(value.__name__, vars(value), names)
         elif isinstance(value, type):
             self._class(value, names)
@@ -201,7 +201,7 @@ class Watch:
     def _entry(self, frame: Any, code: Any) -> None:
         """Note arrays that the user's code hands to the package: their contents are constants."""
         back = frame.f_back
-        if back is None or back.f_code.co_filename.startswith(OUTSIDE):
+        if back is None or file_of(back).startswith(OUTSIDE):
             return
         values = frame.f_locals
         for name in code.co_varnames[: code.co_argcount + 2]:

@@ -18,7 +18,7 @@ from .ir import Array, Call, Map, Op, Ref, Storage
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OUTSIDE = (PACKAGE + os.sep, os.path.dirname(os.path.abspath(np.__file__)) + os.sep,
-           "<row>", "<__array_function__", "<frozen")  # fmt: skip
+           "<frozen")  # fmt: skip
 
 
 class Active(threading.local):
@@ -34,10 +34,19 @@ class CaptureError(RuntimeError):
     """What a compiled function may not do."""
 
 
+def file_of(frame: Any) -> str:
+    """The file of a frame's code; code without a file belongs to the module that it runs in."""
+    name: str = frame.f_code.co_filename
+    if name.startswith("<"):
+        module = frame.f_globals.get("__name__") or "microtorch"
+        return PACKAGE + os.sep if module.partition(".")[0] in ("microtorch", "numpy") else name
+    return name
+
+
 def user_frame() -> Any:
     """The innermost frame that is neither the package's nor NumPy's."""
     frame: Any = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(OUTSIDE):
+    while frame is not None and file_of(frame).startswith(OUTSIDE):
         frame = frame.f_back
     return frame
 
