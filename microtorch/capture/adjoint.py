@@ -50,8 +50,10 @@ class Adjoint:
     kind = "CompiledBackward"
     saves_result = False
 
-    def __init__(self, session: Session, made: list[Tensor], tensors: list[Tensor]) -> None:
-        self.roots = [k for k, t in enumerate(made) if t._node is not None and t._node is not LEAF]
+    def __init__(
+        self, session: Session, made: list[Tensor], roots: list[int], tensors: list[Tensor]
+    ) -> None:
+        self.roots = roots
         places = {edge(t): k for k, t in enumerate(tensors) if t._node is not None}
         self.reached = [_targets(made[k]._node, places) for k in self.roots]
         targets = list(dict.fromkeys(x for found in self.reached for x in found))
@@ -148,6 +150,32 @@ class Adjoint:
 
     differentiate = _Numbered.differentiate
     program: Any = None
+
+
+class _Freed:
+    """The op of a result whose graph was freed inside the call."""
+
+    saves_result = False
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+
+def freed_node(node: Node) -> Node | None:
+    """What stands for a node whose saved values, or those it needs, are freed; else None."""
+    seen: set[Any] = set()
+    stack: list[Any] = [node]
+    while stack:
+        x = stack.pop()
+        if isinstance(x, Node) and x is not LEAF and x not in seen:
+            if x.saved is None:
+                made = object.__new__(Node)
+                made.op, made.seq, made.parents = _Freed(node.op.kind), next_seq(), ()
+                made.saved = made.const = None
+                return made
+            seen.add(x)
+            stack += x.parents
+    return None
 
 
 def _flat(array: Any) -> Any:

@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import as_strided
 from .. import dtypes
 from ..graph.node import LEAF, Node, clock, mode, next_change
 from ..tensor import Tensor, wrap
-from .adjoint import Adjoint
+from .adjoint import Adjoint, freed_node
 from .guards import Watch
 from .ir import Map, Recording, Ref
 from .session import ARRAY, Session
@@ -62,6 +62,8 @@ class Kept:
         # Of the results: their types, and whether they are leaves that require grad.
         self.kinds: list[Any] = []
         self.leaves: list[bool] = []
+        # Results whose graph is freed in the call, with the node that says so.
+        self.freed: list[tuple[int, Node]] = []
         self.adjoint: Adjoint | None = None
         self.program: Any = None
         self.recording: Any = None
@@ -209,6 +211,8 @@ class Kept:
                 t._node = LEAF if leaf else None
         if self.adjoint is not None:
             self.adjoint.link(results, found[len(results) :], tensors)
+        for k, node in self.freed:
+            results[k]._node = node
         for t, times in self.changes:
             t = tensors[t] if t.__class__ is int else t
             t._changes = next_change(t._changes)
@@ -260,8 +264,16 @@ def finish(
         kept.owned.append((t, _own_memory(session, t, array)))
     kept.kinds = [type(t) for t in made]
     kept.leaves = [t._node is LEAF for t in made]
-    if any(t._node is not None and t._node is not LEAF for t in made):
-        kept.adjoint = Adjoint(session, made, tensors)
+    roots = []
+    for k, t in enumerate(made):
+        if t._node is not None and t._node is not LEAF:
+            freed = freed_node(t._node)
+            if freed is None:
+                roots.append(k)
+            else:
+                kept.freed.append((k, freed))
+    if roots:
+        kept.adjoint = Adjoint(session, made, roots, tensors)
         results += kept.adjoint.saved
     kept.arguments = list(numbers)
     kept.recording = Recording(session.ops, list(numbers.values()), results)

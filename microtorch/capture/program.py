@@ -10,11 +10,9 @@ from weakref import ref
 from .. import dtypes
 from ..graph.node import LEAF, clock, mode
 from ..tensor import TENSORS, Tensor
+from .build import build
 from .guards import SIMPLE, Watch
 from .hooks import recording
-
-# What makes a program of a Recording.
-from .interpret import Interpreter as build
 from .kept import EVERY, Kept, finish
 from .session import Session
 from .tape import CaptureError, active
