@@ -50,6 +50,7 @@ NO_PACKAGES = (
     "derive",
     "errors",
     "graph",
+    "kernels.steps",
     "kernels.store",
     "kernels.text",
     "kernels.vecmath",

@@ -63,10 +63,10 @@ class Adjoint:
         forward, session.ops, session.frozen = session.ops, [], set(session.used)
         seeds = [np.ones(made[k].shape, made[k]._array.dtype) for k in self.roots]
         given = [session.capture(g, "argument", n) for n, g in enumerate(seeds)]
-        roots = {made[k]._node: g for k, g in zip(self.roots, given, strict=True)}
+        heads = {made[k]._node: g for k, g in zip(self.roots, given, strict=True)}
         before, mode.enabled = mode.enabled, False
         try:
-            found = engine.run(roots, _OnArrays, True, targets=set(targets))
+            found = engine.run(heads, _OnArrays, True, targets=set(targets))
         finally:
             mode.enabled = before
         self.targets = [x for x in targets if x in found]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
 from ..table import FOLDS, ROWS, ROWWISE, STEPS, Fold, Row, Rowwise
-from . import jit, native, text, threads
+from . import jit, native, steps, text, threads
 
 __all__ = [
     "FOLD_KERNELS", "IN_PLACE", "ROWWISE_KERNELS", "ROW_KERNELS", "Array", "backward", "fold",
@@ -180,7 +180,7 @@ def step(name: str) -> ByDtype:
     arrays = len(STEPS[name].arrays)
 
     def make(dtype: np.dtype[Any]) -> Any:
-        source, signature = text.step(STEPS[name], dtype.name), "void(i64,i64,i64,i64)"
+        source, signature = steps.step(STEPS[name], dtype.name), "void(i64,i64,i64,i64)"
         loop = jit.address("loop", source, signature)
         return jit.function("loop", source, signature), native.step(loop, arrays, dtype)
 

@@ -56,7 +56,7 @@ class RMSprop(Optimizer):
         centered, momentum = bool(group["centered"]), bool(group["momentum"])
         names = ["square_avg"] + ["grad_avg"] * centered + ["momentum_buffer"] * momentum
         lines = []
-        states = {}
+        states: dict[Any, dict[str, Any]] = {}
         for p in params:
             states[p] = state = State(self.state.get(p) or {})
             if not state:
