@@ -909,3 +909,39 @@ def test_source_explain_and_save(tmp_path):
     assert f.source and f.explain()
     f.save(tmp_path / "program.py")
     assert (tmp_path / "program.py").read_text() == f.source
+
+
+def test_a_loss_whose_graph_was_freed_says_so_as_eager():
+    model = nn.Linear(3, 1)
+    x = torch.randn(4, 3)
+
+    @torch.compile
+    def step(x):
+        loss = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        loss = step(x)
+        assert loss.requires_grad and type(loss.grad_fn).__name__ == "MeanBackward0"
+        with pytest.raises(RuntimeError, match="second time"):
+            loss.backward()
+
+
+@pytest.mark.parametrize("kernel", ["conv", "conv_weight", "rows_added"])
+def test_native_kernels_refuse_recorded_arrays(kernel):
+    from microtorch.capture.hooks import recording
+    from microtorch.capture.session import Session
+    from microtorch.kernels import convolve, rows, windows
+
+    x, w = np.ones((2, 4, 8, 8), np.float32), np.ones((4, 4, 3, 3), np.float32)
+    at = windows.Windows((8, 8), (3, 3), (1, 1), (0, 0), (0, 0), (1, 1))
+    plan = windows.Plan(at, 1)
+    session = Session()
+    with recording(session), pytest.raises(CaptureError):
+        if kernel == "conv":
+            convolve.conv(session.capture(x), w, plan)
+        elif kernel == "conv_weight":
+            convolve.conv_weight(session.capture(x), x[:, :, :6, :6], plan)
+        else:
+            rows.rows_added(np.zeros(2, np.int64), session.capture(x[:, 0, 0]), (3, 8))
