@@ -5,9 +5,11 @@ import warnings
 
 import numpy as np
 import pytest
+from interpreter import Interpreter
 
 import microtorch as torch
 from microtorch import nn
+from microtorch.capture import program
 from microtorch.capture.tape import CaptureError
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
@@ -222,9 +224,12 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("executor", ["compiled", "interpreted"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
 @pytest.mark.parametrize("name", CASES)
-def test_twenty_compiled_steps_equal_twenty_eager_ones(name, dtype):
+def test_twenty_recorded_steps_equal_twenty_eager_ones(name, dtype, executor, monkeypatch):
+    if executor == "interpreted":
+        monkeypatch.setattr(program, "build", Interpreter)
     torch.manual_seed(3)
     start = torch.get_rng_state()
     model, optimizers, step, args = CASES[name](dtype)

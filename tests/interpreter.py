@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.text import typed
-from ..table import FOLDS, ROWWISE
-from .ir import Array, Call, Fold, Map, Product, Recording, Ref, Rows, Storage
+from microtorch.capture.ir import Array, Call, Fold, Map, Product, Recording, Ref, Rows, Storage
+from microtorch.kernels.text import typed
+from microtorch.table import FOLDS, ROWWISE
 
 WORDS: dict[str, Any] = {
     name: getattr(np, name)
