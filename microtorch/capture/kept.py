@@ -48,7 +48,8 @@ class Kept:
         # At entry: (tensor, its gradient then); at exit: (tensor, its gradient now).
         self.before: list[tuple[Tensor, Any]] = []
         self.after: list[tuple[Tensor, Any]] = []
-        self.changes: list[tuple[Any, int]] = []
+        # Tensors, or positions of arguments, once for each time that they are changed.
+        self.changes: list[Any] = []
         # Tensors with memory that is written although eager mode would give them new one, and
         # how many refer to it as long as no one else does.
         self.owned: list[tuple[Tensor, Any]] = []
@@ -213,11 +214,10 @@ class Kept:
             self.adjoint.link(results, found[len(results) :], tensors)
         for k, node in self.freed:
             results[k]._node = node
-        for t, times in self.changes:
-            t = tensors[t] if t.__class__ is int else t
+        for t in self.changes:
+            if t.__class__ is int:
+                t = tensors[t]
             t._changes = next_change(t._changes)
-            for _ in range(times - 1):
-                t._changes = next_change(t._changes)
         for t, g in self.after:
             t._grad = g
         return self.structure(results, tensors)
@@ -259,7 +259,7 @@ def finish(
             times = (now[0] if now else 0) - (changes[0] if changes else 0)
             if times and t._base is None:
                 position = next((k for k, x in enumerate(tensors) if x is t), None)
-                kept.changes.append((t if position is None else position, times))
+                kept.changes += [t if position is None else position] * times
     for t, array in session.swapped.values():
         kept.owned.append((t, _own_memory(session, t, array)))
     kept.kinds = [type(t) for t in made]
