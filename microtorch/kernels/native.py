@@ -208,7 +208,7 @@ class _MethodDef(ctypes.Structure):
 
 METH_FASTCALL_KEYWORDS = 0x82
 BYTES = bytes.__basicsize__ - 1
-_kept: list[Any] = []
+_forever = ctypes.PYFUNCTYPE(None, ctypes.py_object)(("Py_IncRef", ctypes.pythonapi))
 
 
 @functools.cache
@@ -254,7 +254,8 @@ def builtin(name: str, address: int, context: list[int], keep: Any = None) -> Ca
     """A built-in function: machine code that is given its context as `self`."""
     words = np.array(context, np.int64).tobytes()
     definition = _MethodDef(name.encode(), address, METH_FASTCALL_KEYWORDS, None)
-    _kept.append((definition, words, keep))
+    # Never freed: a function reads its definition when it dies, which may be at the very end.
+    _forever((definition, keep))
     make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
         ("PyCFunction_NewEx", ctypes.pythonapi)
     )
