@@ -1,6 +1,8 @@
 """Kernels as built-in functions give what their ufuncs give, for every layout, and refuse the same."""
 
+import gc
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -126,3 +128,23 @@ def test_another_layout_of_objects_means_plain_ufuncs(monkeypatch):
         if a.dtype == b.dtype == F4 and a.ndim == b.ndim == 0:
             assert type(kernel(a, b)) is np.ndarray
     assert type(kernel).__name__ == "function"
+
+
+def test_a_definition_outlives_its_function(monkeypatch):
+    """A function reads its definition when it dies, even when Python has emptied all modules."""
+    seen = []
+
+    class Definition(native._MethodDef):
+        def __init__(self, *fields):
+            super().__init__(*fields)
+            seen.append(weakref.ref(self))
+
+    monkeypatch.setattr(native, "_MethodDef", Definition)
+    made = native.builtin("f", native.address_of("PyObject_Vectorcall"), [0])
+    module_state = [v for v in vars(native).values() if isinstance(v, list)]
+    del made
+    gc.collect()
+    assert seen[0]() is not None
+    assert not any(
+        seen[0]() in (x if isinstance(x, tuple) else (x,)) for v in module_state for x in v
+    )

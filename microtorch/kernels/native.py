@@ -208,7 +208,7 @@ class _MethodDef(ctypes.Structure):
 
 METH_FASTCALL_KEYWORDS = 0x82
 BYTES = bytes.__basicsize__ - 1
-_kept: list[Any] = []
+_forever = ctypes.PYFUNCTYPE(None, ctypes.py_object)(("Py_IncRef", ctypes.pythonapi))
 
 
 @functools.cache
@@ -251,15 +251,25 @@ def api() -> tuple[int, int, int]:
 
 
 def builtin(
-    name: str, address: int, context: list[int], keep: Any = None, kept: list[Any] = _kept
+    name: str,
+    address: int,
+    context: list[int],
+    keep: Any = None,
+    kept: list[Any] | None = None,
 ) -> Callable[..., Any]:
     """A built-in function: machine code that is given its context as `self`.
 
-    kept: a list that lives as long as the function, and then holds what it needs.
+    keep: what the function needs. kept: a list that lives as long as the function and holds that;
+    without one it is never freed.
     """
     words = np.array(context, np.int64).tobytes()
     definition = _MethodDef(name.encode(), address, METH_FASTCALL_KEYWORDS, None)
-    kept.append((definition, words, keep))
+    # Never freed: a function reads its definition when it dies, which may be at the very end.
+    _forever(definition)
+    if kept is None:
+        _forever(keep)
+    else:
+        kept.append(keep)
     make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
         ("PyCFunction_NewEx", ctypes.pythonapi)
     )
