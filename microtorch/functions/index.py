@@ -264,6 +264,8 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     if not isinstance(value, (Tensor, bool, int, float, np.generic)):
         raise TypeError(f"can't assign a {kind_of(value)} to a {input.type()}")
     if not arrays:
+        # A number that is out of range comes before what must not be written.
+        take(input._array, (*views, ...))
         check_in_place(input, "a view of a leaf")
         if not _overlaps(input, views, value):
             _assign(input, (*views, ...), cast(_value(value, input), input.dtype), ASSIGN)
