@@ -24,10 +24,12 @@ def load(library: str, threads: int) -> Any:
 
 def timed(step: Any, seconds: float) -> float:
     """Seconds a step, over as many steps as fit."""
-    start = time.perf_counter()
-    step()
-    once = time.perf_counter() - start
-    count = max(1, int(seconds / max(once, 1e-7)))
+    # The first steps after a pause are slow: they count for nothing.
+    steps, start, now = 0, time.perf_counter(), 0.0
+    while steps == 0 or now - start < seconds / 4:
+        step()
+        steps, now = steps + 1, time.perf_counter()
+    count = max(1, int(seconds / max((now - start) / steps, 1e-7)))
     start = time.perf_counter()
     for _ in range(count):
         step()

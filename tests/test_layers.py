@@ -37,7 +37,7 @@ ON_DEMAND = {
     ("", "importlib"): "names that few programs use are loaded by __getattr__",
     ("drawing", "matplotlib"): "only to draw",
     ("errors", "difflib"): "only to word an error",
-    ("kernels.store", "hashlib"): "4 ms for OpenSSL, not needed before the first kernel",
+    ("kernels.store", "hashlib"): "3 ms for OpenSSL, not needed before the first kernel",
     ("optim", "importlib"): "schedules are loaded by __getattr__",
     ("kernels.jit", "llvmlite"): "25 ms, not needed before the first kernel",
     ("kernels.jit", "numba"): "0.4 s, not needed where the cache is warm",

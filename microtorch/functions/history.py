@@ -15,6 +15,7 @@ from ..errors import BASE_OF_NO_GRAD_VIEW, NO_GRAD_VIEW
 from ..graph.node import Node, clock, mode
 from ..tensor import Tensor, base_of, root_of
 from .op import Array, Rule, record
+from .overlap import REPEATED, repeats
 
 
 def _copy_slices_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
@@ -32,7 +33,13 @@ def _as_strided_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
     return (F.reshape(whole, shape),)
 
 
+def _repeated_rule(F: Any, g: Any, const: Any) -> tuple[Any, ...]:
+    """PyTorch writes a view that repeats elements, but gives no gradient."""
+    raise RuntimeError(REPEATED)
+
+
 COPY_SLICES = Rule("CopySlices", _copy_slices_rule)
+REPEATED_SLICES = Rule("CopySlices", _repeated_rule)
 AS_STRIDED = Rule("AsStridedBackward0", _as_strided_rule)
 
 
@@ -75,7 +82,8 @@ def take_over(x: Tensor, node: Node | None) -> None:
     if x is not root_of(x) and node is not None and node.saved and node.op.saves_result:
         root_of(x)._written = ref(node)
     if x is not base:
-        _give(base, record(COPY_SLICES, base._array, (base, x), const=_const(x, base))._node)
+        op = REPEATED_SLICES if repeats(x._array) else COPY_SLICES
+        _give(base, record(op, base._array, (base, x), const=_const(x, base))._node)
     for reference in base._views or ():
         view = reference()
         if view is not None and view._unrecorded:

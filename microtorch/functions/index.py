@@ -264,8 +264,10 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     if not isinstance(value, (Tensor, bool, int, float, np.generic)):
         raise TypeError(f"can't assign a {kind_of(value)} to a {input.type()}")
     if not arrays:
+        # A number that is out of range comes before what must not be written.
+        region = take(input._array, (*views, ...))
         check_in_place(input, "a view of a leaf")
-        if not _overlaps(input, views, value):
+        if not _overlaps(input, views, region, value):
             _assign(input, (*views, ...), cast(_value(value, input), input.dtype), ASSIGN)
         return
     if any(i != slice(None) for i in views):
@@ -280,9 +282,8 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     _assign(input, arrays, value, ASSIGN_INDEX, _tensors(key))
 
 
-def _overlaps(input: Tensor, views: tuple[Any, ...], value: Any) -> bool:
+def _overlaps(input: Tensor, views: tuple[Any, ...], region: Array, value: Any) -> bool:
     """Refuse to write where elements share memory; True if a repeated region was written."""
-    region = take(input._array, (*views, ...))
     if not region.ndim:
         return False
     check_repeated(region)

@@ -14,10 +14,10 @@ from .names import PUBLIC, method
 def _constructor(dtype: dtypes.dtype) -> Callable[..., Tensor]:
     def create(*args: Any) -> Tensor:
         if len(args) == 1 and isinstance(args[0], (list, tuple, Tensor)):
-            data = args[0]
-            return (
-                cast(data, dtype).clone() if isinstance(data, Tensor) else tensor(data, dtype=dtype)
-            )  # type: ignore[attr-defined]
+            (data,) = args
+            if isinstance(data, Tensor):
+                return cast(data, dtype).clone()  # type: ignore[attr-defined,no-any-return]
+            return tensor(data, dtype=dtype)
         return empty(*args, dtype=dtype) if args else empty(0, dtype=dtype)
 
     create.__name__ = create.__qualname__ = f"{dtype.short}Tensor"

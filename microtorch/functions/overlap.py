@@ -33,11 +33,17 @@ def check_overlap(x: Tensor, *operands: Any) -> None:
             check_shared(x._array, y._array)
 
 
+def repeats(a: Array) -> bool:
+    """Whether several elements of an array are one."""
+    if 0 not in a.strides or a.flags.c_contiguous or not a.size:
+        return False
+    return any(s == 0 and n > 1 for s, n in zip(a.strides, a.shape, strict=True))
+
+
 def check_repeated(a: Array) -> None:
     """Refuse an array in which several elements are one."""
-    if 0 in a.strides and not a.flags.c_contiguous:
-        if a.size and any(s == 0 and n > 1 for s, n in zip(a.strides, a.shape, strict=True)):
-            raise RuntimeError(REPEATED)
+    if repeats(a):
+        raise RuntimeError(REPEATED)
 
 
 def check_shared(a: Array, b: Array) -> None:

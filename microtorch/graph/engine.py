@@ -83,7 +83,7 @@ def run(
         else:
             waiting[root] = [root, g, False]
     while True:
-        # `node` is the parent met first, if it is new; most graphs are chains, where nothing waits.
+        # `node` is the newest parent of the last one; most graphs are chains, where nothing waits.
         if heap:
             if node is None or heap[0] <= node.seq:
                 if node is not None:

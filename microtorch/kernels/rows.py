@@ -49,7 +49,7 @@ def rows_added(places: Array, g: Array, shape: tuple[int, ...]) -> Array:
     places: of one dimension, negative numbers count from the end. g: float32 or float64.
     """
     rows = np.ascontiguousarray(g).reshape(len(places), math.prod(shape[1:]))
-    # np.broadcast_to takes six times longer.
+    # np.broadcast_to takes 1.8 us.
     counted = np.ndarray(shape[:1], bool, _ONE, 0, (0,))
     places = places.astype(np.int64, copy=False)
     return _KERNELS[g.dtype](places, rows, counted).reshape(shape)  # type: ignore[no-any-return]
