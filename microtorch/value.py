@@ -232,7 +232,7 @@ def _run(root: Value) -> None:
     put aside and added at the end.
     """
     order = _scalar_graph(root)
-    earlier = [(node, node.grad) for node in order if node.grad and node.parents]
+    earlier = [(node, node.grad) for node in order if node.parents and node.grad]
     for node, _ in earlier:
         node.grad = 0.0
     root.grad += 1.0

@@ -92,7 +92,8 @@ def _extreme(dtype: str) -> int:
     return 2**bits - 1 if dtype.startswith("u") else 2 ** (bits - 1) - 1
 
 
-def _function(name: str, operands: Sequence[str], formula: str) -> str:
+def function(name: str, operands: Sequence[str], formula: str) -> str:
+    """A formula as a function."""
     return f"def {name}({', '.join(operands)}):\n    return {typed(formula)}\n"
 
 
@@ -156,7 +157,7 @@ def forward(row: Row, dtype: str, in_place: bool = False) -> str:
         repeats += [params | {"y"}] if in_place else [params | {"y"}, params | {"x"}]
     return (
         prologue(dtype, [formula])
-        + _function("z_of", row.operands, formula)
+        + function("z_of", row.operands, formula)
         + _loop([(n, dtype) for n in row.operands], [("z", out)], repeats, in_place)
     )
 
@@ -179,7 +180,7 @@ def backward(row: Row, needed: tuple[bool, ...], dtype: str, in_place: bool = Fa
         repeats.append(repeats[0] | {"g"})
     if len(row.inputs) == 2 and operands[1:] and not params:
         repeats += [frozenset({n}) for n in operands[1:] if len(operands) == 2]
-    functions = "".join(_function(f"d{n}_of", operands, formulas[n]) for n in outputs)
+    functions = "".join(function(f"d{n}_of", operands, formulas[n]) for n in outputs)
     return (
         prologue(dtype, formulas.values())
         + functions
@@ -231,8 +232,8 @@ def fold(fold: Fold, row: Row | None, dtype: str, out: str) -> str:
     helpers = _FLOAT_HELPERS if dtype.startswith("f") else _INT_HELPERS
     text += "".join(helpers[n] for n in extra)
     text += f"def element({', '.join(operands)}):\n    return A({typed(formula)})\n"
-    text += _function("combine", ("a", "b"), fold.combine)
-    text += _function("finish", ("a", "n"), re.sub(r"\bn\b", "A(n)", fold.finish))
+    text += function("combine", ("a", "b"), fold.combine)
+    text += function("finish", ("a", "n"), re.sub(r"\bn\b", "A(n)", fold.finish))
     text += f"def initial():\n    return A({initial_of(fold.initial, out)})\n"
     text += _COLUMNS if k == 1 else ""
     columns = _TRY_COLUMNS if k == 1 else "    if False:\n        pass\n"
@@ -348,7 +349,7 @@ def rowwise(row: Rowwise, dtype: str) -> str:
         places = [f"{at}[i * by_{at}]" for at in rows.values()]
         arguments = ", ".join([*places, *scalars])
         for name, _, formula in group:
-            functions.append(_function(f"{name}_of", [*rows, *scalars], formula))
+            functions.append(function(f"{name}_of", [*rows, *scalars], formula))
         name, kind, _ = group[0]
         if kind == "number":
             body.append(f"{name} = {name}_of({', '.join(['F(0)'] * len(rows) + scalars)})")
@@ -362,7 +363,7 @@ def rowwise(row: Rowwise, dtype: str) -> str:
             results = ", ".join(name for name, _, _ in group)
             body.append(f"{results} = reduce_{name}({head})")
         scalars += [name for name, _, _ in group]
-    functions.append(_function("z_of", [*rows, *scalars], row.formula))
+    functions.append(function("z_of", [*rows, *scalars], row.formula))
     places = [f"{at}[i * by_{at}]" for at in rows.values()]
     body += ["for i in range(n):", f"    out[i * by_out] = z_of({', '.join([*places, *scalars])})"]
     most = max(map(len, _passes(row)))
@@ -411,9 +412,9 @@ def _reduction(
     text = [f"def reduce_{lines[0][0]}({head}):", f"    whole = n - (n & {LANES - 1})"]
     many: list[str] = []
     for k, (name, kind, _) in enumerate(lines):
-        yield _function(f"{name}_with", ("a", "b"), FOLDS[kind].combine)
+        yield function(f"{name}_with", ("a", "b"), FOLDS[kind].combine)
         finish = re.sub(r"\bn\b", "F(n)", FOLDS[kind].finish)
-        yield _function(f"{name}_end", ("a", "n"), finish)
+        yield function(f"{name}_end", ("a", "n"), finish)
         text.append(f"    total_{name} = F({initial_of(FOLDS[kind].initial, dtype)})")
         many.append(f"lanes[{k * LANES} + j]")
     lanes = list(zip((name for name, _, _ in lines), many, strict=True))

@@ -1,0 +1,349 @@
+"""Functions of Values: scalar operations noted as a list, run again by one compiled walker.
+
+While a function is recorded, `Value.data` and `Value.grad` give a `Number`, which knows no value:
+it only notes what is done with it. Values of the caller get their numbers back, and all that the
+function does to them is done by the program, at the first call too.
+
+Operations that do not wait for each other stand side by side: sorted by how many operations come
+before them in a chain, then by formula, they are runs of one formula over many operands. The
+walker, made of the formulas that occur, is a loop over runs; each has a tight loop of its own.
+"""
+
+import contextlib
+import itertools
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..graph.node import next_seq
+from ..kernels import jit, text
+from ..table import names_in
+from ..value import ScalarOp, Value
+from .tape import CaptureError, active, read_error
+
+_SLOTS = {name: Value.__dict__[name] for name in ("data", "grad")}
+
+
+class NumberRead(CaptureError, ValueError):
+    """A number is looked at; rows that do so are noted as a whole instead."""
+
+
+class Number:
+    """What is known of a number while a function is recorded: its place in the list."""
+
+    __slots__ = ("index", "scalars")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, scalars: "Scalars", index: int) -> None:
+        self.scalars = scalars
+        self.index = index
+
+    def _read(self, *_: Any) -> Any:
+        raise NumberRead(str(read_error("a number of a Value")))
+
+    def __neg__(self) -> Any:
+        return self.scalars.note("-x", ("x",), (self,))
+
+    def __abs__(self) -> Any:
+        return self.scalars.note("fabs(x)", ("x",), (self,))
+
+    __bool__ = __float__ = __int__ = __index__ = __format__ = __str__ = __repr__ = _read
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _read
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """NumPy's numbers come here: 2 * x, say."""
+        formula = _OPERATORS.get(ufunc.__name__, "")
+        if not formula or method != "__call__" or options:
+            self._read()
+        return self.scalars.note(formula, ("x", "y"), inputs)
+
+
+def _operators(formula: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def forward(self: Number, other: Any) -> Any:
+        if not isinstance(other, (Number, int, float, np.generic)):
+            return NotImplemented
+        return self.scalars.note(formula, ("x", "y"), (self, other))
+
+    def reflected(self: Number, other: Any) -> Any:
+        if not isinstance(other, (int, float, np.generic)):
+            return NotImplemented
+        return self.scalars.note(formula, ("x", "y"), (other, self))
+
+    return forward, reflected
+
+
+_OPERATORS = {"add": "x + y", "subtract": "x - y", "multiply": "x * y", "divide": "x / y",
+              "power": "pow(x, y)"}  # fmt: skip
+for _name, _formula in zip("add sub mul truediv pow".split(), _OPERATORS.values(), strict=True):
+    _forward, _reflected = _operators(_formula)
+    setattr(Number, f"__{_name}__", _forward)
+    setattr(Number, f"__r{_name}__", _reflected)
+
+
+class Scalars:
+    """A list of scalar operations: number k is made from the numbers of its operands."""
+
+    def __init__(self) -> None:
+        # (formula, names) and operands of each number; an input or a constant has none.
+        self.made: list[tuple[Any, tuple[int, ...]]] = []
+        self.constants: dict[tuple[float, float], int] = {}
+        # (id of Value, slot) -> (Value, slot, number at entry, what the slot held).
+        self.inputs: dict[tuple[int, str], tuple[Value, str, int, float]] = {}
+        self.start = next_seq()
+
+    def note(self, formula: str, names: tuple[str, ...], operands: Any) -> Any:
+        """The result of a formula."""
+        if formula == "x + y" and 0.0 in [x for x in operands if x.__class__ is not Number]:
+            # Gradients begin at 0.
+            return next(x for x in operands if x.__class__ is Number)
+        places = tuple(self.place(x) for x in operands)
+        self.made.append(((formula, names), places))
+        return Number(self, len(self.made) - 1)
+
+    def place(self, x: Any) -> int:
+        """The place of an operand."""
+        if x.__class__ is Number:
+            if x.scalars is not self:
+                raise CaptureError("a Value made in another compiled call is used; return it there")
+            return x.index  # type: ignore[no-any-return]
+        x = float(x)
+        # 0 and -0 are equal, but not the same.
+        key = (x, math.copysign(1, x))
+        if key not in self.constants:
+            self.constants[key] = len(self.made)
+            self.made.append((None, ()))
+        return self.constants[key]
+
+    # --------------------------------------------------------------- Values while recording
+    def read(self, v: Value, name: str) -> Any:
+        """A slot of a Value; those of the caller's Values are inputs."""
+        held = _SLOTS[name].__get__(v)
+        if held.__class__ is Number or v.seq < self.start or (id(v), name) in self.inputs:
+            return held
+        self.made.append((None, ()))
+        number = Number(self, len(self.made) - 1)
+        self.inputs[id(v), name] = (v, name, number.index, held)
+        _SLOTS[name].__set__(v, number)
+        return number
+
+    def write(self, v: Value, name: str, x: Any) -> None:
+        """Set a slot of a Value."""
+        # A Value that is being made has no number yet.
+        with contextlib.suppress(AttributeError):
+            self.read(v, name)
+        _SLOTS[name].__set__(v, x if x.__class__ is Number else float(x))
+
+    def restore(self) -> dict[tuple[int, str], Any]:
+        """Give the caller's Values their numbers back; what the function left in them."""
+        left = {}
+        for key, (v, name, _, held) in self.inputs.items():
+            left[key] = _SLOTS[name].__get__(v)
+            _SLOTS[name].__set__(v, held)
+        return left
+
+    # ------------------------------------------------------------------------- afterwards
+    def program(self, result: Any) -> "ScalarProgram":
+        """What runs the function again, and gives its result."""
+        left = self.restore()
+        wanted: list[int] = []
+        targets: dict[str, list[Value]] = {name: [] for name in _SLOTS}
+        for slot, values in targets.items():
+            for key, (v, name, index, _) in self.inputs.items():
+                if name == slot and (place := self.place(left[key])) != index:
+                    values.append(v)
+                    wanted.append(place)
+        structure = self._structure(result, wanted)
+        return ScalarProgram(self, targets, wanted, structure)
+
+    def _structure(self, result: Any, wanted: list[int]) -> Callable[[list[float]], Any]:
+        """A function from the wanted numbers to what the call returns."""
+        if isinstance(result, (tuple, list)):
+            parts, kind = [self._structure(r, wanted) for r in result], type(result)
+            return lambda found: kind(p(found) for p in parts)
+        if isinstance(result, Value) and result.seq < self.start:
+            at = len(wanted)
+            wanted += [self.place(_SLOTS[name].__get__(result)) for name in ("data", "grad")]
+            return lambda found: _result(found[at], found[at + 1])
+        if result.__class__ is Number:
+            at = len(wanted)
+            wanted.append(result.index)
+            return lambda found: found[at]
+        return lambda found: result
+
+
+class _Finished:
+    """The op of a Value that a program gives."""
+
+    symbol = "compiled"
+    saves_result = False
+
+    def push(self, node: Value) -> None:
+        """Refused: the graph is in the program.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            "backward() of a Value that a compiled function returned: call it inside the function"
+        )
+
+    backward = differentiate = gradients = push
+
+
+_FINISHED = _Finished()
+
+
+def _result(data: float, grad: float) -> Value:
+    made = Value(data)
+    made.grad = grad
+    made.op = _FINISHED
+    return made
+
+
+class ScalarProgram:
+    """The operations of a recorded call in the order in which the walker does them."""
+
+    def __init__(
+        self,
+        scalars: Scalars,
+        targets: dict[str, list[Value]],
+        wanted: list[int],
+        structure: Callable[[list[float]], Any],
+    ) -> None:
+        made = scalars.made
+        needed = set(wanted)
+        for k in reversed(range(len(made))):
+            if k in needed:
+                needed.update(made[k][1])
+        formulas: dict[Any, int] = {}
+        depth = [0] * len(made)
+        steps: list[tuple[tuple[int, int], int]] = []
+        for k, (formula, operands) in enumerate(made):
+            if formula is not None and k in needed:
+                depth[k] = 1 + max((depth[j] for j in operands), default=0)
+                steps.append(((depth[k], formulas.setdefault(formula, len(formulas))), k))
+        steps.sort()
+        inputs = {
+            slot: [
+                (v, k) for v, name, k, _ in scalars.inputs.values() if name == slot and k in needed
+            ]
+            for slot in _SLOTS
+        }
+        # Places: inputs, constants, then results in the order in which they are made.
+        order = [k for of_slot in inputs.values() for _, k in of_slot]
+        count = len(order)
+        order += scalars.constants.values()
+        first = len(order)
+        order += [k for _, k in steps]
+        places = {k: at for at, k in enumerate(order)}
+        runs: list[tuple[int, int, int, int]] = []
+        columns: list[int] = []
+        for (_, number), group in itertools.groupby(steps, key=operator.itemgetter(0)):
+            operands_of = [made[k][1] for _, k in group]
+            runs.append((number, len(operands_of), len(columns), first))
+            first += len(operands_of)
+            columns += [places[j] for column in zip(*operands_of, strict=True) for j in column]
+        self.reads = {slot: [v for v, _ in of_slot] for slot, of_slot in inputs.items()}
+        self.writes = targets
+        self.structure = structure
+        self.registers = np.zeros(len(order))
+        self.registers[count : count + len(scalars.constants)] = [x for x, _ in scalars.constants]
+        self.inputs = self.registers[:count]
+        self.outputs = np.array([places[k] for k in wanted], np.int64)
+        self.source = walker(list(formulas))
+        walk = jit.function("walk", self.source, "void(i64,i64,i64,i64)")
+        self._kept = np.array(runs, np.int64).reshape(-1, 4), np.array(columns, np.int32)
+        tables = [x.ctypes.data for x in (self.registers, *self._kept)]
+        self.walk = lambda: walk(tables[0], tables[1], len(runs), tables[2])
+
+    def run(self) -> Any:
+        """One call: the caller's Values are read first, and written at the end."""
+        reads, writes = self.reads, self.writes
+        self.inputs[:] = [v.data for v in reads["data"]] + [v.grad for v in reads["grad"]]
+        self.walk()
+        found = self.registers[self.outputs].tolist()
+        for v, x in zip(writes["data"], found, strict=False):
+            v.data = x
+        for v, x in zip(writes["grad"], found[len(writes["data"]) :], strict=False):
+            v.grad = x
+        return self.structure(found)
+
+
+def walker(formulas: list[tuple[str, tuple[str, ...]]]) -> str:
+    """The text of a loop over runs: number of the formula, operations, operands, first result."""
+    lines = ["def walk(registers, runs, count, operands):", "    r = f64_at(registers)",
+             "    t = i64_at(runs)", "    for k in range(count):", "        op = t[4 * k]",
+             "        n = t[4 * k + 1]", "        p = i32_at(operands + 4 * t[4 * k + 2])",
+             "        z = f64_at(registers + 8 * t[4 * k + 3])"]  # fmt: skip
+    functions = []
+    for number, (formula, names) in enumerate(formulas):
+        functions.append(text.function(f"f{number}", names, formula))
+        at = ", ".join(f"r[p[{k} * n + i]]" for k in range(len(names)))
+        lines += [f"        {'elif' if number else 'if'} op == {number}:",
+                  "            for i in range(n):",
+                  f"                z[i] = f{number}({at})"]  # fmt: skip
+    head = text.prologue("float64", [formula for formula, _ in formulas])
+    return head + "".join(functions) + "\n".join(lines) + "\n"
+
+
+# ------------------------------------------------------------------------------- hooks
+def _recorded() -> Scalars | None:
+    return getattr(active.tape, "scalars", None)
+
+
+class _Slot:
+    """`Value.data` or `Value.grad` while some thread records."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.slot = name, _SLOTS[name]
+
+    def __get__(self, v: Any, owner: Any = None) -> Any:
+        scalars = _recorded()
+        return scalars.read(v, self.name) if scalars else self.slot.__get__(v)
+
+    def __set__(self, v: Any, x: Any) -> None:
+        scalars = _recorded()
+        if scalars:
+            scalars.write(v, self.name, x)
+        else:
+            self.slot.__set__(v, x)
+
+
+def _exactly(self: ScalarOp, *operands: Any) -> Any:
+    """A row whose formula asks for the numbers, as one operation."""
+    scalars = _recorded()
+    if scalars is None or not any(x.__class__ is Number for x in operands):
+        return EXACTLY(self, *operands)
+    return scalars.note(self.row.formula, self.row.operands, operands)
+
+
+def _gradients(self: ScalarOp, g: Any, node: Value) -> Any:
+    """The same for its derivatives."""
+    scalars = _recorded()
+    if scalars is None:
+        return GRADIENTS(self, g, node)
+    operands = (*(p.data for p in node.parents), *node.numbers, node.data, g)
+    values = dict(zip((*self.row.operands, "z", "g"), operands, strict=True))
+    found = []
+    for d in (self.row.derivatives or ())[: len(node.parents)]:
+        formula = text.chain(d)
+        names = tuple(n for n in values if n in names_in(formula))
+        found.append(scalars.note(formula, names, [values[n] for n in names]))
+    return found
+
+
+def _init(self: Value, data: Any, *rest: Any, **label: Any) -> None:
+    if data.__class__ is not Number:
+        return INIT(self, data, *rest, **label)
+    INIT(self, 0.0, *rest, **label)
+    _SLOTS["data"].__set__(self, data)
+
+
+EXACTLY, GRADIENTS, INIT = ScalarOp.exactly, ScalarOp.gradients, Value.__init__
+HOOKS: list[tuple[Any, str, Any]] = [
+    *((Value, name, _Slot(name)) for name in _SLOTS), (Value, "__init__", _init),
+    (ScalarOp, "exactly", _exactly), (ScalarOp, "gradients", _gradients),
+]  # fmt: skip
