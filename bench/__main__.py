@@ -15,9 +15,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .workloads import WORKLOADS
+from . import EVERY
+from .worker import MODULES
 
-LIBRARIES = ("microtorch", "torch", "jax", "autograd", "micrograd", "numpy", "numba")
+LIBRARIES = (
+    "microtorch",
+    "torch",
+    "torch_compile",
+    "jax",
+    "autograd",
+    "micrograd",
+    "numpy",
+    "numba",
+)
 STARTUP = """
 import {module} as torch
 torch.manual_seed(10)
@@ -74,8 +84,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds by workload and library."""
     wanted = options.peers.split(",") if options.peers else LIBRARIES
     here = [n for n in LIBRARIES if n == "microtorch" or n in wanted]
-    here = [n for n in here if importlib.util.find_spec(n)]
-    chosen = [w for w in WORKLOADS if fnmatch.fnmatch(w.name, options.only)]
+    here = [n for n in here if importlib.util.find_spec(MODULES.get(n, n).partition(".")[0])]
+    chosen = [w for w in EVERY if fnmatch.fnmatch(w.name, options.only)]
     results: dict[str, Any] = {}
     versions: dict[str, str] = {}
     for workload in chosen:
@@ -120,13 +130,14 @@ def summary(peer: str, bound: float, times: dict[str, list[float]]) -> dict[str,
     """Medians of the rounds: of the times, and of microtorch's time over the peer's.
 
     The speed of a shared machine changes from second to second; the two times of one round are
-    taken at nearly the same time, so their ratio does not.
+    taken at nearly the same time, so their ratio does not. Of several peers the best counts.
     """
     seconds = {n: t for n, ts in times.items() if (t := statistics.median(ts)) == t}
     found = None
-    if "microtorch" in seconds and peer in seconds:
-        rounds = zip(times["microtorch"], times[peer], strict=True)
-        found = statistics.median([mine / other for mine, other in rounds])
+    peers = [n for n in peer.split(", ") if n in seconds]
+    if "microtorch" in seconds and peers:
+        rounds = zip(times["microtorch"], *(times[n] for n in peers), strict=True)
+        found = statistics.median([mine / min(others) for mine, *others in rounds])
     return {"peer": peer, "bound": bound, "ratio": found, "seconds": seconds}
 
 
@@ -141,7 +152,7 @@ def line(name: str, result: dict[str, Any]) -> str:
     found = ratio(result)
     times = "  ".join(f"{n} {1e6 * s:,.1f} us" for n, s in result["seconds"].items())
     shown = "-" if found is None else f"{found:.3f}"
-    return f"{name:18} ratio {shown:>6} (wanted {result['bound']})  {times}"
+    return f"{name:26} ratio {shown:>6} (wanted {result['bound']})  {times}"
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -9,9 +9,9 @@ import sys
 import time
 from typing import Any
 
-from .workloads import WORKLOADS
+from . import EVERY
 
-MODULES = {"micrograd": "micrograd.engine"}
+MODULES = {"micrograd": "micrograd.engine", "torch_compile": "torch"}
 
 
 def load(library: str, threads: int) -> Any:
@@ -41,7 +41,7 @@ def main() -> None:
     library, threads, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     sys.setrecursionlimit(100_000)
     module = load(library, threads)
-    makers = {w.name: w.makers[library] for w in WORKLOADS if library in w.makers}
+    makers = {w.name: w.makers[library] for w in EVERY if library in w.makers}
     steps: dict[str, Any] = {}
     print(getattr(module, "__version__", "?"), flush=True)
     for line in sys.stdin:

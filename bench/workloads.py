@@ -62,7 +62,7 @@ def torch_linear_regression(torch: Any) -> Step:
     return step
 
 
-def _two_classes(torch: Any) -> tuple[Any, Any]:
+def two_classes(torch: Any) -> tuple[Any, Any]:
     torch.manual_seed(10)
     ones = torch.ones(100, 2)
     x = torch.cat((torch.normal(1.7 * ones, 1) + 1, torch.normal(-1.7 * ones, 1) + 1), 0)
@@ -70,7 +70,7 @@ def _two_classes(torch: Any) -> tuple[Any, Any]:
 
 
 def torch_logistic(torch: Any) -> Step:
-    x, y = _two_classes(torch)
+    x, y = two_classes(torch)
     model = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Sigmoid())
     loss_fn = torch.nn.BCELoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
