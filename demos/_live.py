@@ -8,8 +8,9 @@ import argparse
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.backends.registry import BackendFilter, backend_registry
@@ -39,6 +40,7 @@ def options(doc: str, argv: Sequence[str] | None, steps: int, seed: int) -> argp
     parser.add_argument("--save", type=Path, metavar="FILE", help="a .png, .gif or .mp4 to write")
     for name, default in (("--steps", steps), ("--seed", seed)):
         parser.add_argument(name, type=int, default=default, help="(default %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="run each step as one program")
     parsed = parser.parse_args(argv)
     kind = parsed.save.suffix if parsed.save else ".png"
     if kind not in (".png", ".gif", ".mp4") or parsed.steps < 1:
@@ -46,6 +48,13 @@ def options(doc: str, argv: Sequence[str] | None, steps: int, seed: int) -> argp
     if kind == ".mp4" and not shutil.which("ffmpeg"):
         parser.error("an .mp4 needs the program ffmpeg, which is not on the PATH; a .gif does not")
     return parsed
+
+
+def compiled(args: argparse.Namespace, step: Callable[[], Any]) -> Callable[[], Any]:
+    """The step, compiled where `--compile` asks for that."""
+    from microtorch import compile
+
+    return compile(step) if args.compile else step  # type: ignore[no-any-return]
 
 
 class Live:

@@ -6,7 +6,7 @@ loss falls below 1 at iteration 80, and training stops.
 
 from collections.abc import Sequence
 
-from _live import BLUE, GREY, INK, ORANGE, Live, options
+from _live import BLUE, GREY, INK, ORANGE, Live, compiled, options
 
 import microtorch as torch
 
@@ -51,18 +51,23 @@ def main(argv: Sequence[str] | None = None) -> tuple[int, float]:
     y = 2 * x + (5 + torch.randn(20, 1))
     w = torch.randn((1), requires_grad=True)
     b = torch.zeros((1), requires_grad=True)
+
+    def step():
+        y_pred = torch.add(torch.mul(w, x), b)
+        loss = (0.5 * (y - y_pred) ** 2).mean()
+        loss.backward()
+        b.data.sub_(LEARNING_RATE * b.grad)
+        w.data.sub_(LEARNING_RATE * w.grad)
+        w.grad.zero_()
+        b.grad.zero_()
+        return loss
+
+    step = compiled(args, step)
     losses: list[float] = []
     with Live(args, "linear_regression") as live:
         picture = Picture(live.figure, x, y)
         for iteration in live.steps():
-            y_pred = torch.add(torch.mul(w, x), b)
-            loss = (0.5 * (y - y_pred) ** 2).mean()
-            loss.backward()
-            b.data.sub_(LEARNING_RATE * b.grad)
-            w.data.sub_(LEARNING_RATE * w.grad)
-            w.grad.zero_()
-            b.grad.zero_()
-            losses.append(loss.item())
+            losses.append(step().item())
             if iteration % EVERY == 0:
                 predicted = (w * x + b).detach().flatten().tolist()
                 picture.update(w.item(), b.item(), predicted, losses)

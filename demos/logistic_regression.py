@@ -6,7 +6,7 @@ entropy. With seed 10 it separates 99.5 % of the points at iteration 380 and sto
 
 from collections.abc import Sequence
 
-from _live import Live, options
+from _live import Live, compiled, options
 from _plane import Plane
 
 import microtorch as torch
@@ -25,17 +25,23 @@ def main(argv: Sequence[str] | None = None) -> tuple[int, float]:
     model = nn.Sequential(nn.Linear(2, 1), nn.Sigmoid())
     loss_fn = nn.BCELoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def step():
+        probability = model(x).squeeze()
+        loss = loss_fn(probability, y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss, probability
+
+    step = compiled(args, step)
     losses: list[float] = []
     with Live(args, "logistic_regression") as live:
         classes = {"class 0": x0.numpy(), "class 1": x1.numpy()}
         plane = Plane(live.figure, classes, x=(-5, 7), y=(-7, 7), low=0, high=1)
         plane.bottom.set_xlim(0, min(400, args.steps))
         for iteration in live.steps():
-            probability = model(x).squeeze()
-            loss = loss_fn(probability, y)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            loss, probability = step()
             losses.append(loss.item())
             if iteration % 20 == 0:
                 accuracy = (probability.ge(0.5).float() == y).sum().item() / len(y)

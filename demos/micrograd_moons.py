@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
-from _live import Live, options
+from _live import Live, compiled, options
 from _plane import Plane
 
 from microtorch import Value
@@ -56,32 +56,39 @@ def main(argv: Sequence[str] | None = None) -> float:
     x, y = moons(np.random.default_rng(args.seed))
     layers = [Layer(2, 16, True), Layer(16, 16, True), Layer(16, 1, False)]
     parameters = [p for layer in layers for p in layer.parameters()]
-    losses, rows = [], x.tolist()
+    losses, rows, labels, rate = [], x.tolist(), y.tolist(), Value(0.0)
+
+    def step():
+        scores = rows
+        for layer in layers:
+            scores = [layer(row) for row in scores]
+        hinge = sum((1 - t * s).relu() for (s,), t in zip(scores, labels, strict=True))
+        loss = hinge / N + 1e-4 * sum(p * p for p in parameters)
+        for p in parameters:
+            p.grad = 0.0
+        loss.backward()
+        for p in parameters:
+            p.data -= rate.data * p.grad
+        return loss, scores
+
+    step = compiled(args, step)
     with Live(args, "micrograd_moons") as live:
         classes = {"class -1": x[y < 0], "class +1": x[y > 0]}
         plane = Plane(live.figure, classes, x=(-1.8, 2.8), y=(-1.4, 1.9), low=-2, high=2)
         plane.bottom.set_xlim(0, args.steps)
-        for step in live.steps():
-            scores = rows
-            for layer in layers:
-                scores = [layer(row) for row in scores]
-            hinge = sum((1 - int(t) * s).relu() for (s,), t in zip(scores, y, strict=True))
-            loss = hinge / N + 1e-4 * sum(p * p for p in parameters)
-            for p in parameters:
-                p.grad = 0.0
-            loss.backward()
-            for p in parameters:
-                p.data -= (1.0 - 0.9 * step / args.steps) * p.grad
+        for iteration in live.steps():
+            rate.data = 1.0 - 0.9 * iteration / args.steps
+            loss, scores = step()
             losses.append(loss.data)
             accuracy = np.mean([(s.data > 0) == (t > 0) for (s,), t in zip(scores, y, strict=True)])
-            if step % 5 == 0 or step == args.steps - 1:
+            if iteration % 5 == 0 or iteration == args.steps - 1:
                 field = plane.cells
                 for layer in layers:
                     field = layer.on_array(field)
-                title = f"Iteration {step}:  loss {loss.data:.3f},  accuracy {accuracy:.0%}"
+                title = f"Iteration {iteration}:  loss {loss.data:.3f},  accuracy {accuracy:.0%}"
                 plane.update(field, losses, "score", title)
                 live.draw()
-    print(f"Iteration {step}: loss {losses[-1]:.4f}, accuracy {accuracy:.1%}")
+    print(f"Iteration {iteration}: loss {losses[-1]:.4f}, accuracy {accuracy:.1%}")
     return float(accuracy)
 
 

@@ -7,7 +7,7 @@ are apart. NumPy works in float64, and the tensors are float32: at the end that 
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from _live import BLUE, GREY, INK, ORANGE, Live, options
+from _live import BLUE, GREY, INK, ORANGE, Live, compiled, options
 
 import microtorch as torch
 
@@ -15,7 +15,7 @@ N, D_IN, HIDDEN, D_OUT = 64, 1000, 100, 10
 LEARNING_RATE = 1e-6
 
 
-def autograd_step(x, y, w1, w2) -> Callable[[], float]:
+def autograd_step(x, y, w1, w2) -> Callable[[], torch.Tensor]:
     """A gradient step on tensors; returns the loss before it."""
 
     def step():
@@ -25,7 +25,7 @@ def autograd_step(x, y, w1, w2) -> Callable[[], float]:
             for w in (w1, w2):
                 w -= LEARNING_RATE * w.grad
                 w.grad.zero_()
-        return loss.item()
+        return loss
 
     return step
 
@@ -82,12 +82,12 @@ def main(argv: Sequence[str] | None = None) -> tuple[float, float]:
     torch.manual_seed(args.seed)
     data = [torch.randn(*s) for s in ((N, D_IN), (N, D_OUT), (D_IN, HIDDEN), (HIDDEN, D_OUT))]
     by_hand = numpy_step(*(t.numpy().astype(np.float64) for t in data))
-    by_autograd = autograd_step(*data[:2], *(t.requires_grad_() for t in data[2:]))
-    losses = []
+    weights = [t.requires_grad_() for t in data[2:]]
+    by_autograd, losses = compiled(args, autograd_step(*data[:2], *weights)), []
     with Live(args, "two_layer_net") as live:
         picture = Picture(live.figure, args.steps)
         for iteration in live.steps():
-            losses.append((by_autograd(), by_hand()))
+            losses.append((by_autograd().item(), by_hand()))
             if iteration % 20 == 0 or iteration == args.steps - 1:
                 picture.update(losses)
                 live.draw()

@@ -31,9 +31,22 @@ def test_a_few_steps_give_a_picture(name, tmp_path):
     assert len(np.unique(pixels, axis=0)) > 20
 
 
-def test_logistic_regression_stops_at_iteration_380(tmp_path):
-    out = run("logistic_regression", "--seed", "10", "--save", str(tmp_path / "picture.png"))
+@pytest.mark.parametrize("options", [(), ("--compile",)])
+def test_logistic_regression_stops_at_iteration_380(options, tmp_path):
+    path = str(tmp_path / "picture.png")
+    out = run("logistic_regression", "--seed", "10", "--save", path, *options)
     assert "Iteration 380: loss 0.0493, accuracy 99.50%" in out
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_a_compiled_step_gives_the_same_picture(name, tmp_path):
+    pictures = []
+    for options in ((), ("--compile",)):
+        path = tmp_path / f"picture{len(pictures)}.png"
+        run(name, "--steps", "25", "--save", str(path), *options)
+        with Image.open(path) as picture:
+            pictures.append(np.asarray(picture.convert("RGB")).astype(int))
+    assert np.mean(abs(pictures[0] - pictures[1]) > 8) < 1e-3
 
 
 def test_gif_has_several_frames(tmp_path):
