@@ -13,6 +13,11 @@ from .space import covers
 Ops = list[Op]
 
 
+def simplify(ops: Ops, results: list[Ref]) -> Ops:
+    """All passes."""
+    return prune(share(forward(ops)), results)
+
+
 def forward(ops: Ops) -> Ops:
     """Reads of copies, of constants, and of memory full of one number, from where these are."""
     writers = Counter(ref.storage for op in ops for ref in op.outs)
@@ -22,16 +27,14 @@ def forward(ops: Ops) -> Ops:
     result: Ops = []
     for k, op in enumerate(ops):
         op = replace(op, ins=tuple(_resolved(ref, elsewhere) for ref in op.ins))
-        if isinstance(op, Map) and len(op.outs) == 1:
-            out = op.outs[0]
-            own = out.storage.kind == "temporary" and writers[out.storage] == 1 and covers(out)
-            if own and all(not any(_steps(ref)) for ref in op.ins):
-                one, made = _one_number(op)
-                elsewhere[out.storage] = one
+        out = _value(op, writers)
+        if isinstance(op, Map) and out is not None:
+            if not any(any(_steps(ref)) for ref in op.ins):
+                elsewhere[out.storage], made = _one_number(op)
                 result += made
                 continue
-            if own and op.formulas == op.names and op.ins[0].dtype == out.dtype:
-                (source,) = op.ins
+            source = op.ins[0]
+            if op.formulas == op.names and source.dtype == out.dtype:
                 until = last_read.get(out.storage, -1)
                 kept = not k < last_write.get(source.storage, -1) <= until
                 if kept and _steps(source) == _steps(out):
@@ -42,6 +45,15 @@ def forward(ops: Ops) -> Ops:
     return result
 
 
+def _value(op: Op, writers: Counter[Storage]) -> Ref | None:
+    """The out of a map or fold, if it is all that ever writes into that memory."""
+    if not isinstance(op, (Map, Fold)) or len(op.outs) != 1:
+        return None
+    (out,) = op.outs
+    alone = out.storage.kind == "temporary" and writers[out.storage] == 1
+    return out if alone and covers(out) else None
+
+
 def _steps(ref: Ref) -> tuple[int, ...]:
     return tuple(s for n, s in zip(ref.shape, ref.strides) if n > 1)
 
@@ -50,14 +62,12 @@ def _resolved(ref: Ref, elsewhere: dict[Storage, Ref]) -> Ref:
     while ref.storage in elsewhere:
         found = elsewhere[ref.storage]
         if found.shape == ():
-            return Ref(found.storage, ref.shape, (0,) * len(ref.shape), found.offset)
-        ref = Ref(found.storage, ref.shape, ref.strides, ref.offset + found.offset)
-    if ref.storage.kind == "constant" and ref.storage.size > 1 and ref.size:
-        array = ref.storage.array
-        assert array is not None
+            return replace(ref, storage=found.storage, strides=(0,) * len(ref.shape), offset=found.offset)
+        ref = replace(ref, storage=found.storage, offset=ref.offset + found.offset)
+    array = ref.storage.array
+    if ref.storage.kind == "constant" and ref.storage.size > 1 and array is not None and ref.size:
         if array[0] == array[-1] and (array == array[0]).all():
-            one = constant(array[0], ref.dtype)
-            return Ref(one, ref.shape, (0,) * len(ref.shape))
+            return Ref(constant(array[0], ref.dtype), ref.shape, (0,) * len(ref.shape))
     return ref
 
 
@@ -68,22 +78,17 @@ def constant(value: Any, dtype: np.dtype[Any]) -> Storage:
 
 def _one_number(op: Map) -> tuple[Ref, Ops]:
     """Where the one number is that a map makes, and what makes it there."""
-    out = op.outs[0]
-    values = [_number(ref) for ref in op.ins]
-    formula = op.formulas[0]
-    if out.dtype.kind == "f" and None not in values and not names_in(formula) & VOCABULARY:
-        known = dict(zip(op.names, values))
+    out, formula = op.outs[0], op.formulas[0]
+    values = [r.storage.array[r.offset] for r in op.ins
+              if r.storage.kind == "constant" and r.storage.array is not None]  # fmt: skip
+    floats = all(r.dtype.kind == "f" for r in (out, *op.ins))
+    if floats and len(values) == len(op.ins) and not names_in(formula) & VOCABULARY:
         with np.errstate(all="ignore"):
-            return Ref(constant(eval(formula, {}, known), out.dtype), (), ()), []
+            value = eval(formula, {}, dict(zip(op.names, values)))
+        return Ref(constant(value, out.dtype), (), ()), []
     one = Ref(Storage(out.dtype, 1, "temporary", out.storage.name), (), ())
     ins = tuple(Ref(r.storage, (), (), r.offset) for r in op.ins)
     return one, [replace(op, outs=(one,), ins=ins)]
-
-
-def _number(ref: Ref) -> Any:
-    if ref.storage.kind != "constant" or ref.storage.array is None or ref.dtype.kind != "f":
-        return None
-    return ref.storage.array[ref.offset]
 
 
 def share(ops: Ops) -> Ops:
@@ -95,27 +100,18 @@ def share(ops: Ops) -> Ops:
     result: Ops = []
     for op in ops:
         op = replace(op, ins=tuple(_resolved(ref, elsewhere) for ref in op.ins))
-        key: Any = None
-        out = op.outs[0] if op.outs else None
-        if isinstance(op, (Map, Fold)) and out is not None and len(op.outs) == 1:
-            own = out.storage.kind == "temporary" and writers[out.storage] == 1 and covers(out)
-            if own:
-                key = (*_what(op), op.ins, tuple(version[r.storage] for r in op.ins))
-                key += (out.dtype, out.shape, out.strides)
-        if key in seen and out is not None:
-            elsewhere[out.storage] = replace(seen[key], shape=(1,), strides=(1,), offset=0)
-            continue
-        if key is not None and out is not None:
+        out = _value(op, writers)
+        if out is not None:
+            what = op.formulas if isinstance(op, Map) else (op.fold, op.dims, op.formula)  # type: ignore[attr-defined]
+            versions = tuple(version[r.storage] for r in op.ins)
+            key = (what, op.names, op.ins, versions, out.dtype, out.shape, out.strides)  # type: ignore[attr-defined]
+            if key in seen:
+                elsewhere[out.storage] = replace(seen[key], shape=(1,), strides=(1,), offset=0)
+                continue
             seen[key] = out
         version.update(ref.storage for ref in op.outs)
         result.append(op)
     return result
-
-
-def _what(op: Map | Fold) -> tuple[Any, ...]:
-    if isinstance(op, Map):
-        return (op.formulas, op.names)
-    return (op.fold, op.dims, op.formula, op.names)
 
 
 def prune(ops: Ops, results: list[Ref]) -> Ops:
@@ -127,8 +123,3 @@ def prune(ops: Ops, results: list[Ref]) -> Ops:
             wanted.update(ref.storage for ref in op.ins)
             result.append(op)
     return result[::-1]
-
-
-def simplify(ops: Ops, results: list[Ref]) -> Ops:
-    """All passes."""
-    return prune(share(forward(ops)), results)
