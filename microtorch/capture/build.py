@@ -14,8 +14,7 @@ from .emit import Writer
 from .fuse import Item, Loop, Table, cost, fuse, ins_of, keep, outs_of
 from .ir import Array, Call, Op, Product, Recording, Ref, Storage
 from .loops import comment
-from .lower import lower
-from .passes import simplify
+from .passes import forward, lower, prune
 from .space import contiguous, span
 
 ALIGNED = 64
@@ -39,7 +38,7 @@ class Program:
         started = time.perf_counter()
         ops, self.results = lower(recording)
         self.arguments = recording.arguments
-        self.items = fuse([_without_blas(op) for op in simplify(ops, self.results)])
+        self.items = fuse([_without_blas(op) for op in prune(forward(ops), self.results)])
         shared = threads.start() and max(map(cost, self.items), default=0) >= SHARED
         keep(self.items, shared)
         slots, sizes = plan(self.items)
@@ -55,7 +54,9 @@ class Program:
         words, run = threads.program(address, shared, blas)
         self._fill(words, slots, sizes)
         self.written = {ref.storage for item in self.items for ref in outs_of(item)}
-        self.outside = [s.array for s in self.written if s.kind == "captured" and s.array is not None]
+        self.outside = [
+            s.array for s in self.written if s.kind == "captured" and s.array is not None
+        ]
         self._code = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(run)
         self._kept: list[Any] = []
         self.run = self._run if self.calls or not entry.available() else self._native(run)
@@ -67,7 +68,10 @@ class Program:
         for item in self.items:
             kind, (what, dims), flops = type(item).__name__.lower(), _headline(item), 0
             moved = {*ins_of(item), *(item.kept if isinstance(item, Loop) else outs_of(item))}
-            touched = sum(math.prod(n for n, s in zip(r.shape, r.strides) if s) * r.dtype.itemsize for r in moved)
+            touched = sum(
+                math.prod(n for n, s in zip(r.shape, r.strides) if s) * r.dtype.itemsize
+                for r in moved
+            )
             if isinstance(item, Product):
                 flops = 2 * item.outs[0].size * item.ins[0].shape[-1]
             elif not isinstance(item, Call):
@@ -175,7 +179,9 @@ class Program:
         for ref, array in zip(self.arguments, arguments, strict=True):
             if not isinstance(array, np.ndarray) or array.dtype != ref.dtype:
                 kind = getattr(array, "dtype", type(array).__name__)
-                raise TypeError(f"the program was recorded with an array of {ref.dtype}, not {kind}")
+                raise TypeError(
+                    f"the program was recorded with an array of {ref.dtype}, not {kind}"
+                )
             if array.shape != ref.shape:
                 words = f"the program was recorded with shape {ref.shape}"
                 raise ValueError(f"{words}, not {array.shape}")

@@ -10,8 +10,8 @@ from ..kernels import text, threads
 from ..table import STEPS, VOCABULARY, names_in
 from .fuse import Item, Loop, Table, columns, cost, outs_of
 from .ir import Call, Product, Ref, Storage
-from .loops import BLOCK, INDEXES, LoopText, comment, index, indented
-from .lower import substitute
+from .loops import BLOCK, INDEXES, LoopText, indented, index
+from .passes import substitute
 from .space import Work
 
 _TAKEN = {*INDEXES, *VOCABULARY, *keyword.kwlist, *dir(__builtins__)} | set(
@@ -98,7 +98,11 @@ class Writer:
             if isinstance(item, Loop):
                 lines, after = LoopText(self, item, shared).lines()
             else:
-                lines = self._table(item, shared) if isinstance(item, Table) else self._product(item, shared)
+                lines = (
+                    self._table(item, shared)
+                    if isinstance(item, Table)
+                    else self._product(item, shared)
+                )
                 after = []
             if shared:
                 wait()
@@ -249,7 +253,9 @@ class Writer:
     def complete(self) -> str:
         """All of the text: the functions that the source calls, the source, and the entry."""
         parts = [self._prologue(dtype) for dtype in sorted(self.formulas)]
-        return "".join([*parts, *map(_HELPERS.get, sorted(self.helpers)), self.source, self._entry()])  # type: ignore[list-item]
+        return "".join(
+            [*parts, *(_HELPERS[name] for name in sorted(self.helpers)), self.source, self._entry()]
+        )  # type: ignore[list-item]
 
     def key(self) -> str:
         """A shorter text that decides the complete one."""
@@ -268,5 +274,8 @@ class Writer:
         """The function that each thread calls, for one segment."""
         lines = ["", "def program(t, which, me, parts):"]
         for k in range(self.segments):
-            lines += [f"    {'elif' if k else 'if'} which == {k}:", f"        step_{k}(t, me, parts)"]
+            lines += [
+                f"    {'elif' if k else 'if'} which == {k}:",
+                f"        step_{k}(t, me, parts)",
+            ]
         return "\n".join([*lines, "    feclearexcept(63)", ""])

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..kernels import text
 from ..table import STEPS
@@ -84,7 +85,7 @@ def columns(op: Map) -> list[Ref]:
 def _gather(items: list[Item], op: Map) -> None:
     """Into the last table of the same update, before all that it need not follow."""
 
-    def what(op: Map) -> tuple[object, ...]:
+    def what(op: Map) -> Any:
         arrays = columns(op)
         numbers = [(r.storage, r.offset) for r in op.ins if r not in arrays]
         return op.formulas, op.names, numbers, [arrays.index(r) for r in op.outs], arrays[0].dtype
@@ -214,6 +215,8 @@ def cost(item: Item) -> float:
     if isinstance(item, Table):
         return sum(op.outs[0].size for op in item.works) * 0.3
     if isinstance(item, Loop):
-        each = ((0.05 if text.is_cheap(w.formulas) else 0.5) * math.prod(w.dims) for w in item.works)
+        each = (
+            (0.05 if text.is_cheap(w.formulas) else 0.5) * math.prod(w.dims) for w in item.works
+        )
         return sum(each)
     return 0.0

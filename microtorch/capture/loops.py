@@ -2,21 +2,19 @@
 
 import ast
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..kernels import text
 from ..table import FOLDS, Fold
 from .fuse import Loop, Table, place
-from .ir import Op, Ref, Storage
-from .lower import substitute
+from .ir import Ref, Storage
+from .passes import substitute
 from .space import Work, contiguous, overlap
-
-if TYPE_CHECKING:
-    from .emit import Writer
 
 INDEXES = "ijklmnopqrsuv"
 # Elements of a block of a shared loop: partial sums are added up in order, whatever the number of
@@ -37,7 +35,7 @@ def indented(lines: Iterable[str]) -> list[str]:
 
 def comment(item: Loop | Table) -> str:
     """What a loop computes, and from which lines of the user's code."""
-    ops: list[Op] = [getattr(work, "op", work) for work in item.works]
+    ops: list[Any] = [getattr(work, "op", work) for work in item.works]
     labels = dict.fromkeys(op.label for op in ops if op.label)
     origins = sorted({op.origin for op in ops if op.origin})
     where = f" ({', '.join(origins)})" if origins else ""
@@ -51,7 +49,7 @@ class LoopText:
     lines before and after its loop over each dim; the last of the heads are its body.
     """
 
-    def __init__(self, writer: "Writer", loop: Loop, shared: bool, count: str = "") -> None:
+    def __init__(self, writer: Any, loop: Loop, shared: bool, count: str = "") -> None:
         self.writer, self.loop = writer, loop
         self.shared = shared and bool(loop.stages[0][0].dims)
         self.n = loop.stages[0][0].dims[0] if loop.stages[0][0].dims else 1
@@ -71,7 +69,10 @@ class LoopText:
         inside = [line for stage in self.loop.stages for line in self.stage(stage)]
         title = f"# {comment(self.loop)}"
         if self.shared:
-            span = f"{self.rows}*block, min({self.rows}*block + {self.rows}, {self.n})"
+            end = f"{self.rows}*block + {self.rows}"
+            if self.n % self.rows:
+                end = f"min({end}, {self.n})"
+            span = f"{self.rows}*block, {end}"
             block = [*self.start, f"for i in range({span}):", *indented(inside), *self.end]
             head = self.writer.span(self.blocks, True, "block")
             return [title, *self.before, head, *indented(block)], self.after
@@ -105,7 +106,9 @@ class LoopText:
                 if not dims and ref.storage.size == 1 and not self.writer.shared:
                     self.writer.scalars[ref.storage] = name
         body[first:] = common_terms(body[first:], self.writer)
-        body += [f"{self.element(r)} = {name}" for r, name in dict(stores).items() if r in self.loop.kept]
+        body += [
+            f"{self.element(r)} = {name}" for r, name in dict(stores).items() if r in self.loop.kept
+        ]
         for key in [key for key in self.values if len(key[2]) > 1]:
             del self.values[key]
         return self.nest(1) if dims else []
@@ -154,11 +157,10 @@ class LoopText:
         values = {name: self.value(ref) for name, ref in zip(work.names, work.ins)}
         made = []
         for formula, ref in zip(work.formulas, work.outs):
-            if not work.dims and formula == "pow(x, y)" and dtype == np.float64:
+            if not work.dims and dtype == np.float64:
                 # For one number the C library's function.
-                expression = f"{values['x']} ** {values['y']}"
-            else:
-                expression = substitute(self.writer.text(formula, dtype.name), values)
+                formula = re.sub(r"\bpow\((\w+), ([\w.]+)\)", r"\1 ** \2", formula)
+            expression = substitute(self.writer.text(formula, dtype.name), values)
             if ref.dtype.kind == "b" and (dtype.kind == "b" or formula in work.names):
                 expression = f"({expression}) != 0"
             if ref.dtype != dtype or ref.dtype.kind != "f":
@@ -169,7 +171,11 @@ class LoopText:
     def fold(self, work: Work) -> None:
         """Lines of a fold: in a local variable if it ends with the loop, else in memory."""
         kind, out, folded, writer = FOLDS[work.fold], work.outs[0], work.folded, self.writer
-        name, (element,), depth = writer.name(out.storage), self.expressions(work), folded.index(True)
+        name, (element,), depth = (
+            writer.name(out.storage),
+            self.expressions(work),
+            folded.index(True),
+        )
         kept = [d for d, away in enumerate(folded) if not away]
         inner = [d for d in kept if d > depth]
         count = math.prod(n for n, away in zip(self.dims, folded) if away)
@@ -177,7 +183,9 @@ class LoopText:
         initial = writer.text(initial, out.dtype.name)
         if out.dtype.kind != "f":
             initial = f"{text.C_TYPE[out.dtype.name][0]}({initial})"
-        start, end = (self.start, self.end) if depth == 0 else (self.heads[depth], self.tails[depth])
+        start, end = (
+            (self.start, self.end) if depth == 0 else (self.heads[depth], self.tails[depth])
+        )
         target, block = out, ""
         parted = self.shared and depth == 0
         if parted:
@@ -211,7 +219,11 @@ class LoopText:
         if parted:
             total = writer.unique(f"{name}_total")
             more = self.combined(kind, out, total, self.element(target, block))
-            lines = [f"{total} = {initial}", f"for block in range({self.blocks}):", f"    {total} = {more}"]
+            lines = [
+                f"{total} = {initial}",
+                f"for block in range({self.blocks}):",
+                f"    {total} = {more}",
+            ]
             lines.append(f"{self.element(out)} = {self.finished(kind, out, total, count)}")
             self.after += self.over(kept, lines)
 
@@ -237,7 +249,7 @@ class LoopText:
 class _Terms(ast.NodeTransformer):
     """Terms that occur more than once, each put into a variable before it is first used."""
 
-    def __init__(self, writer: "Writer") -> None:
+    def __init__(self, writer: Any) -> None:
         self.writer = writer
         self.uses: Counter[str] = Counter()
         self.names: dict[str, str] = {}
@@ -275,7 +287,7 @@ def _is_term(node: ast.AST) -> bool:
     return isinstance(node, (ast.BinOp, ast.Compare))
 
 
-def common_terms(lines: list[str], writer: "Writer") -> list[str]:
+def common_terms(lines: list[str], writer: Any) -> list[str]:
     """The assignments, with terms that occur more than once computed once."""
     terms = _Terms(writer)
     trees = [ast.parse(line).body[0] for line in lines]

@@ -1,37 +1,180 @@
-"""Passes over the list of operations: values known elsewhere, work done twice, work for nothing."""
+"""Passes over the operations: in simpler ones, values read from where they are, nothing unused."""
 
+import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ..table import VOCABULARY, names_in
-from .ir import Fold, Map, Op, Ref, Storage
-from .space import covers
+from ..table import FOLDS, ROWWISE, names_in
+from .ir import Call, Fold, Map, Op, Product, Recording, Ref, Rows, Storage
+from .space import contiguous, covers, overlap
 
-Ops = list[Op]
+# Products of fewer multiplications are loops; larger ones are BLAS's.
+LOOPS = 4000
+# Folds of so few elements, or into so few, are written out.
+FEW = 8
+_NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
 
 
-def simplify(ops: Ops, results: list[Ref]) -> Ops:
-    """All passes."""
-    return prune(share(forward(ops)), results)
+def lower(recording: Recording) -> tuple[list[Op], list[Ref]]:
+    """The operations in simpler ones, and the results, which have memory of their own."""
+    ops = [simple for op in recording.ops for simple in _simple(op)]
+    results = []
+    for ref in recording.results:
+        if ref.storage.kind != "result":
+            own = temporary(ref, ref.storage.name, kind="result")
+            ops.append(_copy(own, ref, label="copy"))
+            ref = own
+        results.append(ref)
+    return ops, results
 
 
-def forward(ops: Ops) -> Ops:
+def temporary(like: Ref, name: str = "", kind: str = "temporary") -> Ref:
+    """New memory for a view's elements, without gaps."""
+    storage = Storage(like.dtype, like.size, kind, name)
+    return Ref(storage, like.shape, contiguous(like.shape))
+
+
+def _copy(out: Ref, value: Ref, **note: Any) -> Map:
+    return Map((out,), (value,), formulas=("x",), names=("x",), **note)
+
+
+def _simple(op: Op) -> Iterator[Op]:
+    if isinstance(op, Call):
+        yield op
+    elif not any(ref.size for ref in op.outs):
+        return
+    elif any(
+        overlap(o, i) and not (o == i and isinstance(op, Map)) for o in op.outs for i in op.ins
+    ):
+        # What is read would be overwritten too early.
+        own = tuple(temporary(ref, ref.storage.name) for ref in op.outs)
+        yield from _simple(replace(op, outs=own))
+        yield from (_copy(ref, value, origin=op.origin) for ref, value in zip(op.outs, own))
+    elif isinstance(op, Rows):
+        for each in _rows(op):
+            yield from _simple(each)
+    elif isinstance(op, Product):
+        yield from _product(op)
+    elif isinstance(op, Fold) and not op.ins[0].size:
+        kind = FOLDS[op.fold]
+        formula = kind.finish.replace("a", kind.initial).replace("n", "0")
+        yield Map(op.outs, (), formulas=(formula,), origin=op.origin, label=op.label)
+    elif isinstance(op, Fold):
+        yield op
+    else:
+        assert isinstance(op, Map)
+        needed = frozenset().union(*map(names_in, op.formulas))
+        pairs = [(n, r) for n, r in zip(op.names, op.ins) if n in needed]
+        yield replace(op, names=tuple(n for n, _ in pairs), ins=tuple(r for _, r in pairs))
+
+
+def _rows(op: Rows) -> Iterator[Op]:
+    row, out = ROWWISE[op.name], op.outs[0]
+    batch, zeros = out.shape[:-1], (0,) * len(out.shape)
+    refs = {}
+    for name, ref in zip((*row.inputs, *row.params), op.ins):
+        strides = tuple(s if n != 1 else 0 for s, n in zip(ref.strides, ref.shape))
+        if ref.shape == batch and name in row.params:
+            strides = (*ref.strides, 0)
+        strides = zeros[len(strides) :] + strides
+        refs[name] = Ref(ref.storage, out.shape, strides, ref.offset)
+
+    def given(formula: str) -> dict[str, Any]:
+        names = tuple(n for n in refs if n in names_in(formula))
+        return {"names": names, "ins": tuple(refs[n] for n in names), "origin": op.origin}
+
+    for line, kind, formula in row.lines:
+        what, label = given(formula), f"{op.name}: {line}"
+        if kind == "row":
+            made = refs[line] = temporary(out, line)
+            yield Map((made,), formulas=(formula,), label=label, **what)
+            continue
+        made = temporary(Ref(out.storage, batch, contiguous(batch)), line)
+        if kind == "number":
+            what["ins"] = tuple(
+                Ref(r.storage, batch, r.strides[:-1], r.offset) for r in what["ins"]
+            )
+            yield Map((made,), formulas=(formula,), label=label, **what)
+        else:
+            dims = (len(batch),)
+            yield Fold((made,), fold=kind, dims=dims, formula=formula, label=label, **what)
+        refs[line] = Ref(made.storage, out.shape, (*made.strides, 0))
+    yield Map((out,), formulas=(row.formula,), label=op.name, **given(row.formula))
+
+
+def _product(op: Product) -> Iterator[Op]:
+    """A fold of x * y if small; else a product whose matrices BLAS can read."""
+    (out,), (a, b) = op.outs, op.ins
+    k, thin = a.shape[-1], FEW if 1 in out.shape[-2:] else 2
+    note: dict[str, Any] = {"origin": op.origin, "label": op.label}
+    small = out.size * k <= LOOPS or k <= thin or out.size <= FEW
+    if small or out.dtype.kind != "f":
+        shape = (*out.shape, k)
+        left = Ref(a.storage, shape, (*a.strides[:-1], 0, a.strides[-1]), a.offset)
+        right = Ref(b.storage, shape, (*b.strides[:-2], 0, *b.strides[:-3:-1]), b.offset)
+        dims = (len(shape) - 1,)
+        fold = Fold((out,), (left, right), dims=dims, formula="x * y", names=("x", "y"), **note)
+        yield from _simple(fold)
+        return
+    ins = []
+    for ref in (a, b):
+        if not readable(ref):
+            dense = temporary(ref, ref.storage.name)
+            yield _copy(dense, ref, label="copy")
+            ref = dense
+        ins.append(ref)
+    given = out
+    if not readable(out):
+        out = temporary(out, out.storage.name)
+    if out.strides[-1] != 1 and out.shape[-1] != 1:
+        yield Product((_turned(out),), (_turned(ins[1]), _turned(ins[0])), **note)
+    else:
+        yield Product((out,), tuple(ins), **note)
+    if out is not given:
+        yield _copy(given, out, label="copy")
+
+
+def _turned(ref: Ref) -> Ref:
+    """The transposed matrices."""
+    shape, strides = ref.shape, ref.strides
+    return Ref(
+        ref.storage, (*shape[:-2], *shape[:-3:-1]), (*strides[:-2], *strides[:-3:-1]), ref.offset
+    )
+
+
+def readable(ref: Ref) -> bool:
+    """Whether the last two dims are a matrix that BLAS can read, perhaps transposed."""
+    (n, m), (s, t) = ref.shape[-2:], ref.strides[-2:]
+    plain = (t == 1 or m == 1) and (s >= m or n == 1)
+    return plain or ((s == 1 or n == 1) and (t >= n or m == 1))
+
+
+def substitute(formula: str, values: dict[str, str]) -> str:
+    """The formula with other texts for some of its names."""
+    return _NAME.sub(lambda match: values.get(match[0], match[0]), formula)
+
+
+def forward(ops: list[Op]) -> list[Op]:
     """Reads of copies, of constants, and of memory full of one number, from where these are."""
     writers = Counter(ref.storage for op in ops for ref in op.outs)
     last_write = {ref.storage: k for k, op in enumerate(ops) for ref in op.outs}
     last_read = {ref.storage: k for k, op in enumerate(ops) for ref in op.ins}
     elsewhere: dict[Storage, Ref] = {}
-    result: Ops = []
+    result: list[Op] = []
     for k, op in enumerate(ops):
         op = replace(op, ins=tuple(_resolved(ref, elsewhere) for ref in op.ins))
-        out = _value(op, writers)
-        if isinstance(op, Map) and out is not None:
+        if isinstance(op, Map) and _owned(op.outs, writers):
+            (out,) = op.outs
             if not any(any(_steps(ref)) for ref in op.ins):
-                elsewhere[out.storage], made = _one_number(op)
-                result += made
+                # One number for every element.
+                one = Ref(Storage(out.dtype, 1, "temporary", out.storage.name), (), ())
+                ins = tuple(Ref(r.storage, (), (), r.offset) for r in op.ins)
+                result.append(replace(op, outs=(one,), ins=ins))
+                elsewhere[out.storage] = one
                 continue
             source = op.ins[0]
             if op.formulas == op.names and source.dtype == out.dtype:
@@ -45,13 +188,11 @@ def forward(ops: Ops) -> Ops:
     return result
 
 
-def _value(op: Op, writers: Counter[Storage]) -> Ref | None:
-    """The out of a map or fold, if it is all that ever writes into that memory."""
-    if not isinstance(op, (Map, Fold)) or len(op.outs) != 1:
-        return None
-    (out,) = op.outs
-    alone = out.storage.kind == "temporary" and writers[out.storage] == 1
-    return out if alone and covers(out) else None
+def _owned(outs: tuple[Ref, ...], writers: Counter[Storage]) -> bool:
+    """Whether a map's one out is all that is ever written into a temporary."""
+    storage = outs[0].storage
+    alone = len(outs) == 1 and writers[storage] == 1 and storage.kind == "temporary"
+    return alone and covers(outs[0])
 
 
 def _steps(ref: Ref) -> tuple[int, ...]:
@@ -62,7 +203,9 @@ def _resolved(ref: Ref, elsewhere: dict[Storage, Ref]) -> Ref:
     while ref.storage in elsewhere:
         found = elsewhere[ref.storage]
         if found.shape == ():
-            return replace(ref, storage=found.storage, strides=(0,) * len(ref.shape), offset=found.offset)
+            return replace(
+                ref, storage=found.storage, strides=(0,) * len(ref.shape), offset=found.offset
+            )
         ref = replace(ref, storage=found.storage, offset=ref.offset + found.offset)
     array = ref.storage.array
     if ref.storage.kind == "constant" and ref.storage.size > 1 and array is not None and ref.size:
@@ -76,50 +219,13 @@ def constant(value: Any, dtype: np.dtype[Any]) -> Storage:
     return Storage(dtype, 1, "constant", array=np.array([value], dtype))
 
 
-def _one_number(op: Map) -> tuple[Ref, Ops]:
-    """Where the one number is that a map makes, and what makes it there."""
-    out, formula = op.outs[0], op.formulas[0]
-    values = [r.storage.array[r.offset] for r in op.ins
-              if r.storage.kind == "constant" and r.storage.array is not None]  # fmt: skip
-    floats = all(r.dtype.kind == "f" for r in (out, *op.ins))
-    if floats and len(values) == len(op.ins) and not names_in(formula) & VOCABULARY:
-        with np.errstate(all="ignore"):
-            value = eval(formula, {}, dict(zip(op.names, values)))
-        return Ref(constant(value, out.dtype), (), ()), []
-    one = Ref(Storage(out.dtype, 1, "temporary", out.storage.name), (), ())
-    ins = tuple(Ref(r.storage, (), (), r.offset) for r in op.ins)
-    return one, [replace(op, outs=(one,), ins=ins)]
-
-
-def share(ops: Ops) -> Ops:
-    """Each value computed once."""
-    writers = Counter(ref.storage for op in ops for ref in op.outs)
-    version: Counter[Storage] = Counter()
-    seen: dict[Any, Ref] = {}
-    elsewhere: dict[Storage, Ref] = {}
-    result: Ops = []
-    for op in ops:
-        op = replace(op, ins=tuple(_resolved(ref, elsewhere) for ref in op.ins))
-        out = _value(op, writers)
-        if out is not None:
-            what = op.formulas if isinstance(op, Map) else (op.fold, op.dims, op.formula)  # type: ignore[attr-defined]
-            versions = tuple(version[r.storage] for r in op.ins)
-            key = (what, op.names, op.ins, versions, out.dtype, out.shape, out.strides)  # type: ignore[attr-defined]
-            if key in seen:
-                elsewhere[out.storage] = replace(seen[key], shape=(1,), strides=(1,), offset=0)
-                continue
-            seen[key] = out
-        version.update(ref.storage for ref in op.outs)
-        result.append(op)
-    return result
-
-
-def prune(ops: Ops, results: list[Ref]) -> Ops:
+def prune(ops: list[Op], results: list[Ref]) -> list[Op]:
     """Without what nobody reads."""
     wanted = {ref.storage for ref in results}
-    result: Ops = []
+    result: list[Op] = []
     for op in reversed(ops):
-        if any(r.storage.kind != "temporary" or r.storage in wanted for r in op.outs):
+        seen = any(r.storage.kind != "temporary" or r.storage in wanted for r in op.outs)
+        if seen or (isinstance(op, Call) and op.effect):
             wanted.update(ref.storage for ref in op.ins)
             result.append(op)
     return result[::-1]

@@ -157,6 +157,4 @@ def entry(
     address = jit.address(
         "kernel", _ENTRY.replace("{bytes}", str(native.BYTES)), "i64(i64,i64,i64,i64)"
     )
-    return native.builtin(
-        "run", address, context, (words, results, numbers, instead), kept
-    )
+    return native.builtin("run", address, context, (words, results, numbers, instead), kept)

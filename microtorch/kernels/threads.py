@@ -24,7 +24,8 @@ LEAST = 40_000
 LEAST_CHEAP = 150_000
 SPIN = "2000"
 
-# threads, addresses of GOMP_barrier, of GOMP_parallel, of `part`, of omp_get_thread_num and _num_threads.
+# threads, addresses of GOMP_barrier, of GOMP_parallel, of `part`, and of the functions that give
+# a thread's number and how many there are.
 _settings = np.zeros(6, np.int64)
 _kept: list[Any] = []
 
