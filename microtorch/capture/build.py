@@ -11,7 +11,7 @@ import numpy as np
 
 from ..kernels import entry, jit, threads
 from .emit import Writer
-from .fuse import Item, Loop, Table, cost, fuse, ins_of, keep, outs_of
+from .fuse import Item, Loop, cost, fuse, ins_of, keep, outs_of
 from .ir import Array, Call, Op, Product, Recording, Ref, Storage
 from .loops import comment
 from .passes import forward, lower, prune
@@ -66,20 +66,18 @@ class Program:
         """A table of loops, products and calls: what each computes, its bytes and operations."""
         lines = [f"{'kind':8} {'what':40} {'size':>11} {'bytes':>13} {'flops':>11}"]
         for item in self.items:
-            kind, (what, dims), flops = type(item).__name__.lower(), _headline(item), 0
-            moved = {*ins_of(item), *(item.kept if isinstance(item, Loop) else outs_of(item))}
-            touched = sum(
-                math.prod(n for n, s in zip(r.shape, r.strides) if s) * r.dtype.itemsize
-                for r in moved
-            )
+            outs, ins, flops = outs_of(item), ins_of(item), 0
+            dims = item.dims if isinstance(item, Loop) else outs[0].shape if outs else ()
+            moved = {*ins, *(item.kept if isinstance(item, Loop) else outs)}
+            touched = sum(r.dtype.itemsize * math.prod(n for n, s in zip(r.shape, r.strides) if s)
+                          for r in moved)  # fmt: skip
             if isinstance(item, Product):
-                flops = 2 * item.outs[0].size * item.ins[0].shape[-1]
-            elif not isinstance(item, Call):
-                for work in item.works:
-                    signs = sum(len(re.findall(r"[-+*/]|\w+\(", f)) for f in work.formulas)
-                    flops += work.ins[0].size * signs if work.ins else 0
-            size = "x".join(map(str, dims)) or "1"
-            lines.append(f"{kind:8} {what[:40]:40} {size:>11} {touched:13,} {flops:11,}")
+                flops = 2 * outs[0].size * ins[0].shape[-1]
+            for work in getattr(item, "works", ()):
+                signs = sum(len(re.findall(r"[-+*/]|\w+\(", f)) for f in work.formulas)
+                flops += max(r.size for r in (*work.outs, *work.ins)) * signs
+            kind, size = type(item).__name__.lower(), "x".join(map(str, dims)) or "1"
+            lines.append(f"{kind:8} {comment(item)[:40]:40} {size:>11} {touched:13,} {flops:11,}")
         how = "machine code from the cache" if self.was_cached else "compiled"
         lines.append(f"{how}, {self.seconds * 1e3:.0f} ms; {self.arena.nbytes:,} bytes of its own")
         return "\n".join(lines)
@@ -166,8 +164,10 @@ class Program:
 
     def _view(self, ref: Ref) -> Array:
         """A view of memory whose address is in the table."""
-        start = int(self.table[self.writer.places[ref.storage]]) + ref.offset * ref.dtype.itemsize
-        return np.asarray(_Memory(ref, start))
+        (low, high), size = span(ref), ref.dtype.itemsize
+        start = int(self.table[self.writer.places[ref.storage]]) + low * size
+        memory = (ctypes.c_char * ((high - low + 1) * size)).from_address(start)
+        return _part(memory, ref, ref.offset - low)
 
     def _fitting(self, arguments: list[Array]) -> list[Array]:
         """The arguments laid out as recorded, apart from what is written.
@@ -175,60 +175,38 @@ class Program:
         Raises:
             TypeError, ValueError: if one is of another dtype or shape, or cannot be written.
         """
-        fitting = []
-        for ref, array in zip(self.arguments, arguments, strict=True):
-            if not isinstance(array, np.ndarray) or array.dtype != ref.dtype:
-                kind = getattr(array, "dtype", type(array).__name__)
-                raise TypeError(
-                    f"the program was recorded with an array of {ref.dtype}, not {kind}"
-                )
-            if array.shape != ref.shape:
-                words = f"the program was recorded with shape {ref.shape}"
-                raise ValueError(f"{words}, not {array.shape}")
-            written = ref.storage in self.written
-            steps = zip(ref.shape, array.strides, ref.strides)
-            same = all(n == 1 or s == t * array.itemsize for n, s, t in steps)
-            apart = not any(np.may_share_memory(array, o) for o in self.outside)
-            if not (same and apart and array.flags.aligned and array.flags.writeable >= written):
-                if written:
-                    words = "the program writes into this argument"
-                    raise ValueError(f"{words}, which is laid out differently")
-                low, high = span(ref)
-                own = _part(np.empty(high - low + 1, ref.dtype), ref, ref.offset - low)
-                own[...] = array
-                array = own
-            # Of the very type and dtype that the built-in function compares.
-            fitting.append(np.asarray(array).view(ref.dtype))
-        return fitting
+        if len(arguments) != len(self.arguments):
+            raise ValueError(f"the program was recorded with {len(self.arguments)} arguments")
+        return [self._fitted(r, a) for r, a in zip(self.arguments, arguments)]
+
+    def _fitted(self, ref: Ref, array: Any) -> Array:
+        kind, shape = getattr(array, "dtype", type(array)), getattr(array, "shape", ())
+        if kind != ref.dtype or shape != ref.shape:
+            error = ValueError if kind == ref.dtype else TypeError
+            raise error(f"recorded with {ref.dtype} of shape {ref.shape}, not {kind} of {shape}")
+        written = ref.storage in self.written
+        steps = zip(ref.shape, array.strides, ref.strides)
+        same = array.flags.aligned and all(n == 1 or s == t * array.itemsize for n, s, t in steps)
+        apart = not any(np.may_share_memory(array, o) for o in self.outside)
+        if not (same and apart and array.flags.writeable >= written):
+            if written:
+                raise ValueError("the program writes into an argument that is laid out differently")
+            low, high = span(ref)
+            own = _part(np.empty(high - low + 1, ref.dtype), ref, ref.offset - low)
+            own[...] = array
+            array = own
+        # Of the very type and dtype that the built-in function compares.
+        return np.asarray(array).view(ref.dtype)
 
 
-class _Memory:
-    """Memory at an address, for NumPy."""
-
-    def __init__(self, ref: Ref, start: int) -> None:
-        size = ref.dtype.itemsize
-        self.__array_interface__ = {
-            "data": (start, False), "shape": ref.shape, "typestr": ref.dtype.str, "version": 3,
-            "strides": tuple(s * size for s in ref.strides),
-        }  # fmt: skip
-
-
-def _part(base: Array, ref: Ref, offset: int) -> Array:
-    size = base.itemsize
+def _part(base: Any, ref: Ref, offset: int) -> Array:
+    """A view of memory, from an element on."""
+    size = ref.dtype.itemsize
     return np.ndarray(ref.shape, ref.dtype, base, offset * size, [s * size for s in ref.strides])
 
 
 def _whole(ref: Ref) -> bool:
     return ref.strides == contiguous(ref.shape) and ref.size == ref.storage.size
-
-
-def _headline(item: Item) -> tuple[str, tuple[int, ...]]:
-    """What an item does, and over which dims."""
-    if isinstance(item, Loop):
-        return comment(item), item.dims
-    if isinstance(item, Table):
-        return comment(item), (len(item.works), max(w.outs[0].size for w in item.works))
-    return item.label, item.outs[0].shape if item.outs else ()
 
 
 def _without_blas(op: Op) -> Op:
@@ -244,27 +222,18 @@ def _without_blas(op: Op) -> Op:
 
 def plan(items: list[Item]) -> tuple[dict[Storage, int], list[int]]:
     """A slot of memory for each temporary that is stored, and the bytes of each slot."""
-    first: dict[Storage, int] = {}
     last: dict[Storage, int] = {}
     for k, item in enumerate(items):
         written = [r for r in outs_of(item) if not isinstance(item, Loop) or r in item.kept]
-        for ref in (*written, *ins_of(item)):
-            if ref.storage.kind == "temporary" and (ref.storage in first or ref in written):
-                first.setdefault(ref.storage, k)
-                last[ref.storage] = k
+        stored = (r.storage for r in (*written, *ins_of(item)) if r in written or r.storage in last)
+        last.update({s: k for s in stored if s.kind == "temporary"})
     slots: dict[Storage, int] = {}
     holds: list[Storage] = []
-    sizes: list[int] = []
-    for storage in sorted(first, key=lambda s: first[s]):
-        size = storage.size * storage.dtype.itemsize
-        free = [s for s, held in enumerate(holds)
-                if held.dtype == storage.dtype and last[held] < first[storage]]  # fmt: skip
-        if free:
-            slot = min(free, key=lambda s: (sizes[s] < size, abs(sizes[s] - size)))
-            holds[slot], sizes[slot] = storage, max(sizes[slot], size)
-        else:
-            slot = len(sizes)
-            holds.append(storage)
-            sizes.append(size)
-        slots[storage] = slot
-    return slots, sizes
+    for k, item in enumerate(items):
+        for new in (r.storage for r in outs_of(item) if r.storage in last.keys() - slots.keys()):
+            # One that is no longer read, of the same dtype and size.
+            free = (j for j, s in enumerate(holds)
+                    if last[s] < k and (s.dtype, s.size) == (new.dtype, new.size))  # fmt: skip
+            slots[new] = next(free, len(holds))
+            holds[slots[new] :] = [new, *holds[slots[new] + 1 :]]
+    return slots, [s.size * s.dtype.itemsize for s in holds]

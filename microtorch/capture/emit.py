@@ -43,7 +43,8 @@ def product(t, spec, x, y, z, me, parts):
         y = table[d[3]] + d[4] + y + low * d[8]
         z = table[d[5]] + d[6] + z + low * d[9]
         p = spec + 112
-        call(d[0], (p, p + 8, sizes, sizes + 8, p + 16, p + 24, x, p + 32, y, p + 40, p + 48, z, p + 56))
+        q = p + 32
+        call(d[0], (p, p + 8, sizes, sizes + 8, p + 16, p + 24, x, q, y, q + 8, q + 16, z, q + 24))
 """,
 }  # fmt: skip
 

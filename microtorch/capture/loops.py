@@ -11,7 +11,7 @@ import numpy as np
 
 from ..kernels import text
 from ..table import FOLDS, Fold
-from .fuse import Loop, Table, place
+from .fuse import Item, Loop, place
 from .ir import Ref, Storage
 from .passes import substitute
 from .space import Work, contiguous, overlap
@@ -33,9 +33,9 @@ def indented(lines: Iterable[str]) -> list[str]:
     return ["    " + line for line in lines]
 
 
-def comment(item: Loop | Table) -> str:
+def comment(item: Item) -> str:
     """What a loop computes, and from which lines of the user's code."""
-    ops: list[Any] = [getattr(work, "op", work) for work in item.works]
+    ops: list[Any] = [getattr(work, "op", work) for work in getattr(item, "works", [item])]
     labels = dict.fromkeys(op.label for op in ops if op.label)
     origins = sorted({op.origin for op in ops if op.origin})
     where = f" ({', '.join(origins)})" if origins else ""
@@ -257,22 +257,16 @@ class _Terms(ast.NodeTransformer):
 
     def count(self, node: ast.AST) -> None:
         """Count the uses of each term; those within a term count once."""
-        if isinstance(node, ast.Subscript):
-            return
-        if _is_term(node):
-            key = ast.unparse(node)
-            self.uses[key] += 1
-            if self.uses[key] > 1:
-                return
-        for child in ast.iter_child_nodes(node):
-            self.count(child)
+        key = _term(node)
+        self.uses[key] += 1
+        if not key or self.uses[key] == 1:
+            for child in ast.iter_child_nodes(node):
+                self.count(child)
 
     def visit(self, node: ast.AST) -> Any:
         """The node, or the variable with its value."""
-        if isinstance(node, ast.Subscript):
-            return node
-        key = ast.unparse(node) if _is_term(node) else ""
-        if self.uses[key] < 2:
+        key = _term(node)
+        if not key or self.uses[key] < 2:
             return self.generic_visit(node)
         if key not in self.names:
             value = ast.unparse(self.generic_visit(node))
@@ -281,20 +275,20 @@ class _Terms(ast.NodeTransformer):
         return ast.Name(self.names[key])
 
 
-def _is_term(node: ast.AST) -> bool:
-    if isinstance(node, ast.Call):
-        return any(isinstance(n, ast.Name) for a in node.args for n in ast.walk(a))
-    return isinstance(node, (ast.BinOp, ast.Compare))
+def _term(node: ast.AST) -> str:
+    """The text of a node that may be put into a variable."""
+    named = any(isinstance(n, ast.Name) for a in getattr(node, "args", [node]) for n in ast.walk(a))
+    return ast.unparse(node) if named and isinstance(node, (ast.BinOp, ast.Call)) else ""
 
 
 def common_terms(lines: list[str], writer: Any) -> list[str]:
     """The assignments, with terms that occur more than once computed once."""
     terms = _Terms(writer)
-    trees = [ast.parse(line).body[0] for line in lines]
-    for tree in trees:
+    trees = [None if line.endswith("]") else ast.parse(line).body[0] for line in lines]
+    for tree in filter(None, trees):
         terms.count(tree)
-    for tree in trees:
-        terms.lines.append(ast.unparse(terms.visit(tree)))
+    for line, tree in zip(lines, trees):
+        terms.lines.append(ast.unparse(terms.visit(tree)) if tree else line)
     return terms.lines
 
 
