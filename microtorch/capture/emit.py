@@ -164,9 +164,8 @@ class Writer:
         for k, ref in enumerate(stand_in.values()):
             c_type = text.C_TYPE[ref.dtype.name][0]
             pointers.append(f"{self.name(ref.storage)} = {c_type}_at(apart(at[{k}]))")
-        lines = [title + f" of {len(table.works)}", *lines[:start], self.span(count, shared, "line"),
-                 *indented(pointers + lines[start:])]  # fmt: skip
-        return lines
+        head = [f"{title} of {len(table.works)}", *lines[:start], self.span(count, shared, "line")]
+        return [*head, *indented(pointers + lines[start:])]
 
     def span(self, count: int, shared: bool, name: str) -> str:
         """The head of a loop, over the part of a thread if it is shared."""

@@ -87,7 +87,7 @@ def _gather(items: list[Item], op: Map) -> None:
 
     def what(op: Map) -> Any:
         arrays = columns(op)
-        numbers = [(r.storage, r.offset) for r in op.ins if r not in arrays]
+        numbers: list[Any] = [(r.storage, r.offset) for r in op.ins if r not in arrays]
         return op.formulas, op.names, numbers, [arrays.index(r) for r in op.outs], arrays[0].dtype
 
     for item in reversed(items):
@@ -191,7 +191,8 @@ def keep(items: list[Item], shared: bool) -> None:
         part += isinstance(item, Call)
         parts.append(part)
         text_of = part if isinstance(item, (Loop, Table)) else -1
-        for j, stage in enumerate(item.stages if isinstance(item, Loop) else [[item]]):
+        stages: list[list[Any]] = item.stages if isinstance(item, Loop) else [[item]]  # type: ignore[assignment]
+        for j, stage in enumerate(stages):
             for ref in (r for work in stage for r in ins_of(work)):
                 readers[ref.storage].append((text_of, k, j, ref))
     for k, item in enumerate(items):

@@ -69,10 +69,7 @@ class LoopText:
         inside = [line for stage in self.loop.stages for line in self.stage(stage)]
         title = f"# {comment(self.loop)}"
         if self.shared:
-            end = f"{self.rows}*block + {self.rows}"
-            if self.n % self.rows:
-                end = f"min({end}, {self.n})"
-            span = f"{self.rows}*block, {end}"
+            span = f"{self.rows}*block, min({self.rows}*block + {self.rows}, {self.n})"
             block = [*self.start, f"for i in range({span}):", *indented(inside), *self.end]
             head = self.writer.span(self.blocks, True, "block")
             return [title, *self.before, head, *indented(block)], self.after
@@ -97,8 +94,9 @@ class LoopText:
             if work.fold:
                 expressions = [self.finished(FOLDS[work.fold], work.outs[0], expressions[0], 1)]
             for ref, expression in zip(work.outs, expressions):
-                name = self.local(ref)
-                body.append(f"{name} = {expression}")
+                name = expression if expression.isidentifier() else self.local(ref)
+                if name != expression:
+                    body.append(f"{name} = {expression}")
                 stores.append((ref, name))
             for ref, name in stores[-len(work.outs) :]:
                 self.forget(ref)
@@ -201,8 +199,9 @@ class LoopText:
             if parted:
                 end.append(f"{self.element(target, block)} = {running}")
             else:
-                result = self.local(out)
-                end.append(f"{result} = {self.finished(kind, out, running, count)}")
+                result = running if kind.finish == "a" else self.local(out)
+                if result != running:
+                    end.append(f"{result} = {self.finished(kind, out, running, count)}")
                 self.forget(out)
                 if out in self.loop.kept:
                     end.append(f"{self.element(out)} = {result}")
@@ -230,7 +229,7 @@ class LoopText:
     def finished(self, kind: Fold, out: Ref, a: str, count: int) -> str:
         """What the running value of a fold of so many elements ends as."""
         finish = self.writer.text(substitute(kind.finish, {"n": str(count)}), out.dtype.name)
-        return substitute(finish, {"a": f"({a})"}) if kind.finish != "a" else a
+        return substitute(finish, {"a": a if a.isidentifier() else f"({a})"})
 
     def combined(self, kind: Fold, out: Ref, a: str, b: str) -> str:
         """The running value with one more element."""
@@ -259,13 +258,15 @@ class _Terms(ast.NodeTransformer):
         """Count the uses of each term; those within a term count once."""
         key = _term(node)
         self.uses[key] += 1
-        if not key or self.uses[key] == 1:
+        if not isinstance(node, ast.Subscript) and (not key or self.uses[key] == 1):
             for child in ast.iter_child_nodes(node):
                 self.count(child)
 
     def visit(self, node: ast.AST) -> Any:
         """The node, or the variable with its value."""
         key = _term(node)
+        if isinstance(node, ast.Subscript):
+            return node
         if not key or self.uses[key] < 2:
             return self.generic_visit(node)
         if key not in self.names:
@@ -284,11 +285,11 @@ def _term(node: ast.AST) -> str:
 def common_terms(lines: list[str], writer: Any) -> list[str]:
     """The assignments, with terms that occur more than once computed once."""
     terms = _Terms(writer)
-    trees = [None if line.endswith("]") else ast.parse(line).body[0] for line in lines]
-    for tree in filter(None, trees):
+    trees = [ast.parse("" if line.endswith("]") else line) for line in lines]
+    for tree in trees:
         terms.count(tree)
     for line, tree in zip(lines, trees):
-        terms.lines.append(ast.unparse(terms.visit(tree)) if tree else line)
+        terms.lines.append(ast.unparse(terms.visit(tree)) or line)
     return terms.lines
 
 
