@@ -12,7 +12,7 @@ import numpy as np
 from ..kernels import entry, jit, threads
 from .emit import Writer
 from .fuse import Item, Loop, cost, fuse, ins_of, keep, outs_of
-from .ir import Array, Call, Op, Product, Recording, Ref, Storage
+from .ir import Array, Call, Product, Recording, Ref, Storage
 from .loops import comment
 from .passes import forward, lower, prune
 from .space import contiguous, span
@@ -38,7 +38,7 @@ class Program:
         started = time.perf_counter()
         ops, self.results = lower(recording)
         self.arguments = recording.arguments
-        self.items = fuse([_without_blas(op) for op in prune(forward(ops), self.results)])
+        self.items = fuse(prune(forward(ops), self.results))
         shared = threads.start() and max(map(cost, self.items), default=0) >= SHARED
         keep(self.items, shared)
         slots, sizes = plan(self.items)
@@ -50,8 +50,7 @@ class Program:
         compiled = jit.counts["compiled"]
         address = jit.address("program", writer.key(), complete=writer.complete)
         self.was_cached = jit.counts["compiled"] == compiled
-        blas = any(isinstance(item, Product) for item in self.items)
-        words, run = threads.program(address, shared, blas)
+        words, run = threads.program(address, shared)
         self._fill(words, slots, sizes)
         self.written = {ref.storage for item in self.items for ref in outs_of(item)}
         self.outside = [
@@ -207,17 +206,6 @@ def _part(base: Any, ref: Ref, offset: int) -> Array:
 
 def _whole(ref: Ref) -> bool:
     return ref.strides == contiguous(ref.shape) and ref.size == ref.storage.size
-
-
-def _without_blas(op: Op) -> Op:
-    """A product as a call of NumPy's, where no BLAS is found."""
-    if not isinstance(op, Product) or threads.gemm(op.outs[0].dtype.name):
-        return op
-
-    def product(outs: list[Array], ins: list[Array]) -> None:
-        np.matmul(ins[0], ins[1], out=outs[0])
-
-    return Call(op.outs, op.ins, origin=op.origin, label=op.label, function=product)
 
 
 def plan(items: list[Item]) -> tuple[dict[Storage, int], list[int]]:

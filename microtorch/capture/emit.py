@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ..kernels import text, threads
+from ..kernels import gemm, text, threads
 from ..table import STEPS, VOCABULARY, names_in
 from .fuse import Item, Loop, Table, columns, cost, outs_of
 from .ir import Call, Product, Ref, Storage
@@ -25,26 +25,13 @@ _HELPERS = {
 def barrier(t):
     call(i64_at(t)[{threads.BARRIER}], ())
 """,
-    # A product of BLAS, or the part of one thread: of the longer of its rows and columns.
+    # A product, or the part of one thread; a spec says where its matrices lie.
     "product": """
 def product(t, spec, x, y, z, me, parts):
     table = i64_at(t)
     d = i64_at(spec)
-    low = d[11] * me // parts & -16
-    high = d[11] * (me + 1) // parts & -16
-    if me == parts - 1:
-        high = d[11]
-    if low < high:
-        sizes = words(2)
-        i64_at(sizes)[0] = d[12]
-        i64_at(sizes)[1] = d[13]
-        i64_at(sizes)[d[10]] = high - low
-        x = table[d[1]] + d[2] + x + low * d[7]
-        y = table[d[3]] + d[4] + y + low * d[8]
-        z = table[d[5]] + d[6] + z + low * d[9]
-        p = spec + 112
-        q = p + 32
-        call(d[0], (p, p + 8, sizes, sizes + 8, p + 16, p + 24, x, q, y, q + 8, q + 16, z, q + 24))
+    x, y, z = table[d[1]] + d[2] + x, table[d[3]] + d[4] + y, table[d[5]] + d[6] + z
+    call(d[0], (x, y, z, spec + 56, me, parts))
 """,
 }  # fmt: skip
 
@@ -176,31 +163,17 @@ class Writer:
     def _product(self, op: Product, shared: bool) -> list[str]:
         self.helpers.add("product")
         (out,), (a, b) = op.outs, op.ins
-        # C = A B in rows is C' = B' A' in columns, as BLAS has them.
-        refs, size = (b, a, out), out.dtype.itemsize
-        (n, k), m = a.shape[-2:], b.shape[-1]
-        words = [threads.gemm(out.dtype.name)]
-        for ref in refs:
+        size, (n, k), m = out.dtype.itemsize, a.shape[-2:], b.shape[-1]
+        words: list[int | Ref] = [gemm.address(out.dtype.name)]
+        for ref in (a, b, out):
             words += [self.place(ref.storage), ref.offset * size]
-        columnwise = m > n
-        words += [size * (b.strides[-1] if columnwise else 0)]
-        words += [size * (0 if columnwise else a.strides[-2])]
-        words += [size * (out.strides[-1] if columnwise else out.strides[-2])]
-        words += [0 if columnwise else 1, m if columnwise else n, m, n]
-        letters, lengths = [], []
-        for ref in (b, a):
-            (rows, width), (step, unit) = ref.shape[-2:], ref.strides[-2:]
-            plain = (unit == 1 or width == 1) and (step >= width or rows == 1)
-            letters.append(ord("N" if plain else "T"))
-            lengths.append(max(step, width) if plain else max(unit, rows))
-        one = 0x3F800000 if size == 4 else 0x3FF0000000000000
-        words += [*letters, k, one, *lengths, 0, max(out.strides[-2], m)]
-        spec = self._reserve(list(words))
+        words += [n, k, m, *a.strides[-2:], *b.strides[-2:], out.strides[-2]]
+        spec = self._reserve(words)
         names = [self.name(r.storage) for r in (out, a, b)]
         lines = [f"# {names[0]} = {names[1]} @ {names[2]}: {n} x {k} by {k} x {m}"]
         for d, length in enumerate(out.shape[:-2]):
             lines += ["    " * d + f"for {INDEXES[d]} in range({length}):"]
-        offsets = ", ".join(index((s * size for s in ref.strides[:-2]), 0) for ref in refs)
+        offsets = ", ".join(index((s * size for s in ref.strides[:-2]), 0) for ref in (a, b, out))
         share = "me, parts" if shared else "0, 1"
         call = f"product(t, t + {8 * spec}, {offsets}, {share})"
         return [*lines, "    " * len(out.shape[:-2]) + call]

@@ -212,7 +212,7 @@ def keep(items: list[Item], shared: bool) -> None:
 def cost(item: Item) -> float:
     """About how many nanoseconds one thread needs."""
     if isinstance(item, Product):
-        return item.outs[0].size * item.ins[0].shape[-1] / 50
+        return item.outs[0].size * item.ins[0].shape[-1] / 100
     if isinstance(item, Table):
         return sum(op.outs[0].size for op in item.works) * 0.3
     if isinstance(item, Loop):

@@ -12,7 +12,7 @@ from ..table import FOLDS, ROWWISE, names_in
 from .ir import Call, Fold, Map, Op, Product, Recording, Ref, Rows, Storage
 from .space import contiguous, covers, overlap
 
-# Products of fewer multiplications are loops; larger ones are BLAS's.
+# Products of fewer multiplications are loops.
 LOOPS = 4000
 # Folds of so few elements, or into so few, are written out.
 FEW = 8
@@ -107,7 +107,7 @@ def _rows(op: Rows) -> Iterator[Op]:
 
 
 def _product(op: Product) -> Iterator[Op]:
-    """A fold of x * y if small; else a product whose matrices BLAS can read."""
+    """A fold of x * y if small; else a product."""
     (out,), (a, b) = op.outs, op.ins
     k, thin = a.shape[-1], FEW if 1 in out.shape[-2:] else 2
     note: dict[str, Any] = {"origin": op.origin, "label": op.label}
@@ -120,21 +120,15 @@ def _product(op: Product) -> Iterator[Op]:
         fold = Fold((out,), (left, right), dims=dims, formula="x * y", names=("x", "y"), **note)
         yield from _simple(fold)
         return
-    ins = []
-    for ref in (a, b):
-        if not readable(ref):
-            dense = temporary(ref, ref.storage.name)
-            yield _copy(dense, ref, label="copy")
-            ref = dense
-        ins.append(ref)
     given = out
-    if not readable(out):
-        out = temporary(out, out.storage.name)
-    if out.strides[-1] != 1 and out.shape[-1] != 1:
-        yield Product((_turned(out),), (_turned(ins[1]), _turned(ins[0])), **note)
-    else:
-        yield Product((out,), tuple(ins), **note)
-    if out is not given:
+    if out.shape[-1] > 1 != out.strides[-1]:
+        # The columns of the result, or else its rows, are to be contiguous.
+        if out.strides[-2] == 1:
+            out, a, b = _turned(out), _turned(b), _turned(a)
+        else:
+            out = temporary(out, out.storage.name)
+    yield Product((out,), (a, b), **note)
+    if not overlap(out, given):
         yield _copy(given, out, label="copy")
 
 
@@ -144,13 +138,6 @@ def _turned(ref: Ref) -> Ref:
     return Ref(
         ref.storage, (*shape[:-2], *shape[:-3:-1]), (*strides[:-2], *strides[:-3:-1]), ref.offset
     )
-
-
-def readable(ref: Ref) -> bool:
-    """Whether the last two dims are a matrix that BLAS can read, perhaps transposed."""
-    (n, m), (s, t) = ref.shape[-2:], ref.strides[-2:]
-    plain = (t == 1 or m == 1) and (s >= m or n == 1)
-    return plain or ((s == 1 or n == 1) and (t >= n or m == 1))
 
 
 def substitute(formula: str, values: dict[str, str]) -> str:

@@ -77,9 +77,8 @@ def shared(args, dims, steps, data):
 
 
 # The first words of a compiled program's table: settings, `program(table, which, me, parts)`, the
-# address of `member`, of GOMP_barrier, whether threads share it, of the functions that get and set
-# BLAS's threads (0 where it uses no BLAS). Its own words come after.
-BARRIER, FIRST = 3, 7
+# addresses of `member` and of GOMP_barrier, whether threads share it. Its own words come after.
+BARRIER, FIRST = 3, 5
 _TEAM = """
 def member(context):
     c = i64_at(context)
@@ -91,11 +90,6 @@ def member(context):
 def run(t, which):
     table = i64_at(t)
     s = i64_at(table[0])
-    before = i64(0)
-    if table[5]:
-        before = call(table[5], ()) & 0xFFFFFFFF
-        if before != 1:
-            call(table[6], (1,))
     if table[4] and s[0] > 1 and s[2]:
         context = words(4)
         c = i64_at(context)
@@ -106,15 +100,13 @@ def run(t, which):
         call(s[2], (table[2], context, s[0], 0))
     else:
         call(table[1], (t, which, 0, 1))
-    if before > 1:
-        call(table[6], (before,))
 """
 
 
-def program(address: int, shared: bool, blas: bool) -> tuple[list[int], int]:
+def program(address: int, shared: bool) -> tuple[list[int], int]:
     """The first words of a program's table, and the address of `run(table, which)`."""
     shared = start() and shared
-    words = [_settings.ctypes.data, address, 0, 0, shared, *(blas_threads() if blas else (0, 0))]
+    words = [_settings.ctypes.data, address, 0, 0, shared]
     if shared:
         words[2:4] = jit.address("member", _TEAM, "void(i64)"), int(_settings[1])
     return words, jit.address("run", _TEAM, "void(i64,i64)")
@@ -221,20 +213,3 @@ def _blas() -> Any:
         if hasattr(_openblas(), name):
             return getattr(_openblas(), name)
     return None
-
-
-def blas_threads() -> tuple[int, int]:
-    """Addresses of the functions that get and set BLAS's number of threads, or 0."""
-    names = ("scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_")
-    found = [getattr(_openblas(), name, None) for name in names]
-    get, set_ = (ctypes.cast(f, ctypes.c_void_p).value or 0 if f else 0 for f in found)
-    return get, set_
-
-
-def gemm(dtype: str) -> int:
-    """Address of the BLAS product of a dtype (Fortran's, with 64-bit integers), or 0."""
-    if not all(blas_threads()):
-        return 0
-    name = {"float32": "scipy_sgemm_64_", "float64": "scipy_dgemm_64_"}[dtype]
-    function = getattr(_openblas(), name, None)
-    return ctypes.cast(function, ctypes.c_void_p).value or 0 if function else 0
