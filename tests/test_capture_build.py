@@ -213,6 +213,16 @@ def test_in_place_updates_of_captured_memory():
     check(recording, [array(7)], program=program)
 
 
+def test_an_update_whose_gradient_is_a_single_number():
+    p = memory((), "captured", "p", array=array(1))
+    x, g, z = argument((6,)), memory((1,)), result((1,))
+    lr = memory((1,), "number", "lr", source=lambda: 0.5)
+    total = Fold((Ref(g.storage, (), ()),), (x,), dims=(0,))
+    names = ("p", "g", "lr")
+    update = Map((p,), (p, g, lr), formulas=("p - lr * g",), names=names, label="sgd")
+    check(Recording([total, update, map1(z, [p], "x * 2")], [x], [z]), [array(6)])
+
+
 def test_two_results_of_one_map_that_swap():
     a = memory((), "captured", "a", array=array(5))
     b = memory((), "captured", "b", array=array(5))

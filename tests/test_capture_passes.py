@@ -7,7 +7,7 @@ from interpret import memory, repeated, transposed
 
 from microtorch.capture.fuse import Loop, Table, fuse, keep
 from microtorch.capture.ir import Fold, Map, Product, Recording, Ref, Rows, Storage
-from microtorch.capture.passes import forward, lower, prune
+from microtorch.capture.passes import lower, numbers, prune
 from microtorch.capture.space import covers, merged, overlap, work_of
 
 
@@ -59,21 +59,12 @@ def test_dims_are_put_in_order_and_merged():
     assert column.dims == (3, 4)
 
 
-def test_copies_are_read_where_they_come_from():
-    x, z, t = memory((4,), "argument"), memory((4,), "result"), memory((4,))
-    ops = forward([map1(t, [x], "x"), map1(z, [t], "x + 1")])
-    assert len(ops) == 1 and ops[0].ins == (x,)
-    # But not where the source changes in between.
-    ops = forward([map1(t, [x], "x"), map1(x, [x], "x * 2"), map1(z, [t], "x + 1")])
-    assert len(ops) == 3
-
-
 def test_one_number_is_kept_as_one():
     u, z, number = memory((4,)), memory((4,), "result"), memory((), "number")
-    ops = forward([map1(u, [repeated(number, (4,))], "x * 2"), map1(z, [u], "x + 1")])
+    ops = numbers([map1(u, [repeated(number, (4,))], "x * 2"), map1(z, [u], "x + 1")])
     assert ops[0].outs[0].shape == () and ops[1].ins[0].strides == (0,)
     full = memory((), "constant", array=np.full(4, 0.25, np.float32))
-    (op,) = forward([map1(z, [full], "x + 1")])
+    (op,) = numbers([map1(z, [full], "x + 1")])
     assert op.ins[0].storage.size == 1 and op.ins[0].strides == (0,)
 
 
@@ -119,7 +110,7 @@ def test_a_read_stays_before_a_later_write():
 def test_softmax_is_one_loop_over_rows():
     x, z = memory((30, 20), "argument"), memory((30, 20), "result")
     ops, results = lower(Recording([Rows((z,), (x,), name="softmax")], [x], [z]))
-    (loop,) = items = fuse(prune(forward(ops), results))
+    (loop,) = items = fuse(prune(numbers(ops), results))
     assert [w.fold for w in loop.works if w.fold] == ["max", "sum"]
     keep(items, False)
     # The largest element and the sum of a row are variables.

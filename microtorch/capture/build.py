@@ -14,13 +14,13 @@ from .emit import Writer
 from .fuse import Item, Loop, cost, fuse, ins_of, keep, outs_of
 from .ir import Array, Call, Product, Recording, Ref, Storage
 from .loops import comment
-from .passes import forward, lower, prune
+from .passes import lower, numbers, prune
 from .space import contiguous, span
 
 ALIGNED = 64
 # Estimated nanoseconds from which a program is shared among threads.
 SHARED = 25_000
-HEADER = '"""One recorded call as loops. `table` holds the addresses of all arrays."""\n\n'
+HEADER = "# One recorded call as loops. `table` holds the addresses of all arrays.\n"
 
 
 def build(recording: Recording) -> "Program":
@@ -38,7 +38,7 @@ class Program:
         started = time.perf_counter()
         ops, self.results = lower(recording)
         self.arguments = recording.arguments
-        self.items = fuse(prune(forward(ops), self.results))
+        self.items = fuse(prune(numbers(ops), self.results))
         shared = threads.start() and max(map(cost, self.items), default=0) >= SHARED
         keep(self.items, shared)
         slots, sizes = plan(self.items)

@@ -83,15 +83,13 @@ class Writer:
 
         for item in items:
             shared = self.shared and cost(item) >= SHARED
+            after: list[str] = []
             if isinstance(item, Loop):
                 lines, after = LoopText(self, item, shared).lines()
+            elif isinstance(item, Table):
+                lines = self._table(item, shared)
             else:
-                lines = (
-                    self._table(item, shared)
-                    if isinstance(item, Table)
-                    else self._product(item, shared)
-                )
-                after = []
+                lines = self._product(item, shared)
             if shared:
                 wait()
                 body += [*lines, "barrier(t)"]
@@ -131,6 +129,8 @@ class Writer:
         op, arrays = table.works[0], columns(table.works[0])
         values: list[int | Ref] = []
         for each in map(columns, table.works):
+            for ref in each:
+                self.scalars.pop(ref.storage, None)
             for low in range(0, each[0].size, BLOCK):
                 values += [replace(r, offset=low) for r in each]
                 values.append(min(BLOCK, each[0].size - low))

@@ -190,11 +190,12 @@ def keep(items: list[Item], shared: bool) -> None:
     for k, item in enumerate(items):
         part += isinstance(item, Call)
         parts.append(part)
-        text_of = part if isinstance(item, (Loop, Table)) else -1
-        stages: list[list[Any]] = item.stages if isinstance(item, Loop) else [[item]]  # type: ignore[assignment]
+        arrays = [r for op in item.works for r in columns(op)] if isinstance(item, Table) else []
+        stages: list[Any] = item.stages if isinstance(item, Loop) else [[item]]
         for j, stage in enumerate(stages):
             for ref in (r for work in stage for r in ins_of(work)):
-                readers[ref.storage].append((text_of, k, j, ref))
+                variable = isinstance(item, (Loop, Table)) and ref not in arrays
+                readers[ref.storage].append((part if variable else -1, k, j, ref))
     for k, item in enumerate(items):
         for j, stage in enumerate(item.stages if isinstance(item, Loop) else []):
             for work, out in ((w, r) for w in stage for r in w.outs):

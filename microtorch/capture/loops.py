@@ -51,8 +51,8 @@ class LoopText:
 
     def __init__(self, writer: Any, loop: Loop, shared: bool, count: str = "") -> None:
         self.writer, self.loop = writer, loop
-        self.shared = shared and bool(loop.stages[0][0].dims)
-        self.n = loop.stages[0][0].dims[0] if loop.stages[0][0].dims else 1
+        self.shared = shared
+        (self.n,) = loop.dims[:1] or (1,)
         self.count = count or str(self.n)
         self.rows = max(1, BLOCK * self.n // math.prod(loop.dims))
         self.blocks = -(-self.n // self.rows)
@@ -93,8 +93,10 @@ class LoopText:
             expressions = self.expressions(work)
             if work.fold:
                 expressions = [self.finished(FOLDS[work.fold], work.outs[0], expressions[0], 1)]
-            for ref, expression in zip(work.outs, expressions):
-                name = expression if expression.isidentifier() else self.local(ref)
+            for ref, formula, expression in zip(work.outs, work.formulas, expressions):
+                # A number that is only converted needs no variable.
+                plain = expression.isidentifier() or (formula in work.names and not dims)
+                name = expression if plain else self.local(ref)
                 if name != expression:
                     body.append(f"{name} = {expression}")
                 stores.append((ref, name))
@@ -104,9 +106,8 @@ class LoopText:
                 if not dims and ref.storage.size == 1 and not self.writer.shared:
                     self.writer.scalars[ref.storage] = name
         body[first:] = common_terms(body[first:], self.writer)
-        body += [
-            f"{self.element(r)} = {name}" for r, name in dict(stores).items() if r in self.loop.kept
-        ]
+        last = {ref: name for ref, name in stores if ref in self.loop.kept}
+        body += [f"{self.element(ref)} = {name}" for ref, name in last.items()]
         for key in [key for key in self.values if len(key[2]) > 1]:
             del self.values[key]
         return self.nest(1) if dims else []
@@ -169,11 +170,8 @@ class LoopText:
     def fold(self, work: Work) -> None:
         """Lines of a fold: in a local variable if it ends with the loop, else in memory."""
         kind, out, folded, writer = FOLDS[work.fold], work.outs[0], work.folded, self.writer
-        name, (element,), depth = (
-            writer.name(out.storage),
-            self.expressions(work),
-            folded.index(True),
-        )
+        name, depth = writer.name(out.storage), folded.index(True)
+        (element,) = self.expressions(work)
         kept = [d for d, away in enumerate(folded) if not away]
         inner = [d for d in kept if d > depth]
         count = math.prod(n for n, away in zip(self.dims, folded) if away)
@@ -181,9 +179,7 @@ class LoopText:
         initial = writer.text(initial, out.dtype.name)
         if out.dtype.kind != "f":
             initial = f"{text.C_TYPE[out.dtype.name][0]}({initial})"
-        start, end = (
-            (self.start, self.end) if depth == 0 else (self.heads[depth], self.tails[depth])
-        )
+        start, end = self.heads[depth] if depth else self.start, self.tails[depth]
         target, block = out, ""
         parted = self.shared and depth == 0
         if parted:

@@ -1,12 +1,10 @@
-"""Passes over the operations: in simpler ones, values read from where they are, nothing unused."""
+"""Passes over the operations: in simpler ones, numbers as one number, nothing unused."""
 
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from ..table import FOLDS, ROWWISE, names_in
 from .ir import Call, Fold, Map, Op, Product, Recording, Ref, Rows, Storage
@@ -145,65 +143,30 @@ def substitute(formula: str, values: dict[str, str]) -> str:
     return _NAME.sub(lambda match: values.get(match[0], match[0]), formula)
 
 
-def forward(ops: list[Op]) -> list[Op]:
-    """Reads of copies, of constants, and of memory full of one number, from where these are."""
+def numbers(ops: list[Op]) -> list[Op]:
+    """Memory full of one number as that number."""
     writers = Counter(ref.storage for op in ops for ref in op.outs)
-    last_write = {ref.storage: k for k, op in enumerate(ops) for ref in op.outs}
-    last_read = {ref.storage: k for k, op in enumerate(ops) for ref in op.ins}
-    elsewhere: dict[Storage, Ref] = {}
+    ones: dict[Storage, Storage] = {}
     result: list[Op] = []
-    for k, op in enumerate(ops):
-        op = replace(op, ins=tuple(_resolved(ref, elsewhere) for ref in op.ins))
-        if isinstance(op, Map) and _owned(op.outs, writers):
-            (out,) = op.outs
-            if not any(any(_steps(ref)) for ref in op.ins):
-                # One number for every element.
-                one = Ref(Storage(out.dtype, 1, "temporary", out.storage.name), (), ())
+    for op in ops:
+        op = replace(op, ins=tuple(_one(ref, ones) for ref in op.ins))
+        out = op.outs[0].storage if len(op.outs) == 1 and covers(op.outs[0]) else None
+        if isinstance(op, Map) and out is not None and out.kind == "temporary":
+            steps = [s for r in op.ins for n, s in zip(r.shape, r.strides) if n > 1]
+            if writers[out] == 1 and not any(steps):
+                ones[out] = Storage(out.dtype, 1, "temporary", out.name)
                 ins = tuple(Ref(r.storage, (), (), r.offset) for r in op.ins)
-                result.append(replace(op, outs=(one,), ins=ins))
-                elsewhere[out.storage] = one
-                continue
-            source = op.ins[0]
-            if op.formulas == op.names and source.dtype == out.dtype:
-                until = last_read.get(out.storage, -1)
-                kept = not k < last_write.get(source.storage, -1) <= until
-                if kept and _steps(source) == _steps(out):
-                    last_read[source.storage] = max(until, last_read.get(source.storage, -1))
-                    elsewhere[out.storage] = replace(source, offset=source.offset - out.offset)
-                    continue
+                op = replace(op, outs=(Ref(ones[out], (), ()),), ins=ins)
         result.append(op)
     return result
 
 
-def _owned(outs: tuple[Ref, ...], writers: Counter[Storage]) -> bool:
-    """Whether a map's one out is all that is ever written into a temporary."""
-    storage = outs[0].storage
-    alone = len(outs) == 1 and writers[storage] == 1 and storage.kind == "temporary"
-    return alone and covers(outs[0])
-
-
-def _steps(ref: Ref) -> tuple[int, ...]:
-    return tuple(s for n, s in zip(ref.shape, ref.strides) if n > 1)
-
-
-def _resolved(ref: Ref, elsewhere: dict[Storage, Ref]) -> Ref:
-    while ref.storage in elsewhere:
-        found = elsewhere[ref.storage]
-        if found.shape == ():
-            return replace(
-                ref, storage=found.storage, strides=(0,) * len(ref.shape), offset=found.offset
-            )
-        ref = replace(ref, storage=found.storage, offset=ref.offset + found.offset)
-    array = ref.storage.array
-    if ref.storage.kind == "constant" and ref.storage.size > 1 and array is not None and ref.size:
+def _one(ref: Ref, ones: dict[Storage, Storage]) -> Ref:
+    one, array = ones.get(ref.storage), ref.storage.array
+    if ref.storage.kind == "constant" and array is not None and array.size > 1:
         if array[0] == array[-1] and (array == array[0]).all():
-            return Ref(constant(array[0], ref.dtype), ref.shape, (0,) * len(ref.shape))
-    return ref
-
-
-def constant(value: Any, dtype: np.dtype[Any]) -> Storage:
-    """A number."""
-    return Storage(dtype, 1, "constant", array=np.array([value], dtype))
+            one = Storage(ref.dtype, 1, "constant", array=array[:1])
+    return ref if one is None else Ref(one, ref.shape, (0,) * len(ref.shape))
 
 
 def prune(ops: list[Op], results: list[Ref]) -> list[Op]:
