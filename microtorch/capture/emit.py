@@ -20,20 +20,18 @@ _TAKEN = {*INDEXES, *VOCABULARY, *keyword.kwlist, *dir(__builtins__)} | set(
 )
 # Estimated nanoseconds from which the threads that share a program share a loop of it.
 SHARED = 3_000
-_HELPERS = {
-    "barrier": f"""
+# What threads wait for each other with; a product, or the part of one thread, by its spec.
+_HELPERS = f"""
 def barrier(t):
     call(i64_at(t)[{threads.BARRIER}], ())
-""",
-    # A product, or the part of one thread; a spec says where its matrices lie.
-    "product": """
+
 def product(t, spec, x, y, z, me, parts):
     table = i64_at(t)
     d = i64_at(spec)
     x, y, z = table[d[1]] + d[2] + x, table[d[3]] + d[4] + y, table[d[5]] + d[6] + z
     call(d[0], (x, y, z, spec + 56, me, parts))
-""",
-}  # fmt: skip
+
+"""
 
 
 class Writer:
@@ -54,7 +52,6 @@ class Writer:
         self.names: dict[Storage, str] = {}
         self.taken: set[str] = set(_TAKEN)
         self.formulas: dict[str, set[str]] = defaultdict(set)
-        self.helpers: set[str] = set()
         self.scalars: dict[Storage, str] = {}
         self.used: dict[Storage, None] = {}
         self.labels = {
@@ -63,10 +60,8 @@ class Writer:
         }  # fmt: skip
         parts: list[list[Loop | Table | Product]] = [[]]
         for item in items:
-            if isinstance(item, Call):
-                parts.append([])
-            else:
-                parts[-1].append(item)
+            parts += [[]] if isinstance(item, Call) else []
+            parts[-1] += [] if isinstance(item, Call) else [item]
         self.segments = len(parts)
         self.source = "\n\n".join(self._segment(k, part) for k, part in enumerate(parts))
 
@@ -97,7 +92,6 @@ class Writer:
             else:
                 alone += lines
         if self.shared:
-            self.helpers.add("barrier")
             wait()
         body += alone
         lines = [f"def step_{number}(t, me, parts):", "    table = i64_at(t)"]
@@ -161,7 +155,6 @@ class Writer:
         return f"for {name} in range({count}*me//parts, {count}*(me + 1)//parts):"
 
     def _product(self, op: Product, shared: bool) -> list[str]:
-        self.helpers.add("product")
         (out,), (a, b) = op.outs, op.ins
         size, (n, k), m = out.dtype.itemsize, a.shape[-2:], b.shape[-1]
         words: list[int | Ref] = [gemm.address(out.dtype.name)]
@@ -225,10 +218,8 @@ class Writer:
     # ---------------------------------------------------------------------------- the whole
     def complete(self) -> str:
         """All of the text: the functions that the source calls, the source, and the entry."""
-        parts = [self._prologue(dtype) for dtype in sorted(self.formulas)]
-        return "".join(
-            [*parts, *(_HELPERS[name] for name in sorted(self.helpers)), self.source, self._entry()]
-        )  # type: ignore[list-item]
+        prologues = "".join(self._prologue(dtype) for dtype in sorted(self.formulas))
+        return prologues + _HELPERS + self.source + self._entry()
 
     def key(self) -> str:
         """A shorter text that decides the complete one."""

@@ -291,13 +291,12 @@ def common_terms(lines: list[str], writer: Any) -> list[str]:
 
 def literal(value: Any) -> str:
     """A number of an array, as text."""
-    dtype = value.dtype
-    c_type = text.C_TYPE[dtype.name][0]
-    if dtype.kind != "f":
+    c_type = text.C_TYPE[value.dtype.name][0]
+    if value.dtype.kind != "f":
         return f"{c_type}({int(value)})"
-    if not np.isfinite(value):
-        made = "1e400 - 1e400" if np.isnan(value) else f"{'-' * bool(value < 0)}1e400"
-        return f"{c_type}({made})"
     short = str(value)
-    same = dtype.type(float(short)) == value
-    return f"{c_type}({short if same else repr(float(value))})"
+    if not np.isfinite(value):
+        short = {"inf": "1e400", "-inf": "-1e400"}.get(short, "1e400 - 1e400")
+    elif value.dtype.type(float(short)) != value:
+        short = repr(float(value))
+    return f"{c_type}({short})"
