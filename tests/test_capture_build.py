@@ -213,6 +213,16 @@ def test_in_place_updates_of_captured_memory():
     check(recording, [array(7)], program=program)
 
 
+def test_an_update_whose_gradient_is_a_single_number():
+    p = memory((), "captured", "p", array=array(1))
+    x, g, z = argument((6,)), memory((1,)), result((1,))
+    lr = memory((1,), "number", "lr", source=lambda: 0.5)
+    total = Fold((Ref(g.storage, (), ()),), (x,), dims=(0,))
+    names = ("p", "g", "lr")
+    update = Map((p,), (p, g, lr), formulas=("p - lr * g",), names=names, label="sgd")
+    check(Recording([total, update, map1(z, [p], "x * 2")], [x], [z]), [array(6)])
+
+
 def test_two_results_of_one_map_that_swap():
     a = memory((), "captured", "a", array=array(5))
     b = memory((), "captured", "b", array=array(5))
@@ -337,10 +347,14 @@ def recordings(draw):
     captured = pool[2]
     vectors = [memory((), "captured", "v", array=np.linspace(0, 1, m, dtype=np.float32))]
     numbers = [memory((), "constant", "one", array=np.array(1.0, np.float32))]
+    columns = [memory((), "captured", "u", array=np.linspace(-1, 1, n, dtype=np.float32))]
     ops = []
 
     def matrix():
-        kind = draw(st.integers(0, 9))
+        kind = draw(st.integers(0, 10))
+        if kind == 10:
+            column = draw(st.sampled_from(columns))
+            return Ref(column.storage, shape, (*column.strides, 0), column.offset)
         if kind == 0:
             return repeated(draw(st.sampled_from(vectors)), shape)
         if kind == 1:
@@ -356,8 +370,18 @@ def recordings(draw):
         return draw(st.sampled_from(pool))
 
     for k in range(draw(st.integers(1, 9))):
-        kind = draw(st.integers(0, 9))
-        if kind <= 3:
+        kind = draw(st.integers(0, 12))
+        if kind == 10:
+            # Along rows: its reader may stand in the same loop.
+            out = draw(st.sampled_from([memory((n,), name=f"q{k}"), *columns[:1]]))
+            fold = draw(st.sampled_from(["sum", "mean", "max"]))
+            ops.append(Fold((out,), (matrix(),), fold=fold, dims=(1,)))
+            columns.append(out)
+        elif kind == 11:
+            out = draw(st.sampled_from([memory(shape, name=f"w{k}"), captured]))
+            ops.append(Rows((out,), (matrix(),), name="softmax"))
+            pool.append(out)
+        elif kind <= 3:
             out = memory(shape, name=f"t{k}")
             ops.append(map1(out, [matrix(), matrix()], draw(st.sampled_from(FORMULAS))))
             pool.append(out)
@@ -401,7 +425,9 @@ def recordings(draw):
             out = memory(shape, name=f"f{k}")
             ops.append(Map((out,), (), formulas=("0.25",), names=()))
             pool.append(out)
-    results = draw(st.lists(st.sampled_from(pool[4:] + vectors + numbers), min_size=1, max_size=3))
+    results = draw(
+        st.lists(st.sampled_from(pool[4:] + vectors + numbers + columns), min_size=1, max_size=3)
+    )
     return Recording(ops, pool[:2], results), captured
 
 

@@ -1,16 +1,14 @@
 """The passes, one by one."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from interpret import memory, repeated, transposed
 
-from microtorch.capture.fuse import Loop, fuse, work_of
+from microtorch.capture.fuse import Loop, Table, fuse, keep
 from microtorch.capture.ir import Fold, Map, Product, Recording, Ref, Rows, Storage
-from microtorch.capture.lower import lower
-from microtorch.capture.passes import forward, prune, share, simplify
-from microtorch.capture.space import common, covers, merged, overlap, split
+from microtorch.capture.passes import lower, numbers, prune
+from microtorch.capture.space import covers, merged, overlap, work_of
 
 
 def map1(out, ins, formula):
@@ -52,47 +50,22 @@ def test_parts_that_interleave_do_not_overlap():
     assert not covers(repeated(memory((4,)), (3, 4)))
 
 
-@pytest.mark.parametrize("a, b, found", [((6,), (2, 3), (2, 3)), ((4, 6), (8, 3), (4, 2, 3)),
-    ((4, 6), (6, 4), None), ((), (1,), ()), ((5,), (6,), None), ((2, 3, 4), (6, 4), (2, 3, 4))])  # fmt: skip
-def test_common_dims(a, b, found):
-    assert common(a, b) == found
-
-
-def test_split_and_merged_are_inverse():
-    work = work_of(map1(memory((24,)), [memory((24,))], "x"))
-    fine = split(work, (2, 3, 4))
-    assert fine.outs[0].strides == (12, 4, 1)
-    assert merged([fine])[0].dims == (24,)
+def test_dims_are_put_in_order_and_merged():
+    (work,) = merged([work_of(map1(memory((2, 3, 4)), [memory((2, 3, 4))], "x"))])
+    assert work.dims == (24,) and work.outs[0].strides == (1,)
     turned = work_of(map1(transposed(memory((3, 4))), [transposed(memory((3, 4)))], "x"))
-    assert turned.dims == (12,)
-
-
-def test_copies_are_read_where_they_come_from():
-    x, z, t = memory((4,), "argument"), memory((4,), "result"), memory((4,))
-    ops = forward([map1(t, [x], "x"), map1(z, [t], "x + 1")])
-    assert len(ops) == 1 and ops[0].ins == (x,)
-    # But not where the source changes in between.
-    ops = forward([map1(t, [x], "x"), map1(x, [x], "x * 2"), map1(z, [t], "x + 1")])
-    assert len(ops) == 3
+    assert turned.dims == (3, 4) and turned.outs[0].strides == (4, 1)
+    (column,) = merged([work_of(map1(memory((3, 4)), [repeated(memory((4,)), (3, 4))], "x"))])
+    assert column.dims == (3, 4)
 
 
 def test_one_number_is_kept_as_one():
-    t, u, z = memory((4,)), memory((4,)), memory((4,), "result")
-    ops = [map1(t, [], "2.0"), map1(u, [t], "x / 8"), map1(z, [u], "x")]
-    (op,) = forward(ops)
-    assert op.ins[0].strides == (0,) and op.ins[0].storage.array[0] == 0.25
-    number = memory((), "number")
-    ops = forward([map1(u, [repeated(number, (4,))], "x * 2"), map1(z, [u], "x + 1")])
+    u, z, number = memory((4,)), memory((4,), "result"), memory((), "number")
+    ops = numbers([map1(u, [repeated(number, (4,))], "x * 2"), map1(z, [u], "x + 1")])
     assert ops[0].outs[0].shape == () and ops[1].ins[0].strides == (0,)
-
-
-def test_equal_values_are_computed_once():
-    x, a, b = memory((4,), "argument"), memory((4,)), memory((4,))
-    z, y = memory((4,), "result"), memory((4,), "result")
-    ops = [map1(a, [x], "exp(x)"), map1(b, [x], "exp(x)"), map1(z, [a, b], "x + y")]
-    assert len(share(ops)) == 2
-    ops.insert(1, map1(x, [x], "x + 1"))
-    assert len(share(ops)) == 4
+    full = memory((), "constant", array=np.full(4, 0.25, np.float32))
+    (op,) = numbers([map1(z, [full], "x + 1")])
+    assert op.ins[0].storage.size == 1 and op.ins[0].strides == (0,)
 
 
 def test_what_nobody_reads_is_left_out():
@@ -102,12 +75,11 @@ def test_what_nobody_reads_is_left_out():
     assert prune(ops, [z]) == ops[1:]
 
 
-def test_small_products_are_formulas():
+def test_small_products_are_folds():
     x, w, z = memory((50, 2), "argument"), memory((1, 2), "argument"), memory((50, 1), "result")
-    (op,), _ = lower(Recording([Product((z,), (x, transposed(w)))], [x, w], [z]))
-    assert isinstance(op, Map) and op.formulas == ("x0 * x1 + x2 * x3",)
-    ops, _ = lower(Recording([Product((memory((1, 2)),), (transposed(z), x))], [x, w], [z]))
-    assert [type(op) for op in ops] == [Fold, Fold]
+    ops, _ = lower(Recording([Product((z,), (x, transposed(w)))], [x, w], [z]))
+    (loop,) = fuse(ops)
+    assert isinstance(ops[0], Fold) and loop.dims == (50, 2)
 
 
 def test_loops_are_fused_and_temporaries_not_stored():
@@ -119,6 +91,7 @@ def test_loops_are_fused_and_temporaries_not_stored():
         Fold((s,), (z,), fold="sum", dims=(0, 1)),
     ]
     (loop,) = fuse(ops)
+    keep([loop], False)
     assert isinstance(loop, Loop) and loop.dims == (8, 5)
     assert {r.storage for r in loop.kept} == {z.storage, s.storage}
     # A value that needs the whole fold comes after it.
@@ -134,9 +107,37 @@ def test_a_read_stays_before_a_later_write():
     assert len(fuse([map1(z, [c], "x"), map1(c, [c], "x * 2")])) == 1
 
 
-def test_softmax_is_two_loops_over_its_elements():
+def test_softmax_is_one_loop_over_rows():
     x, z = memory((30, 20), "argument"), memory((30, 20), "result")
     ops, results = lower(Recording([Rows((z,), (x,), name="softmax")], [x], [z]))
-    loops = fuse(simplify(ops, results))
-    assert [w.fold for loop in loops for w in loop.works if w.fold] == ["max", "sum"]
-    assert len(loops) == 3
+    (loop,) = items = fuse(prune(numbers(ops), results))
+    assert [w.fold for w in loop.works if w.fold] == ["max", "sum"]
+    keep(items, False)
+    # The largest element and the sum of a row are variables.
+    assert all(ref.shape == (30, 20) and ref.strides[1] for ref in loop.kept)
+
+
+def test_rows_that_need_other_rows_are_another_loop():
+    c = memory((), "captured", array=np.ones((9, 4), np.float32))
+    high, low = Ref(c.storage, (8, 4), (4, 1), 4), Ref(c.storage, (8, 4), (4, 1), 0)
+    s, z = memory((8,)), memory((8, 4), "result")
+    total = Fold((s,), (low,), dims=(1,))
+    assert len(fuse([map1(low, [low], "x * 2"), total])) == 1
+    assert len(fuse([map1(high, [high], "x * 2"), total])) == 2
+    assert (
+        len(
+            fuse([total, map1(z, [low, repeated(Ref(s.storage, (8, 1), (1, 0)), (8, 4))], "x - y")])
+        )
+        == 1
+    )
+
+
+def test_updates_of_one_optimizer_are_a_table():
+    lr = memory((), "number")
+    ops = []
+    for n in (3, 5):
+        p, g = (memory((), "captured", array=np.ones(n, np.float32)) for _ in "pg")
+        ops.append(Map((p,), (p, g, repeated(lr, (n,))), formulas=("p - lr * g",),
+                       names=("p", "g", "lr"), label="sgd"))  # fmt: skip
+    (table,) = fuse(ops)
+    assert isinstance(table, Table) and table.works == ops

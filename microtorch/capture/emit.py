@@ -1,129 +1,232 @@
-"""Loops as text in the language of `kernels.jit`, one function for the whole program."""
+"""The text of a program, in the language of `kernels.jit`: names, the table, segments, products."""
 
+import keyword
 import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
 
-from ..kernels import text
-from .fuse import Item, Loop
-from .ir import Product, Storage
-from .loops import LoopWriter, index
-from .names import GET, INDEXES, SET, Names
+from ..kernels import gemm, text, threads
+from ..table import STEPS, VOCABULARY, names_in
+from .fuse import Item, Loop, Table, columns, cost, outs_of
+from .ir import Call, Product, Ref, Storage
+from .loops import BLOCK, INDEXES, LoopText, indented, index
+from .passes import substitute
+from .space import Work
 
-# A large loop, in all threads; a product of BLAS, whose arguments are words of the table.
-_HELPERS = {
-    "share": """
-def share(t, which, blocks):
+_TAKEN = {*INDEXES, *VOCABULARY, *keyword.kwlist, *dir(__builtins__)} | set(
+    "t table me parts at line block which step program barrier product words call apart plus fma "
+    "bits F I U D INF range min max".split()
+)
+# Estimated nanoseconds from which the threads that share a program share a loop of it.
+SHARED = 3_000
+# What threads wait for each other with; a product, or the part of one thread, by its spec.
+_HELPERS = f"""
+def barrier(t):
+    call(i64_at(t)[{threads.BARRIER}], ())
+
+def product(t, spec, x, y, z, me, parts):
     table = i64_at(t)
-    s = i64_at(table[0])
-    if s[0] < 2 or s[2] == 0 or blocks < 2:
-        call(table[1], (t, which, 0, blocks))
-    else:
-        context = words(5)
-        c = i64_at(context)
-        c[0] = table[1]
-        c[1] = t
-        c[2] = which
-        c[3] = blocks
-        c[4] = table[0]
-        call(s[2], (table[2], context, s[0], 0))
-""",
-    "product": """
-def product(t, at, a, b, c, low, high):
-    table = i64_at(t)
-    d = i64_at(t + 8 * at)
-    p = t + 8 * at + 88
-    first = low * d[7]
-    rows = words(1)
-    i64_at(rows)[0] = min(high * d[7], d[8]) - first
-    x = table[d[1]] + d[2] + a
-    y = table[d[3]] + d[4] + b + first * d[9]
-    z = table[d[5]] + d[6] + c + first * d[10]
-    call(d[0], (p, p + 8, p + 16, rows, p + 24, p + 32, x, p + 40, y, p + 48, p + 56, z, p + 64))
-""",
-}
-# Words of a product: function, then address and offset of the three, rows of a block, rows, bytes
-# between rows of two, then BLAS's letters, columns, depth, 1, two leading dims, 0, leading dim.
-SPEC = 20
-# Blocks of rows of a product of so many multiplications, which threads share.
-PARTS, LARGE_PRODUCT = 8, 8_000_000
+    d = i64_at(spec)
+    x, y, z = table[d[1]] + d[2] + x, table[d[3]] + d[4] + y, table[d[5]] + d[6] + z
+    call(d[0], (x, y, z, spec + 56, me, parts))
+
+"""
 
 
-class Writer(Names):
-    """The text of a program. specs: `(word, product)` of each product's arguments."""
+class Writer:
+    """The text of a program.
 
-    def __init__(self, items: list[Item], slots: dict[Storage, int]) -> None:
-        floats = [r.dtype.name for i in items for r in i.outs if r.dtype.kind == "f"]
-        primary = max(sorted(set(floats)), key=floats.count, default="float32")
-        parts: list[list[Loop | Product]] = [[]]
+    source: its loops. places: the word of each storage's address in the table. tables: `(word,
+    values)` of what else stands there; a Ref means its address. scalars: numbers that are
+    variables. slots: which temporaries have one memory.
+    """
+
+    def __init__(self, items: list[Item], slots: dict[Storage, int], shared: bool) -> None:
+        floats = [r.dtype.name for item in items for r in outs_of(item) if r.dtype.kind == "f"]
+        self.primary = max(sorted(set(floats)), key=floats.count, default="float32")
+        self.slots, self.shared = slots, shared
+        self.places: dict[Storage, int] = {}
+        self.words = threads.FIRST
+        self.tables: list[tuple[int, list[int | Ref]]] = []
+        self.names: dict[Storage, str] = {}
+        self.taken: set[str] = set(_TAKEN)
+        self.formulas: dict[str, set[str]] = defaultdict(set)
+        self.scalars: dict[Storage, str] = {}
+        self.used: dict[Storage, None] = {}
+        self.labels = {
+            r.storage: w.op.label
+            for item in items if isinstance(item, Loop) for w in item.works for r in w.outs
+        }  # fmt: skip
+        parts: list[list[Loop | Table | Product]] = [[]]
         for item in items:
-            if isinstance(item, (Loop, Product)):
-                parts[-1].append(item)
-            else:
-                parts.append([])
-        super().__init__(slots, primary, len(parts))
-        self.specs: list[tuple[int, Product]] = []
-        mains = [self._segment(k, part) for k, part in enumerate(parts)]
-        self.source = "\n\n".join([*mains, *self.functions])
-        self.has_products = [any(isinstance(i, Product) for i in part) for part in parts]
+            parts += [[]] if isinstance(item, Call) else []
+            parts[-1] += [] if isinstance(item, Call) else [item]
+        self.segments = len(parts)
+        self.source = "\n\n".join(self._segment(k, part) for k, part in enumerate(parts))
 
-    def _segment(self, number: int, items: list[Loop | Product]) -> str:
+    def _segment(self, number: int, items: Iterable[Loop | Table | Product]) -> str:
+        """What is done up to the next call: loops for one thread, and loops for all of them."""
+        self.used, self.scalars = {}, {}
         body: list[str] = []
-        pointers: set[Storage] = set()
-        for item in items:
-            if isinstance(item, Loop):
-                lines, used = LoopWriter(self, item).lines()
-                pointers |= used
-            else:
-                lines = self._product(item)
-            body += lines
-        head = [f"def step_{number}(t):", "    table = i64_at(t)"]
-        return "\n".join([*head, *self.pointers(pointers), *body]) + "\n"
+        alone: list[str] = []
 
-    def _product(self, op: Product) -> list[str]:
-        self.helpers.add("product")
-        out, (a, b) = op.outs[0], op.ins
-        # C = A B in rows is C' = B' A' in columns, as BLAS has them.
-        refs = (b, a, out)
-        for ref in refs:
-            self.place(ref.storage)
-        at = self.words
-        self.specs.append((at, op))
-        self.words += SPEC
-        (n, k), m = op.ins[0].shape[-2:], b.shape[-1]
-        names = [self.name(r.storage) for r in (out, a, b)]
-        note = f"# {names[0]} = {names[1]} @ {names[2]}: {n} x {k} by {k} x {m}"
-        if n * k * m >= LARGE_PRODUCT and n >= 4 * PARTS and len(out.shape) == 2:
-            self.helpers.add("share")
-            which = self.segments + len(self.functions)
-            lines = [f"def loop_{which}(t, low, high):", f"    {note}"]
-            lines.append(f"    product(t, {at}, 0, 0, 0, low, high)\n")
-            self.functions.append("\n".join(lines))
-            return [f"    share(t, {which}, {PARTS})  {note}"]
-        lines, indent = [f"    {note}"], "    "
-        for d, length in enumerate(out.shape[:-2]):
-            lines.append(f"{indent}for {INDEXES[d]} in range({length}):")
-            indent += "    "
-        size = out.dtype.itemsize
-        texts = [index((s * size for s in ref.strides[:-2]), 0) for ref in refs]
-        lines.append(f"{indent}product(t, {at}, {', '.join(texts)}, 0, {PARTS})")
+        def wait() -> None:
+            if alone:
+                body.extend(["if me == 0:", *indented(alone), "barrier(t)"])
+                alone.clear()
+
+        for item in items:
+            shared = self.shared and cost(item) >= SHARED
+            after: list[str] = []
+            if isinstance(item, Loop):
+                lines, after = LoopText(self, item, shared).lines()
+            elif isinstance(item, Table):
+                lines = self._table(item, shared)
+            else:
+                lines = self._product(item, shared)
+            if shared:
+                wait()
+                body += [*lines, "barrier(t)"]
+                alone += after
+            else:
+                alone += lines
+        if self.shared:
+            wait()
+        body += alone
+        lines = [f"def step_{number}(t, me, parts):", "    table = i64_at(t)"]
+        return "\n".join(lines + indented(self._pointers() + body)) + "\n"
+
+    def _pointers(self) -> list[str]:
+        """Lines that take addresses, and numbers, from the table."""
+        lines, first = [], dict[int, str]()
+        for storage in sorted(self.used, key=lambda s: self.places[s]):
+            name, slot = self.name(storage), self.slots.get(storage, -1)
+            c_type, word = text.C_TYPE[storage.dtype.name][0], self.places[storage]
+            if storage.kind == "number":
+                lines.append(f"{name} = {c_type}_at(table[{word}])[0]")
+            elif slot in first:
+                lines.append(f"{name} = {first[slot]}")
+            else:
+                lines.append(f"{name} = {c_type}_at(apart(table[{word}]))")
+                if slot >= 0:
+                    first[slot] = name
         return lines
 
-    def vocabulary(self) -> str:
-        """The functions that the source calls, and the entry of the program."""
-        parts = [self._renamed(dtype) for dtype in sorted(self.formulas)]
-        parts += [_HELPERS[name] for name in sorted(self.helpers)]
-        return "".join(parts)
+    def _reserve(self, values: list[int | Ref]) -> int:
+        self.tables.append((self.words, values))
+        self.words += len(values)
+        return self.words - len(values)
 
+    def _table(self, table: Table, shared: bool) -> list[str]:
+        """An update: for each line of the table a loop over some elements of a parameter."""
+        op, arrays = table.works[0], columns(table.works[0])
+        values: list[int | Ref] = []
+        for each in map(columns, table.works):
+            for ref in each:
+                self.scalars.pop(ref.storage, None)
+            for low in range(0, each[0].size, BLOCK):
+                values += [replace(r, offset=low) for r in each]
+                values.append(min(BLOCK, each[0].size - low))
+        width = len(arrays) + 1
+        at, count = self._reserve(values), len(values) // width
+        roles = dict(zip(op.ins, op.names)) | dict(zip(op.outs, STEPS[op.label].arrays[:1]))
+        stand_in = {}
+        for ref in arrays:
+            storage = Storage(ref.dtype, 2, "line", roles[ref] if ref in op.ins else "out")
+            stand_in[ref] = Ref(storage, (2,), (1,))
+        ins = tuple(stand_in.get(r, Ref(r.storage, (2,), (0,), r.offset)) for r in op.ins)
+        outs = tuple(stand_in[r] for r in op.outs)
+        work = Work((2,), outs, ins, op.formulas, op.names, op, (False,))
+        loop = LoopText(self, Loop([[work]], set(outs)), False, f"at[{width - 1}]")
+        title, *lines = loop.lines()[0]
+        start = next(k for k, line in enumerate(lines) if line.startswith("for"))
+        pointers = [f"at = i64_at(t + {8 * at} + {8 * width}*line)"]
+        for k, ref in enumerate(stand_in.values()):
+            c_type = text.C_TYPE[ref.dtype.name][0]
+            pointers.append(f"{self.name(ref.storage)} = {c_type}_at(apart(at[{k}]))")
+        head = [f"{title} of {len(table.works)}", *lines[:start], self.span(count, shared, "line")]
+        return [*head, *indented(pointers + lines[start:])]
+
+    def span(self, count: int, shared: bool, name: str) -> str:
+        """The head of a loop, over the part of a thread if it is shared."""
+        if not shared:
+            return f"for {name} in range({count}):"
+        return f"for {name} in range({count}*me//parts, {count}*(me + 1)//parts):"
+
+    def _product(self, op: Product, shared: bool) -> list[str]:
+        (out,), (a, b) = op.outs, op.ins
+        size, (n, k), m = out.dtype.itemsize, a.shape[-2:], b.shape[-1]
+        words: list[int | Ref] = [gemm.address(out.dtype.name)]
+        for ref in (a, b, out):
+            words += [self.place(ref.storage), ref.offset * size]
+        words += [n, k, m, *a.strides[-2:], *b.strides[-2:], out.strides[-2]]
+        spec = self._reserve(words)
+        names = [self.name(r.storage) for r in (out, a, b)]
+        lines = [f"# {names[0]} = {names[1]} @ {names[2]}: {n} x {k} by {k} x {m}"]
+        for d, length in enumerate(out.shape[:-2]):
+            lines += ["    " * d + f"for {INDEXES[d]} in range({length}):"]
+        offsets = ", ".join(index((s * size for s in ref.strides[:-2]), 0) for ref in (a, b, out))
+        share = "me, parts" if shared else "0, 1"
+        call = f"product(t, t + {8 * spec}, {offsets}, {share})"
+        return [*lines, "    " * len(out.shape[:-2]) + call]
+
+    # ------------------------------------------------------------------------------- names
+    def name(self, storage: Storage) -> str:
+        """A unique identifier: the user's, or that of the operation which made it."""
+        if storage not in self.names:
+            base = storage.name or self.labels.get(storage, "") or storage.kind
+            base = re.sub(r"\W+", "_", base).strip("_") or "v"
+            self.names[storage] = self.unique("_" + base if base[0].isdigit() else base)
+        return self.names[storage]
+
+    def unique(self, base: str) -> str:
+        """The name, or the name with a number."""
+        name, k = base, 1
+        while name in self.taken:
+            k += 1
+            name = f"{base}_{k}" if base[-1].isdigit() else f"{base}{k}"
+        self.taken.add(name)
+        return name
+
+    def place(self, storage: Storage) -> int:
+        """The word of the table with the storage's address."""
+        if storage not in self.places:
+            self.places[storage] = self.words
+            self.words += 1
+        return self.places[storage]
+
+    def pointer(self, storage: Storage) -> str:
+        """The name, with which this segment's text reaches the memory."""
+        if storage.kind != "line":
+            self.place(storage)
+            self.used[storage] = None
+        return self.name(storage)
+
+    def text(self, formula: str, dtype: str) -> str:
+        """The formula in a dtype: its numbers cast, its functions those of the dtype."""
+        self.formulas[dtype].add(formula)
+        c_type = text.C_TYPE[dtype][0]
+        formula = re.sub(r"\bF\(", f"{c_type}(", text.typed(formula))
+        if dtype == self.primary:
+            return formula
+        changed = (names_in(formula) & VOCABULARY) - text.INSTRUCTIONS | {"maximum", "minimum"}
+        if dtype[0] != "f":
+            changed |= {"fabs", "floor", "rint", "trunc"}
+        return substitute(formula, {n: f"{n}_{c_type}" for n in changed | {"INF"}})
+
+    # ---------------------------------------------------------------------------- the whole
     def complete(self) -> str:
-        """All of the text."""
-        return self.vocabulary() + self.source + "\n" + self.entry()
+        """All of the text: the functions that the source calls, the source, and the entry."""
+        prologues = "".join(self._prologue(dtype) for dtype in sorted(self.formulas))
+        return prologues + _HELPERS + self.source + self._entry()
 
     def key(self) -> str:
         """A shorter text that decides the complete one."""
         used = [(dtype, *sorted(formulas)) for dtype, formulas in sorted(self.formulas.items())]
-        helpers = [_HELPERS[name] for name in sorted(self.helpers)]
-        return repr((text.digest(), used, helpers, self.primary)) + self.source + self.entry()
+        return repr((text.digest(), used, _HELPERS, self.primary)) + self.source + self._entry()
 
-    def _renamed(self, dtype: str) -> str:
+    def _prologue(self, dtype: str) -> str:
         made = text.prologue(dtype, sorted(self.formulas[dtype]))
         if dtype == self.primary:
             return made
@@ -131,22 +234,12 @@ class Writer(Names):
         own = set(re.findall(r"^(?:def )?(\w+)(?= =|\()", made, re.MULTILINE)) | set("FIUD")
         return re.sub(r"[A-Za-z_]\w*", lambda m: m[0] + f"_{c_type}" * (m[0] in own), made)
 
-    def entry(self) -> str:
-        """The function that is called: a segment, or some blocks of a large loop."""
-        lines = ["def program(t, which, low, high):"]
-        word = "if"
-        for k, has_products in enumerate(self.has_products):
-            lines.append(f"    {word} which == {k}:")
-            run = [f"        step_{k}(t)"]
-            if has_products:
-                # One pool of threads at a time: BLAS's stays asleep.
-                run.insert(0, f"        before = call(i64_at(t)[{GET}], ()) & 0xFFFFFFFF")
-                run.insert(1, f"        call(i64_at(t)[{SET}], (1,))")
-                run.append(f"        call(i64_at(t)[{SET}], (before,))")
-            lines += run
-            word = "elif"
-        for k in range(len(self.functions)):
-            which = self.segments + k
-            lines += [f"    elif which == {which}:", f"        loop_{which}(t, low, high)"]
-        lines.append("    feclearexcept(63)")
-        return "\n".join(lines) + "\n"
+    def _entry(self) -> str:
+        """The function that each thread calls, for one segment."""
+        lines = ["", "def program(t, which, me, parts):"]
+        for k in range(self.segments):
+            lines += [
+                f"    {'elif' if k else 'if'} which == {k}:",
+                f"        step_{k}(t, me, parts)",
+            ]
+        return "\n".join([*lines, "    feclearexcept(63)", ""])

@@ -1,10 +1,14 @@
-"""Maps and folds over one space in one loop."""
+"""Maps and folds over one space in one loop, row by row; updates of many parameters in a table."""
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
-from .ir import Fold, Map, Op, Ref
-from .space import Dims, Work, common, merged, normal, overlap, split
+from ..kernels import text
+from ..table import STEPS
+from .ir import Call, Fold, Map, Op, Product, Ref, Storage
+from .space import Dims, Work, covers, merged, overlap, span, work_of
 
 # Loops over so few elements are joined even where they share nothing.
 SMALL = 1024
@@ -12,112 +16,209 @@ SMALL = 1024
 
 @dataclass(eq=False, slots=True)
 class Loop:
-    """Works over one space; `kept` are the views whose elements must be stored."""
+    """A loop over the first dim, in which stages follow each other, each with loops of its own.
 
-    works: list[Work]
+    The works of a stage have one space. `kept` are the views whose elements must be stored.
+    """
+
+    stages: list[list[Work]]
     kept: set[Ref] = field(default_factory=set)
 
     @property
+    def works(self) -> list[Work]:
+        """The works of all stages."""
+        return [work for stage in self.stages for work in stage]
+
+    @property
     def dims(self) -> Dims:
-        """The space."""
-        return self.works[0].dims
-
-    @property
-    def outs(self) -> list[Ref]:
-        """Views that are written."""
-        return [ref for work in self.works for ref in work.outs]
-
-    @property
-    def ins(self) -> list[Ref]:
-        """Views that are read."""
-        return [ref for work in self.works for ref in work.ins]
+        """The space of the largest stage."""
+        return max((stage[0].dims for stage in self.stages), key=math.prod)
 
 
-Item = Loop | Op
+@dataclass(eq=False, slots=True)
+class Table:
+    """An optimizer's update: the same map over the memory of one parameter after another."""
+
+    works: list[Map]
 
 
-def work_of(op: Map | Fold) -> Work:
-    """An operation as a loop's work."""
-    if isinstance(op, Map):
-        dims = op.outs[0].shape
-        made = Work(dims, list(op.outs), list(op.ins), op.formulas, op.names, op)
-        made.folded = (False,) * len(dims)
-        return normal(made)
-    dims, out = op.ins[0].shape, op.outs[0]
-    left = iter(out.strides)
-    strides = tuple(0 if d in op.dims else next(left) for d in range(len(dims)))
-    whole = Ref(out.storage, dims, strides, out.offset)
-    made = Work(dims, [whole], list(op.ins), (op.formula,), op.names, op, op.fold)
-    made.folded = tuple(d in op.dims for d in range(len(dims)))
-    return normal(made)
+Item = Loop | Table | Product | Call
+
+
+def outs_of(item: Item | Work | Op) -> list[Ref]:
+    """Views that are written."""
+    return [r for w in getattr(item, "works", [item]) for r in w.outs]
+
+
+def ins_of(item: Item | Work | Op) -> list[Ref]:
+    """Views that are read."""
+    return [r for w in getattr(item, "works", [item]) for r in w.ins]
 
 
 def fuse(ops: list[Op]) -> list[Item]:
     """The operations as loops, and what is none, in an order that keeps every dependency."""
     items: list[Item] = []
     for op in ops:
-        if isinstance(op, (Map, Fold)):
+        if isinstance(op, Map) and columns(op):
+            _gather(items, op)
+        elif isinstance(op, (Map, Fold)):
             _place(items, work_of(op))
         else:
+            assert isinstance(op, (Product, Call))
             items.append(op)
     for item in items:
         if isinstance(item, Loop):
-            item.works = merged(item.works)
-    _keep(items)
+            item.stages = [merged(stage, int(len(item.stages) > 1)) for stage in item.stages]
     return items
+
+
+def columns(op: Map) -> list[Ref]:
+    """The arrays of an optimizer's update, if they are whole and stay where they are."""
+    if op.label not in STEPS:
+        return []
+    arrays = [r for n, r in zip(op.names, op.ins) if n in STEPS[op.label].arrays]
+    arrays = list(dict.fromkeys([*arrays, *op.outs]))
+    fixed = all(r.storage.kind in ("captured", "temporary") and covers(r) for r in arrays)
+    return arrays if fixed and len({(r.shape, r.strides) for r in arrays}) == 1 else []
+
+
+def _gather(items: list[Item], op: Map) -> None:
+    """Into the last table of the same update, before all that it need not follow."""
+
+    def what(op: Map) -> Any:
+        arrays = columns(op)
+        numbers: list[Any] = [(r.storage, r.offset) for r in op.ins if r not in arrays]
+        return op.formulas, op.names, numbers, [arrays.index(r) for r in op.outs], arrays[0].dtype
+
+    for item in reversed(items):
+        if isinstance(item, Table) and what(item.works[0]) == what(op):
+            item.works.append(op)
+            return
+        if _conflict(item, op):
+            break
+    items.append(Table([op]))
 
 
 def _place(items: list[Item], work: Work) -> None:
     """Into the last loop that it may join, before all that it need not follow."""
-    chosen: tuple[Loop, Dims] | None = None
-    storages = {ref.storage for ref in work.refs()}
+    chosen: tuple[Loop, int] | None = None
+    storages = {ref.storage for ref in (*work.outs, *work.ins)}
     for item in reversed(items):
         if isinstance(item, Loop):
-            dims = common(item.dims, work.dims)
-            if dims is not None and _may_join(item, work, dims):
-                if any(ref.storage in storages for ref in item.outs + item.ins):
-                    chosen = item, dims
+            related = any(r.storage in storages for r in outs_of(item) + ins_of(item))
+            small = math.prod(work.dims) <= SMALL and chosen is None
+            k = _stage(item, work, related) if related or small else None
+            if k is not None:
+                chosen = item, k
+                if related:
                     break
-                if chosen is None and math.prod(dims) <= SMALL:
-                    chosen = item, dims
         if _conflict(item, work):
             break
     if chosen is None:
-        items.append(Loop([work]))
-        return
-    loop, dims = chosen
-    loop.works = [split(w, dims) for w in (*loop.works, work)]
+        items.append(Loop([[work]]))
+    elif chosen[1] < len(chosen[0].stages):
+        chosen[0].stages[chosen[1]].append(work)
+    else:
+        chosen[0].stages.append([work])
 
 
-def _conflict(item: Item, work: Work) -> bool:
-    return any(overlap(a, b) for a in item.outs for b in work.refs()) or any(
-        overlap(a, b) for a in item.ins for b in work.outs
+def _stage(loop: Loop, work: Work, new: bool) -> int | None:
+    """The number of the stage that the work may join, element by element; or of a new one."""
+    if loop.stages[0][0].dims[:1] != work.dims[:1]:
+        return None
+    if not all(_by_rows(old, work) for old in loop.works):
+        same = len(loop.stages) == 1 and loop.dims == work.dims
+        return 0 if same and _by_elements(loop.stages[0], work) else None
+    for k in reversed(range(len(loop.stages))):
+        stage = loop.stages[k]
+        if stage[0].dims == work.dims and _by_elements(stage, work):
+            return k
+        if any(_conflict(old, work) for old in stage):
+            break
+    return len(loop.stages) if new and work.dims else None
+
+
+def _conflict(item: Item | Work, work: Work | Op) -> bool:
+    """Whether one writes what the other reads or writes."""
+    return any(overlap(a, b) for a in outs_of(item) for b in (*work.outs, *work.ins)) or any(
+        overlap(a, b) for a in ins_of(item) for b in work.outs
     )
 
 
-def _may_join(loop: Loop, work: Work, dims: Dims) -> bool:
+def _pairs(old: Work, new: Work) -> list[tuple[Ref, Ref]]:
+    """Views of both that share elements which one of the two writes."""
+    pairs = [(a, b) for a in (*old.outs, *old.ins) for b in new.outs]
+    pairs += [(a, b) for a in old.outs for b in new.ins]
+    return [(a, b) for a, b in pairs if overlap(a, b)]
+
+
+def _by_elements(stage: list[Work], new: Work) -> bool:
     """Whether the work, done element by element beside the others, sees what it saw after them."""
-    new = split(work, dims)
-    for old in (split(w, dims) for w in loop.works):
-        for a in old.refs():
-            for b in new.refs():
-                written = a in old.outs or b in new.outs
-                if not written or not overlap(a, b):
-                    continue
-                if a != b or (old.fold and a in old.outs) or (new.fold and b in new.outs):
-                    return False
+    return not any(
+        a != b or (old.fold and a in old.outs) or (new.fold and b in new.outs)
+        for old in stage
+        for a, b in _pairs(old, new)
+    )
+
+
+def _by_rows(old: Work, new: Work) -> bool:
+    """Whether what one writes and the other uses is in the same row."""
+    for a, b in _pairs(old, new):
+        low, high = span(*(Ref(r.storage, r.shape[1:], r.strides[1:], r.offset) for r in (a, b)))
+        steps = {abs(r.strides[0]) if r.strides else 0 for r in (a, b)}
+        if len(steps) > 1 or a.strides[:1] != b.strides[:1] or high - low >= steps.pop():
+            return False
     return True
 
 
-def _keep(items: list[Item]) -> None:
-    """Mark what must be stored: all but temporaries that are read in their own loop only."""
+def place(ref: Ref) -> tuple[Storage, int, Dims]:
+    """What is equal of views that show the same element in each row."""
+    strides = ref.strides
+    while strides and not strides[-1]:
+        strides = strides[:-1]
+    return ref.storage, ref.offset, strides
+
+
+def keep(items: list[Item], shared: bool) -> None:
+    """Mark what loops must store: all that is read where no variable holds it.
+
+    A variable is seen in its stage; one for each row in its loop; one that is a single number in
+    what follows, up to the next call, unless threads share the program.
+    """
+    readers: dict[Storage, list[tuple[int, int, int, Ref]]] = defaultdict(list)
+    parts, part = [], 0
     for k, item in enumerate(items):
-        if not isinstance(item, Loop):
-            continue
-        elsewhere = [r for j, other in enumerate(items) if j != k for r in other.ins]
-        for work in item.works:
-            for out in work.outs:
-                if work.fold or out.storage.kind != "temporary":
-                    item.kept.add(out)
-                elif any(overlap(out, ref) for ref in elsewhere):
-                    item.kept.add(out)
+        part += isinstance(item, Call)
+        parts.append(part)
+        arrays = [r for op in item.works for r in columns(op)] if isinstance(item, Table) else []
+        stages: list[Any] = item.stages if isinstance(item, Loop) else [[item]]
+        for j, stage in enumerate(stages):
+            for ref in (r for work in stage for r in ins_of(work)):
+                variable = isinstance(item, (Loop, Table)) and ref not in arrays
+                readers[ref.storage].append((part if variable else -1, k, j, ref))
+    for k, item in enumerate(items):
+        for j, stage in enumerate(item.stages if isinstance(item, Loop) else []):
+            for work, out in ((w, r) for w in stage for r in w.outs):
+                found = [r for r in readers[out.storage] if overlap(out, r[3])]
+                if out.storage.size == 1 and not shared:
+                    stored = any(r[0] != parts[k] for r in found)
+                elif len(place(out)[2]) == 1 and (not work.fold or True not in work.folded[:1]):
+                    stored = any(r[1] != k or place(r[3]) != place(out) for r in found)
+                else:
+                    stored = bool(work.fold) or any(r[1:3] != (k, j) for r in found)
+                if stored or out.storage.kind != "temporary":
+                    item.kept.add(out)  # type: ignore[union-attr]
+
+
+def cost(item: Item) -> float:
+    """About how many nanoseconds one thread needs."""
+    if isinstance(item, Product):
+        return item.outs[0].size * item.ins[0].shape[-1] / 100
+    if isinstance(item, Table):
+        return sum(op.outs[0].size for op in item.works) * 0.3
+    if isinstance(item, Loop):
+        each = (
+            (0.05 if text.is_cheap(w.formulas) else 0.5) * math.prod(w.dims) for w in item.works
+        )
+        return sum(each)
+    return 0.0

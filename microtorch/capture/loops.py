@@ -1,121 +1,152 @@
 """One loop as text."""
 
+import ast
 import math
+import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from ..kernels import text, threads
+from ..kernels import text
 from ..table import FOLDS, Fold
-from .fuse import Loop
+from .fuse import Item, Loop, place
 from .ir import Ref, Storage
-from .lower import substitute
-from .names import INDEXES, Names
-from .space import Work, contiguous
+from .passes import substitute
+from .space import Work, contiguous, overlap
 
-# Elements of a block of a large loop: its partial sums are added up in order, whatever the number
-# of threads.
-BLOCK = 16384
+INDEXES = "ijklmnopqrsuv"
+# Elements of a block of a shared loop: partial sums are added up in order, whatever the number of
+# threads.
+BLOCK = 4096
 
 
-def index(strides: Any, offset: int) -> str:
+def index(strides: Iterable[int], offset: int) -> str:
     """The place of an element, as text."""
     terms = [i if s == 1 else f"{s}*{i}" for i, s in zip(INDEXES, strides) if s]
-    if offset or not terms:
-        terms.append(str(offset))
-    return " + ".join(terms)
+    return " + ".join(terms + [str(offset)] * (offset != 0 or not terms))
 
 
-def comment(loop: Loop) -> str:
+def indented(lines: Iterable[str]) -> list[str]:
+    """The lines, one level further in."""
+    return ["    " + line for line in lines]
+
+
+def comment(item: Item) -> str:
     """What a loop computes, and from which lines of the user's code."""
-    labels = dict.fromkeys(w.op.label for w in loop.works if w.op.label)
-    origins = sorted({w.op.origin for w in loop.works if w.op.origin})
+    ops: list[Any] = [getattr(work, "op", work) for work in getattr(item, "works", [item])]
+    labels = dict.fromkeys(op.label for op in ops if op.label)
+    origins = sorted({op.origin for op in ops if op.origin})
     where = f" ({', '.join(origins)})" if origins else ""
     return (", ".join(labels) or "elementwise") + where
 
 
-class LoopWriter:
-    """The text of one loop.
+class LoopText:
+    """The text of one loop; where it is shared, threads take blocks of its first dim in turn.
 
-    A large loop is a function of its own over blocks of its outermost dim, which threads share.
+    values: the variables that hold elements, by place. heads, tails: of the present stage, the
+    lines before and after its loop over each dim; the last of the heads are its body.
     """
 
-    def __init__(self, writer: Names, loop: Loop) -> None:
-        self.writer, self.loop, self.dims = writer, loop, loop.dims
-        rank = len(self.dims)
-        self.values: dict[Ref, str] = {}
-        self.used: set[Storage] = set()
-        self.used_after: set[Storage] = set()
-        # Lines before and after the loop over each dim, by depth; the innermost is the body.
-        self.before: list[list[str]] = [[] for _ in range(rank + 1)]
-        self.after: list[list[str]] = [[] for _ in range(rank + 1)]
-        # Lines at the start and the end of a block, and after all blocks.
-        self.start: list[str] = []
+    def __init__(self, writer: Any, loop: Loop, shared: bool, count: str = "") -> None:
+        self.writer, self.loop = writer, loop
+        self.shared = shared
+        (self.n,) = loop.dims[:1] or (1,)
+        self.count = count or str(self.n)
+        self.rows = max(1, BLOCK * self.n // math.prod(loop.dims))
+        self.blocks = -(-self.n // self.rows)
+        self.values: dict[tuple[Any, ...], tuple[str, Ref]] = {}
+        self.before: list[str] = []
+        self.start: list[str] = [] if self.shared else self.before
         self.end: list[str] = []
-        self.combining: list[str] = []
-        self.body = self.before[rank]
-        formulas = [f for w in loop.works for f in w.formulas]
-        least = threads.LEAST_CHEAP if text.is_cheap(formulas) else threads.LEAST
-        self.large = bool(rank) and math.prod(self.dims) >= least
-        self.rows = max(1, BLOCK // math.prod(self.dims[1:]))
-        self.blocks = -(-self.dims[0] // self.rows) if rank else 1
+        self.after: list[str] = []
+        self.heads: list[list[str]] = []
+        self.tails: list[list[str]] = []
 
-    def lines(self) -> tuple[list[str], set[Storage]]:
-        """Lines of the segment, and the storages whose pointers they use."""
-        dirty: dict[Ref, None] = {}
-        for work in self.loop.works:
+    def lines(self) -> tuple[list[str], list[str]]:
+        """The lines, and those that one thread does when all have done these."""
+        inside = [line for stage in self.loop.stages for line in self.stage(stage)]
+        title = f"# {comment(self.loop)}"
+        if self.shared:
+            span = f"{self.rows}*block, min({self.rows}*block + {self.rows}, {self.n})"
+            block = [*self.start, f"for i in range({span}):", *indented(inside), *self.end]
+            head = self.writer.span(self.blocks, True, "block")
+            return [title, *self.before, head, *indented(block)], self.after
+        if inside:
+            inside = [f"for i in range({self.count}):", *indented(inside)]
+        return [title, *self.before, *inside, *self.end, *self.after], []
+
+    def stage(self, works: list[Work]) -> list[str]:
+        """The lines of a stage inside of the loop over the first dim."""
+        dims = works[0].dims
+        self.dims = dims
+        self.heads = [self.before, *([] for _ in dims)]
+        self.tails = [self.end, *([] for _ in dims)]
+        body = self.heads[-1]
+        first = len(body)
+        stores = []
+        for work in works:
             if any(work.folded):
                 self.fold(work)
-            else:
-                self.map(work)
-                dirty.update((ref, None) for ref in work.outs if ref in self.loop.kept)
-        for ref in dirty:
-            self.body.append(f"{self.element(ref)} = {self.values[ref]}")
-        title = f"    # {comment(self.loop)}"
-        if not self.large:
-            return [title, *self.nest(0, 1)], self.used
-        writer = self.writer
-        which = writer.segments + len(writer.functions)
-        writer.helpers.add("share")
-        n, rows = self.dims[0], self.rows
-        lines = [f"def loop_{which}(t, low, high):", title, "    table = i64_at(t)"]
-        lines += writer.pointers(self.used)
-        lines += [*_indented(self.before[0], 1), "    for block in range(low, high):"]
-        lines += _indented(self.start, 2)
-        lines.append(f"        for i in range({rows}*block, min({rows}*block + {rows}, {n})):")
-        lines += [*self.nest(1, 3), *_indented(self.end, 2)]
-        writer.functions.append("\n".join(lines) + "\n")
-        call = f"    share(t, {which}, {self.blocks})  # loop_{which}: {comment(self.loop)}"
-        return [call, *_indented(self.combining, 1)], self.used_after
+                continue
+            expressions = self.expressions(work)
+            if work.fold:
+                expressions = [self.finished(FOLDS[work.fold], work.outs[0], expressions[0], 1)]
+            for ref, formula, expression in zip(work.outs, work.formulas, expressions):
+                # A number that is only converted needs no variable.
+                plain = expression.isidentifier() or (formula in work.names and not dims)
+                name = expression if plain else self.local(ref)
+                if name != expression:
+                    body.append(f"{name} = {expression}")
+                stores.append((ref, name))
+            for ref, name in stores[-len(work.outs) :]:
+                self.forget(ref)
+                self.values[place(ref)] = name, ref
+                if not dims and ref.storage.size == 1 and not self.writer.shared:
+                    self.writer.scalars[ref.storage] = name
+        body[first:] = common_terms(body[first:], self.writer)
+        last = {ref: name for ref, name in stores if ref in self.loop.kept}
+        body += [f"{self.element(ref)} = {name}" for ref, name in last.items()]
+        for key in [key for key in self.values if len(key[2]) > 1]:
+            del self.values[key]
+        return self.nest(1) if dims else []
 
-    def nest(self, depth: int, indent: int) -> list[str]:
+    def nest(self, depth: int) -> list[str]:
         """The loops from a depth on."""
-        lines = _indented(self.before[depth], indent)
+        lines = list(self.heads[depth])
         if depth < len(self.dims):
-            lines.append(f"{'    ' * indent}for {INDEXES[depth]} in range({self.dims[depth]}):")
-            lines += self.nest(depth + 1, indent + 1)
-        return lines + _indented(self.after[depth], indent)
+            lines.append(f"for {INDEXES[depth]} in range({self.dims[depth]}):")
+            lines += indented(self.nest(depth + 1))
+        return lines + self.tails[depth]
 
-    def element(self, ref: Ref) -> str:
+    def element(self, ref: Ref, offset: str = "") -> str:
         """An element in memory."""
-        self.used.add(ref.storage)
-        self.writer.place(ref.storage)
-        return f"{self.writer.name(ref.storage)}[{index(ref.strides, ref.offset)}]"
+        return f"{self.writer.pointer(ref.storage)}[{offset}{index(ref.strides, ref.offset)}]"
 
-    def local(self, storage: Storage) -> str:
-        """A new name for a value of a storage."""
-        return self.writer.unique(self.writer.name(storage) + "_i")
+    def local(self, ref: Ref) -> str:
+        """A new name for an element."""
+        return self.writer.unique(self.writer.name(ref.storage) + "_i" * bool(self.dims))
+
+    def forget(self, written: Ref) -> None:
+        """Variables that no longer hold what is in memory."""
+        for key in [k for k, (_, ref) in self.values.items() if overlap(ref, written)]:
+            del self.values[key]
 
     def value(self, ref: Ref) -> str:
-        """The local name of an element, which is loaded where it is first needed."""
-        if ref not in self.values:
-            array = ref.storage.array
-            if ref.storage.kind == "constant" and not any(ref.strides) and array is not None:
-                return literal(array[ref.offset])
-            self.values[ref] = self.local(ref.storage)
-            depth = max((d + 1 for d, s in enumerate(ref.strides) if s), default=0)
-            self.before[depth].append(f"{self.values[ref]} = {self.element(ref)}")
-        return self.values[ref]
+        """The variable with an element, which is loaded where it is first needed."""
+        storage, key = ref.storage, place(ref)
+        if storage in self.writer.scalars:
+            return self.writer.scalars[storage]
+        if storage.kind == "number":
+            return self.writer.pointer(storage)
+        if storage.kind == "constant" and not key[2] and storage.array is not None:
+            return literal(storage.array[ref.offset])
+        if key not in self.values:
+            name = self.local(ref)
+            self.values[key] = name, ref
+            self.heads[len(key[2])].append(f"{name} = {self.element(ref)}")
+        return self.values[key][0]
 
     def expressions(self, work: Work) -> list[str]:
         """The formulas over local names, cast where the result has another dtype."""
@@ -125,6 +156,9 @@ class LoopWriter:
         values = {name: self.value(ref) for name, ref in zip(work.names, work.ins)}
         made = []
         for formula, ref in zip(work.formulas, work.outs):
+            if not work.dims and dtype == np.float64:
+                # For one number the C library's function.
+                formula = re.sub(r"\bpow\((\w+), ([\w.]+)\)", r"\1 ** \2", formula)
             expression = substitute(self.writer.text(formula, dtype.name), values)
             if ref.dtype.kind == "b" and (dtype.kind == "b" or formula in work.names):
                 expression = f"({expression}) != 0"
@@ -133,96 +167,136 @@ class LoopWriter:
             made.append(expression)
         return made
 
-    def map(self, work: Work) -> None:
-        """Lines of formulas."""
-        expressions = self.expressions(work)
-        if work.fold:
-            name = work.outs[0].dtype.name
-            expressions = [self.finished(FOLDS[work.fold], name, f"({expressions[0]})", 1)]
-        names = [self.values.get(ref) or self.local(ref.storage) for ref in work.outs]
-        self.values.update(zip(work.outs, names))
-        self.body.append(f"{', '.join(names)} = {', '.join(expressions)}")
-
     def fold(self, work: Work) -> None:
         """Lines of a fold: in a local variable if it ends with the loop, else in memory."""
         kind, out, folded, writer = FOLDS[work.fold], work.outs[0], work.folded, self.writer
-        dtype = out.dtype.name
-        c_type = text.C_TYPE[dtype][0]
+        name, depth = writer.name(out.storage), folded.index(True)
         (element,) = self.expressions(work)
-        depth = folded.index(True)
-        kept = [d for d in range(len(self.dims)) if not folded[d]]
+        kept = [d for d, away in enumerate(folded) if not away]
+        inner = [d for d in kept if d > depth]
         count = math.prod(n for n, away in zip(self.dims, folded) if away)
-        initial = writer.text(text.initial_of(kind.initial, dtype).replace("INF", "inf"), dtype)
-        initial = initial if dtype[0] == "f" else f"{c_type}({initial})"
-        last = lambda a: self.finished(kind, dtype, a, count)
-        start, end, target = self.before[depth], self.after[depth], out
-        parted = self.large and depth == 0
+        initial = text.initial_of(kind.initial, out.dtype.name).replace("INF", "inf")
+        initial = writer.text(initial, out.dtype.name)
+        if out.dtype.kind != "f":
+            initial = f"{text.C_TYPE[out.dtype.name][0]}({initial})"
+        start, end = self.heads[depth] if depth else self.start, self.tails[depth]
+        target, block = out, ""
+        parted = self.shared and depth == 0
         if parted:
             size = math.prod(self.dims[d] for d in kept)
-            partial = Storage(out.dtype, size * self.blocks, "temporary", writer.name(out.storage))
-            writer.partials.append(partial)
             steps = dict(zip(kept, contiguous([self.dims[d] for d in kept])))
-            strides = tuple(steps.get(d, 0) for d in range(len(self.dims)))
-            target = Ref(partial, self.dims, strides)
-            start, end = self.start, self.end
-        place = self.element(target)
-        if parted:
-            place = (
-                place.replace("[", f"[{size}*block + ").replace("[1*", "[").replace(" + 0]", "]")
-            )
-        in_register = all(folded[depth:])
-        running = writer.unique(f"{writer.name(out.storage)}_{work.fold}") if in_register else place
-        self.body.append(f"{running} = {self.combined(kind, dtype, running, element)}")
-        if in_register:
+            partial = Storage(out.dtype, size * self.blocks, "temporary", name)
+            target = Ref(partial, self.dims, tuple(steps.get(d, 0) for d in range(len(folded))))
+            block = f"{size}*block + "
+        if not inner:
+            running = writer.unique(f"{name}_{work.fold}")
             start.append(f"{running} = {initial}")
-            end.append(f"{place} = {running if parted else last(running)}")
+            self.heads[-1].append(f"{running} = {self.combined(kind, out, running, element)}")
+            if parted:
+                end.append(f"{self.element(target, block)} = {running}")
+            else:
+                result = running if kind.finish == "a" else self.local(out)
+                if result != running:
+                    end.append(f"{result} = {self.finished(kind, out, running, count)}")
+                self.forget(out)
+                if out in self.loop.kept:
+                    end.append(f"{self.element(out)} = {result}")
+                if depth == 1:
+                    self.values[place(out)] = result, out
+                elif depth == 0 and out.storage.size == 1 and not writer.shared:
+                    writer.scalars[out.storage] = result
         else:
-            inner = [d for d in kept if d > depth]
-            start += self.over(inner, [f"{place} = {initial}"])
+            cell = self.element(target, block)
+            start += self.over(inner, [f"{cell} = {initial}"])
+            self.heads[-1].append(f"{cell} = {self.combined(kind, out, cell, element)}")
             if kind.finish != "a" and not parted:
-                end += self.over(inner, [f"{place} = {last(place)}"])
+                end += self.over(inner, [f"{cell} = {self.finished(kind, out, cell, count)}"])
         if parted:
-            total = writer.unique(f"{writer.name(out.storage)}_total")
-            value = self.combined(kind, dtype, total, place)
-            lines = [f"{total} = {initial}", f"for block in range({self.blocks}):"]
-            lines += [f"    {total} = {value}"]
-            lines.append(f"{self.element(out)} = {last(total)}")
-            self.combining += self.over(kept, lines)
-            self.used.discard(out.storage)
-            self.used_after |= {out.storage, partial}
+            total = writer.unique(f"{name}_total")
+            more = self.combined(kind, out, total, self.element(target, block))
+            lines = [
+                f"{total} = {initial}",
+                f"for block in range({self.blocks}):",
+                f"    {total} = {more}",
+            ]
+            lines.append(f"{self.element(out)} = {self.finished(kind, out, total, count)}")
+            self.after += self.over(kept, lines)
 
-    def finished(self, kind: Fold, dtype: str, a: str, count: int) -> str:
+    def finished(self, kind: Fold, out: Ref, a: str, count: int) -> str:
         """What the running value of a fold of so many elements ends as."""
-        finish = self.writer.text(substitute(kind.finish, {"n": str(count)}), dtype)
-        return substitute(finish, {"a": a})
+        finish = self.writer.text(substitute(kind.finish, {"n": str(count)}), out.dtype.name)
+        return substitute(finish, {"a": a if a.isidentifier() else f"({a})"})
 
-    def combined(self, kind: Fold, dtype: str, a: str, b: str) -> str:
+    def combined(self, kind: Fold, out: Ref, a: str, b: str) -> str:
         """The running value with one more element."""
-        if kind.combine == "a + b" and dtype[0] == "f":
+        if kind.combine == "a + b" and out.dtype.kind == "f":
             return f"plus({a}, {b})"
-        made = substitute(self.writer.text(kind.combine, dtype), {"a": a, "b": f"({b})"})
-        return made if dtype[0] == "f" else f"{text.C_TYPE[dtype][0]}({made})"
+        made = substitute(self.writer.text(kind.combine, out.dtype.name), {"a": a, "b": f"({b})"})
+        return made if out.dtype.kind == "f" else f"{text.C_TYPE[out.dtype.name][0]}({made})"
 
     def over(self, dims: list[int], lines: list[str]) -> list[str]:
         """Lines within loops over some dims."""
         for d in reversed(dims):
-            lines = [f"for {INDEXES[d]} in range({self.dims[d]}):", *_indented(lines, 1)]
+            lines = [f"for {INDEXES[d]} in range({self.dims[d]}):", *indented(lines)]
         return lines
 
 
-def _indented(lines: list[str], by: int) -> list[str]:
-    return ["    " * by + line for line in lines]
+class _Terms(ast.NodeTransformer):
+    """Terms that occur more than once, each put into a variable before it is first used."""
+
+    def __init__(self, writer: Any) -> None:
+        self.writer = writer
+        self.uses: Counter[str] = Counter()
+        self.names: dict[str, str] = {}
+        self.lines: list[str] = []
+
+    def count(self, node: ast.AST) -> None:
+        """Count the uses of each term; those within a term count once."""
+        key = _term(node)
+        self.uses[key] += 1
+        if not isinstance(node, ast.Subscript) and (not key or self.uses[key] == 1):
+            for child in ast.iter_child_nodes(node):
+                self.count(child)
+
+    def visit(self, node: ast.AST) -> Any:
+        """The node, or the variable with its value."""
+        key = _term(node)
+        if isinstance(node, ast.Subscript):
+            return node
+        if not key or self.uses[key] < 2:
+            return self.generic_visit(node)
+        if key not in self.names:
+            value = ast.unparse(self.generic_visit(node))
+            self.names[key] = self.writer.unique("term")
+            self.lines.append(f"{self.names[key]} = {value}")
+        return ast.Name(self.names[key])
+
+
+def _term(node: ast.AST) -> str:
+    """The text of a node that may be put into a variable."""
+    named = any(isinstance(n, ast.Name) for a in getattr(node, "args", [node]) for n in ast.walk(a))
+    return ast.unparse(node) if named and isinstance(node, (ast.BinOp, ast.Call)) else ""
+
+
+def common_terms(lines: list[str], writer: Any) -> list[str]:
+    """The assignments, with terms that occur more than once computed once."""
+    terms = _Terms(writer)
+    trees = [ast.parse("" if line.endswith("]") else line) for line in lines]
+    for tree in trees:
+        terms.count(tree)
+    for line, tree in zip(lines, trees):
+        terms.lines.append(ast.unparse(terms.visit(tree)) or line)
+    return terms.lines
 
 
 def literal(value: Any) -> str:
     """A number of an array, as text."""
-    dtype = value.dtype
-    c_type = text.C_TYPE[dtype.name][0]
-    if dtype.kind != "f":
+    c_type = text.C_TYPE[value.dtype.name][0]
+    if value.dtype.kind != "f":
         return f"{c_type}({int(value)})"
-    if not np.isfinite(value):
-        made = "1e400 - 1e400" if np.isnan(value) else f"{'-' * bool(value < 0)}1e400"
-        return f"{c_type}({made})"
     short = str(value)
-    same = dtype.type(float(short)) == value
-    return f"{c_type}({short if same else repr(float(value))})"
+    if not np.isfinite(value):
+        short = {"inf": "1e400", "-inf": "-1e400"}.get(short, "1e400 - 1e400")
+    elif value.dtype.type(float(short)) != value:
+        short = repr(float(value))
+    return f"{c_type}({short})"

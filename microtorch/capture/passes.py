@@ -1,134 +1,181 @@
-"""Passes over the list of operations: values known elsewhere, work done twice, work for nothing."""
+"""Passes over the operations: in simpler ones, numbers as one number, nothing unused."""
 
+import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
+from ..table import FOLDS, ROWWISE, names_in
+from .ir import Call, Fold, Map, Op, Product, Recording, Ref, Rows, Storage
+from .space import contiguous, covers, overlap
 
-from ..table import VOCABULARY, names_in
-from .ir import Fold, Map, Op, Ref, Storage
-from .space import covers
-
-Ops = list[Op]
-
-
-def forward(ops: Ops) -> Ops:
-    """Reads of copies, of constants, and of memory full of one number, from where these are."""
-    writers = Counter(ref.storage for op in ops for ref in op.outs)
-    last_write = {ref.storage: k for k, op in enumerate(ops) for ref in op.outs}
-    last_read = {ref.storage: k for k, op in enumerate(ops) for ref in op.ins}
-    elsewhere: dict[Storage, Ref] = {}
-    result: Ops = []
-    for k, op in enumerate(ops):
-        op = replace(op, ins=tuple(_resolved(ref, elsewhere) for ref in op.ins))
-        if isinstance(op, Map) and len(op.outs) == 1:
-            out = op.outs[0]
-            own = out.storage.kind == "temporary" and writers[out.storage] == 1 and covers(out)
-            if own and all(not any(_steps(ref)) for ref in op.ins):
-                one, made = _one_number(op)
-                elsewhere[out.storage] = one
-                result += made
-                continue
-            if own and op.formulas == op.names and op.ins[0].dtype == out.dtype:
-                (source,) = op.ins
-                until = last_read.get(out.storage, -1)
-                kept = not k < last_write.get(source.storage, -1) <= until
-                if kept and _steps(source) == _steps(out):
-                    last_read[source.storage] = max(until, last_read.get(source.storage, -1))
-                    elsewhere[out.storage] = replace(source, offset=source.offset - out.offset)
-                    continue
-        result.append(op)
-    return result
+# Products of fewer multiplications are loops.
+LOOPS = 4000
+# Folds of so few elements, or into so few, are written out.
+FEW = 8
+_NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
 
 
-def _steps(ref: Ref) -> tuple[int, ...]:
-    return tuple(s for n, s in zip(ref.shape, ref.strides) if n > 1)
+def lower(recording: Recording) -> tuple[list[Op], list[Ref]]:
+    """The operations in simpler ones, and the results, which have memory of their own."""
+    ops = [simple for op in recording.ops for simple in _simple(op)]
+    results = []
+    for ref in recording.results:
+        if ref.storage.kind != "result":
+            own = temporary(ref, ref.storage.name, kind="result")
+            ops.append(_copy(own, ref, label="copy"))
+            ref = own
+        results.append(ref)
+    return ops, results
 
 
-def _resolved(ref: Ref, elsewhere: dict[Storage, Ref]) -> Ref:
-    while ref.storage in elsewhere:
-        found = elsewhere[ref.storage]
-        if found.shape == ():
-            return Ref(found.storage, ref.shape, (0,) * len(ref.shape), found.offset)
-        ref = Ref(found.storage, ref.shape, ref.strides, ref.offset + found.offset)
-    if ref.storage.kind == "constant" and ref.storage.size > 1 and ref.size:
-        array = ref.storage.array
-        assert array is not None
-        if array[0] == array[-1] and (array == array[0]).all():
-            one = constant(array[0], ref.dtype)
-            return Ref(one, ref.shape, (0,) * len(ref.shape))
-    return ref
+def temporary(like: Ref, name: str = "", kind: str = "temporary") -> Ref:
+    """New memory for a view's elements, without gaps."""
+    storage = Storage(like.dtype, like.size, kind, name)
+    return Ref(storage, like.shape, contiguous(like.shape))
 
 
-def constant(value: Any, dtype: np.dtype[Any]) -> Storage:
-    """A number."""
-    return Storage(dtype, 1, "constant", array=np.array([value], dtype))
+def _copy(out: Ref, value: Ref, **note: Any) -> Map:
+    return Map((out,), (value,), formulas=("x",), names=("x",), **note)
 
 
-def _one_number(op: Map) -> tuple[Ref, Ops]:
-    """Where the one number is that a map makes, and what makes it there."""
-    out = op.outs[0]
-    values = [_number(ref) for ref in op.ins]
-    formula = op.formulas[0]
-    if out.dtype.kind == "f" and None not in values and not names_in(formula) & VOCABULARY:
-        known = dict(zip(op.names, values))
-        with np.errstate(all="ignore"):
-            return Ref(constant(eval(formula, {}, known), out.dtype), (), ()), []
-    one = Ref(Storage(out.dtype, 1, "temporary", out.storage.name), (), ())
-    ins = tuple(Ref(r.storage, (), (), r.offset) for r in op.ins)
-    return one, [replace(op, outs=(one,), ins=ins)]
+def _simple(op: Op) -> Iterator[Op]:
+    if isinstance(op, Call):
+        yield op
+    elif not any(ref.size for ref in op.outs):
+        return
+    elif any(
+        overlap(o, i) and not (o == i and isinstance(op, Map)) for o in op.outs for i in op.ins
+    ):
+        # What is read would be overwritten too early.
+        own = tuple(temporary(ref, ref.storage.name) for ref in op.outs)
+        yield from _simple(replace(op, outs=own))
+        yield from (_copy(ref, value, origin=op.origin) for ref, value in zip(op.outs, own))
+    elif isinstance(op, Rows):
+        for each in _rows(op):
+            yield from _simple(each)
+    elif isinstance(op, Product):
+        yield from _product(op)
+    elif isinstance(op, Fold) and not op.ins[0].size:
+        kind = FOLDS[op.fold]
+        formula = kind.finish.replace("a", kind.initial).replace("n", "0")
+        yield Map(op.outs, (), formulas=(formula,), origin=op.origin, label=op.label)
+    elif isinstance(op, Fold):
+        yield op
+    else:
+        assert isinstance(op, Map)
+        needed = frozenset().union(*map(names_in, op.formulas))
+        pairs = [(n, r) for n, r in zip(op.names, op.ins) if n in needed]
+        yield replace(op, names=tuple(n for n, _ in pairs), ins=tuple(r for _, r in pairs))
 
 
-def _number(ref: Ref) -> Any:
-    if ref.storage.kind != "constant" or ref.storage.array is None or ref.dtype.kind != "f":
-        return None
-    return ref.storage.array[ref.offset]
+def _rows(op: Rows) -> Iterator[Op]:
+    row, out = ROWWISE[op.name], op.outs[0]
+    batch, zeros = out.shape[:-1], (0,) * len(out.shape)
+    refs = {}
+    for name, ref in zip((*row.inputs, *row.params), op.ins):
+        strides = tuple(s if n != 1 else 0 for s, n in zip(ref.strides, ref.shape))
+        if ref.shape == batch and name in row.params:
+            strides = (*ref.strides, 0)
+        strides = zeros[len(strides) :] + strides
+        refs[name] = Ref(ref.storage, out.shape, strides, ref.offset)
 
+    def given(formula: str) -> dict[str, Any]:
+        names = tuple(n for n in refs if n in names_in(formula))
+        return {"names": names, "ins": tuple(refs[n] for n in names), "origin": op.origin}
 
-def share(ops: Ops) -> Ops:
-    """Each value computed once."""
-    writers = Counter(ref.storage for op in ops for ref in op.outs)
-    version: Counter[Storage] = Counter()
-    seen: dict[Any, Ref] = {}
-    elsewhere: dict[Storage, Ref] = {}
-    result: Ops = []
-    for op in ops:
-        op = replace(op, ins=tuple(_resolved(ref, elsewhere) for ref in op.ins))
-        key: Any = None
-        out = op.outs[0] if op.outs else None
-        if isinstance(op, (Map, Fold)) and out is not None and len(op.outs) == 1:
-            own = out.storage.kind == "temporary" and writers[out.storage] == 1 and covers(out)
-            if own:
-                key = (*_what(op), op.ins, tuple(version[r.storage] for r in op.ins))
-                key += (out.dtype, out.shape, out.strides)
-        if key in seen and out is not None:
-            elsewhere[out.storage] = replace(seen[key], shape=(1,), strides=(1,), offset=0)
+    for line, kind, formula in row.lines:
+        what, label = given(formula), f"{op.name}: {line}"
+        if kind == "row":
+            made = refs[line] = temporary(out, line)
+            yield Map((made,), formulas=(formula,), label=label, **what)
             continue
-        if key is not None and out is not None:
-            seen[key] = out
-        version.update(ref.storage for ref in op.outs)
+        made = temporary(Ref(out.storage, batch, contiguous(batch)), line)
+        if kind == "number":
+            what["ins"] = tuple(
+                Ref(r.storage, batch, r.strides[:-1], r.offset) for r in what["ins"]
+            )
+            yield Map((made,), formulas=(formula,), label=label, **what)
+        else:
+            dims = (len(batch),)
+            yield Fold((made,), fold=kind, dims=dims, formula=formula, label=label, **what)
+        refs[line] = Ref(made.storage, out.shape, (*made.strides, 0))
+    yield Map((out,), formulas=(row.formula,), label=op.name, **given(row.formula))
+
+
+def _product(op: Product) -> Iterator[Op]:
+    """A fold of x * y if small; else a product."""
+    (out,), (a, b) = op.outs, op.ins
+    k, thin = a.shape[-1], FEW if 1 in out.shape[-2:] else 2
+    note: dict[str, Any] = {"origin": op.origin, "label": op.label}
+    small = out.size * k <= LOOPS or k <= thin or out.size <= FEW
+    if small or out.dtype.kind != "f":
+        shape = (*out.shape, k)
+        left = Ref(a.storage, shape, (*a.strides[:-1], 0, a.strides[-1]), a.offset)
+        right = Ref(b.storage, shape, (*b.strides[:-2], 0, *b.strides[:-3:-1]), b.offset)
+        dims = (len(shape) - 1,)
+        fold = Fold((out,), (left, right), dims=dims, formula="x * y", names=("x", "y"), **note)
+        yield from _simple(fold)
+        return
+    given = out
+    if out.shape[-1] > 1 != out.strides[-1]:
+        # The columns of the result, or else its rows, are to be contiguous.
+        if out.strides[-2] == 1:
+            out, a, b = _turned(out), _turned(b), _turned(a)
+        else:
+            out = temporary(out, out.storage.name)
+    yield Product((out,), (a, b), **note)
+    if not overlap(out, given):
+        yield _copy(given, out, label="copy")
+
+
+def _turned(ref: Ref) -> Ref:
+    """The transposed matrices."""
+    shape, strides = ref.shape, ref.strides
+    return Ref(
+        ref.storage, (*shape[:-2], *shape[:-3:-1]), (*strides[:-2], *strides[:-3:-1]), ref.offset
+    )
+
+
+def substitute(formula: str, values: dict[str, str]) -> str:
+    """The formula with other texts for some of its names."""
+    return _NAME.sub(lambda match: values.get(match[0], match[0]), formula)
+
+
+def numbers(ops: list[Op]) -> list[Op]:
+    """Memory full of one number as that number."""
+    writers = Counter(ref.storage for op in ops for ref in op.outs)
+    ones: dict[Storage, Storage] = {}
+    result: list[Op] = []
+    for op in ops:
+        op = replace(op, ins=tuple(_one(ref, ones) for ref in op.ins))
+        out = op.outs[0].storage if len(op.outs) == 1 and covers(op.outs[0]) else None
+        if isinstance(op, Map) and out is not None and out.kind == "temporary":
+            steps = [s for r in op.ins for n, s in zip(r.shape, r.strides) if n > 1]
+            if writers[out] == 1 and not any(steps):
+                ones[out] = Storage(out.dtype, 1, "temporary", out.name)
+                ins = tuple(Ref(r.storage, (), (), r.offset) for r in op.ins)
+                op = replace(op, outs=(Ref(ones[out], (), ()),), ins=ins)
         result.append(op)
     return result
 
 
-def _what(op: Map | Fold) -> tuple[Any, ...]:
-    if isinstance(op, Map):
-        return (op.formulas, op.names)
-    return (op.fold, op.dims, op.formula, op.names)
+def _one(ref: Ref, ones: dict[Storage, Storage]) -> Ref:
+    one, array = ones.get(ref.storage), ref.storage.array
+    if ref.storage.kind == "constant" and array is not None and array.size > 1:
+        if array[0] == array[-1] and (array == array[0]).all():
+            one = Storage(ref.dtype, 1, "constant", array=array[:1])
+    return ref if one is None else Ref(one, ref.shape, (0,) * len(ref.shape))
 
 
-def prune(ops: Ops, results: list[Ref]) -> Ops:
+def prune(ops: list[Op], results: list[Ref]) -> list[Op]:
     """Without what nobody reads."""
     wanted = {ref.storage for ref in results}
-    result: Ops = []
+    result: list[Op] = []
     for op in reversed(ops):
-        if any(r.storage.kind != "temporary" or r.storage in wanted for r in op.outs):
+        seen = any(r.storage.kind != "temporary" or r.storage in wanted for r in op.outs)
+        if seen or (isinstance(op, Call) and op.effect):
             wanted.update(ref.storage for ref in op.ins)
             result.append(op)
     return result[::-1]
-
-
-def simplify(ops: Ops, results: list[Ref]) -> Ops:
-    """All passes."""
-    return prune(share(forward(ops)), results)

@@ -9,7 +9,6 @@ where CPython and NumPy keep them.
 import ctypes
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -97,7 +96,7 @@ def kernel(self, args, nargs, names):
         q = i64_at(d)
         table[q[0]] = i64_at(items[k])[2] - q[4]
         d = d + 8 * (7 + 2 * q[2])
-    call(c[1], (c[0], 0, 0, 0))
+    call(c[1], (c[0], 0))
     return out
 """
 
@@ -115,25 +114,24 @@ def available() -> bool:
     )
 
 
-@dataclass(slots=True)
-class Argument:
-    """An array that is given: the word of its address; its layout; strides and ends in bytes."""
-
-    word: int
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    before: int
-    ends: tuple[int, int]
-    written: bool
+def argument(
+    word: int, dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...], offset: int,
+    span: tuple[int, int], written: bool,
+) -> list[int]:  # fmt: skip
+    """The description of an array that is given: the word of its address, and its layout."""
+    size, (low, high) = dtype.itemsize, span
+    flags = ALIGNED_FLAG | WRITEABLE_FLAG * written
+    ends = [(low - offset) * size, (high - offset + 1) * size]
+    lengths = [*shape, *(s * size for s in strides)]
+    return [word, id(dtype), len(shape), flags, offset * size, *ends, *lengths]
 
 
 def entry(
     table: int,
     program: int,
-    arguments: list[Argument],
+    arguments: list[list[int]],
     results: list[tuple[int, np.dtype[Any], tuple[int, ...]]],
-    numbers: list[tuple[Callable[[], float], int, int]],
+    numbers: list[tuple[Callable[[], float] | None, int, int]],
     ranges: list[tuple[int, int]],
     instead: Callable[..., Any],
     kept: list[Any],
@@ -143,11 +141,7 @@ def entry(
     ranges: memory that is written and no argument may overlap. kept: gets what must live as long
     as the function.
     """
-    given = []
-    for a in arguments:
-        flags = ALIGNED_FLAG | WRITEABLE_FLAG * a.written
-        given += [a.word, id(a.dtype), len(a.shape), flags, a.before, *a.ends]
-        given += [*a.shape, *a.strides]
+    given = [word for each in arguments for word in each]
     made = [w for word, dtype, shape in results for w in (word, id(dtype), len(shape), *shape)]
     read = [w for source, place, size in numbers for w in (id(source), place, size)]
     lists = [given, made, read, [end for both in ranges for end in both]]
@@ -163,6 +157,4 @@ def entry(
     address = jit.address(
         "kernel", _ENTRY.replace("{bytes}", str(native.BYTES)), "i64(i64,i64,i64,i64)"
     )
-    return native.builtin(
-        "run", address, context, (words, arguments, results, numbers, instead), kept
-    )
+    return native.builtin("run", address, context, (words, results, numbers, instead), kept)

@@ -24,7 +24,8 @@ LEAST = 40_000
 LEAST_CHEAP = 150_000
 SPIN = "2000"
 
-# threads, unused, address of GOMP_parallel, of `part`, of omp_get_thread_num and _num_threads.
+# threads, addresses of GOMP_barrier, of GOMP_parallel, of `part`, and of the functions that give
+# a thread's number and how many there are.
 _settings = np.zeros(6, np.int64)
 _kept: list[Any] = []
 
@@ -75,24 +76,40 @@ def shared(args, dims, steps, data):
 """
 
 
-# A part of a range of blocks, for a compiled program: `program(table, which, low, high)`.
-_RANGE = """
-def part(context):
+# The first words of a compiled program's table: settings, `program(table, which, me, parts)`, the
+# addresses of `member` and of GOMP_barrier, whether threads share it. Its own words come after.
+BARRIER, FIRST = 3, 5
+_TEAM = """
+def member(context):
     c = i64_at(context)
-    settings = i64_at(c[4])
-    me = call(settings[4], ()) & 0xFFFFFFFF
-    parts = call(settings[5], ()) & 0xFFFFFFFF
-    low = c[3] * me // parts
-    high = c[3] * (me + 1) // parts
-    if low < high:
-        call(c[0], (c[1], c[2], low, high))
+    s = i64_at(c[3])
+    me = call(s[4], ()) & 0xFFFFFFFF
+    parts = call(s[5], ()) & 0xFFFFFFFF
+    call(c[0], (c[1], c[2], me, parts))
+
+def run(t, which):
+    table = i64_at(t)
+    s = i64_at(table[0])
+    if table[4] and s[0] > 1 and s[2]:
+        context = words(4)
+        c = i64_at(context)
+        c[0] = table[1]
+        c[1] = t
+        c[2] = which
+        c[3] = table[0]
+        call(s[2], (table[2], context, s[0], 0))
+    else:
+        call(table[1], (t, which, 0, 1))
 """
 
 
-def ranges() -> tuple[int, int]:
-    """Addresses of the settings, and of what runs a part of a range of blocks."""
-    start()
-    return _settings.ctypes.data, jit.address("part", _RANGE, "void(i64)")
+def program(address: int, shared: bool) -> tuple[list[int], int]:
+    """The first words of a program's table, and the address of `run(table, which)`."""
+    shared = start() and shared
+    words = [_settings.ctypes.data, address, 0, 0, shared]
+    if shared:
+        words[2:4] = jit.address("member", _TEAM, "void(i64)"), int(_settings[1])
+    return words, jit.address("run", _TEAM, "void(i64,i64)")
 
 
 def share(loop: int, operands: int, cheap: bool, rows: bool = False) -> tuple[int, int]:
@@ -112,16 +129,17 @@ def start() -> bool:
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     try:
         gomp = ctypes.CDLL("libgomp.so.1")
-        functions = (gomp.GOMP_parallel, gomp.omp_get_thread_num, gomp.omp_get_num_threads)
+        names = "GOMP_barrier GOMP_parallel omp_get_thread_num omp_get_num_threads".split()
+        functions = [getattr(gomp, name) for name in names]
     except (OSError, AttributeError):
         return False
     finally:
         if before is None:
             # Another thread may have been here meanwhile.
             os.environ.pop("GOMP_SPINCOUNT", None)
-    parallel, me, parts = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions)
+    barrier, parallel, me, parts = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions)
     part = jit.address("part", _PART, "void(i64)")
-    _settings[:] = (_settings[0] or _cores(), 0, parallel, part, me, parts)
+    _settings[:] = (_settings[0] or _cores(), barrier, parallel, part, me, parts)
     os.register_at_fork(after_in_child=_alone)
     return True
 
@@ -195,20 +213,3 @@ def _blas() -> Any:
         if hasattr(_openblas(), name):
             return getattr(_openblas(), name)
     return None
-
-
-def blas_threads() -> tuple[int, int]:
-    """Addresses of the functions that get and set BLAS's number of threads, or 0."""
-    names = ("scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_")
-    found = [getattr(_openblas(), name, None) for name in names]
-    get, set_ = (ctypes.cast(f, ctypes.c_void_p).value or 0 if f else 0 for f in found)
-    return get, set_
-
-
-def gemm(dtype: str) -> int:
-    """Address of the BLAS product of a dtype (Fortran's, with 64-bit integers), or 0."""
-    if not all(blas_threads()):
-        return 0
-    name = {"float32": "scipy_sgemm_64_", "float64": "scipy_dgemm_64_"}[dtype]
-    function = getattr(_openblas(), name, None)
-    return ctypes.cast(function, ctypes.c_void_p).value or 0 if function else 0
