@@ -17,6 +17,7 @@ import ast
 import copy
 import functools
 import math
+import re
 from collections.abc import Iterable
 
 # Constants: float32's value, float64's value. A _HI has trailing zero bits, so that its product
@@ -586,3 +587,11 @@ def source(names: Iterable[str], width: int) -> str:
     used = set().union(*(constants for _, constants in functions))
     lines = [f"{n} = {value}\n" for n, value in _constants(width).items() if n in used]
     return "".join(lines) + "".join(text for text, _ in functions)
+
+
+def complete(text: str) -> str:
+    """The text with functions in the place of lines `from vecmath32 import exp, tanh`."""
+    return _IMPORT.sub(lambda line: source(line[2].split(", "), int(line[1])), text)
+
+
+_IMPORT = re.compile(r"^from vecmath(32|64) import (.+)\n", re.MULTILINE)
