@@ -88,7 +88,7 @@ def _key(name: str, text: str, signature: str) -> str:
 
 @functools.cache
 def _environment() -> str:
-    """All that decides the machine code beside the text: versions, options, this file, vecmath's, the CPU."""
+    """What decides the machine code beside the text: versions, options, our files, the CPU."""
     versions = []
     for package in ("numba", "llvmlite"):
         spec = importlib.util.find_spec(package)
