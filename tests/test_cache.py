@@ -15,7 +15,7 @@ import pytest
 from process import finish, run, start
 
 import microtorch
-from microtorch.kernels import jit, store
+from microtorch.kernels import jit, link, store
 
 PROGRAM = """
 import json, sys
@@ -330,6 +330,7 @@ def test_oldest_entries_go_when_the_cap_is_reached(own, monkeypatch):
             os.utime(own / (stem + suffix), (1e9 + age, 1e9 + age))
     size = (own / (stems[0] + ".o")).stat().st_size
     monkeypatch.setattr(store, "CAP_BYTES", 3 * size)
+    monkeypatch.setattr(store, "PRUNE_EVERY", 1)
     newest = "double-" + "f" * 24
     store.write(newest, "symbol", bytes(1000), "")
     assert {path.stem for path in own.glob("*.o")} == {*stems[-2:], newest}
@@ -452,7 +453,15 @@ def test_key_depends_on_the_compiler_options(environment, monkeypatch, tmp_path)
     assert environment() != before
 
 
+@pytest.mark.skipif(not link.available(), reason="only where Linux tells the processor")
 def test_key_depends_on_the_processor(environment, monkeypatch):
+    before = environment()
+    monkeypatch.setattr(link, "cpu", lambda: "another")
+    assert environment() != before
+
+
+def test_key_depends_on_the_processor_that_llvm_sees(environment, monkeypatch):
+    monkeypatch.setattr(link, "available", lambda: False)
     before = environment()
     llvm, *rest = jit._backend()
 

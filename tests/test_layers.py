@@ -39,7 +39,7 @@ ON_DEMAND = {
     ("errors", "difflib"): "only to word an error",
     ("kernels.store", "hashlib"): "3 ms for OpenSSL, not needed before the first kernel",
     ("optim", "importlib"): "schedules are loaded by __getattr__",
-    ("kernels.jit", "llvmlite"): "25 ms, not needed before the first kernel",
+    ("kernels.jit", "llvmlite"): "40 ms, not needed where link places the code",
     ("kernels.jit", "numba"): "0.4 s, not needed where the cache is warm",
     ("tensor", "microtorch.printing"): "only to show a tensor",
 }

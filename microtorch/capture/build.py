@@ -48,7 +48,7 @@ class Program:
             writer.place(ref.storage)
         self.source = HEADER + writer.source
         compiled = jit.counts["compiled"]
-        address = jit.address("program", writer.key(), complete=writer.complete)
+        address = jit.address("program", writer.complete())
         self.was_cached = jit.counts["compiled"] == compiled
         words, run = threads.program(address, shared)
         self._fill(words, slots, sizes)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ..kernels import gemm, text, threads
+from ..kernels import gemm, text, threads, vecmath
 from ..table import STEPS, VOCABULARY, names_in
 from .fuse import Item, Loop, Table, columns, cost, outs_of
 from .ir import Call, Product, Ref, Storage
@@ -221,18 +221,13 @@ class Writer:
         prologues = "".join(self._prologue(dtype) for dtype in sorted(self.formulas))
         return prologues + _HELPERS + self.source + self._entry()
 
-    def key(self) -> str:
-        """A shorter text that decides the complete one."""
-        used = [(dtype, *sorted(formulas)) for dtype, formulas in sorted(self.formulas.items())]
-        return repr((text.digest(), used, _HELPERS, self.primary)) + self.source + self._entry()
-
     def _prologue(self, dtype: str) -> str:
         made = text.prologue(dtype, sorted(self.formulas[dtype]))
         if dtype == self.primary:
             return made
         c_type = text.C_TYPE[dtype][0]
-        own = set(re.findall(r"^(?:def )?(\w+)(?= =|\()", made, re.MULTILINE)) | set("FIUD")
-        return re.sub(r"[A-Za-z_]\w*", lambda m: m[0] + f"_{c_type}" * (m[0] in own), made)
+        made = vecmath.suffixed(made, f"_{c_type}")
+        return re.sub(r"^(from .+)$", rf"\1 as _{c_type}", made, flags=re.MULTILINE)
 
     def _entry(self) -> str:
         """The function that each thread calls, for one segment."""

@@ -286,16 +286,17 @@ def take_index(x: Array, key: Any) -> Array:
 
 def put_index(g: Array, key: Any, shape: tuple[int, ...]) -> Array:
     """Zeros with g added at key, once for each time that an element was taken."""
-    if len(key) == 1 and isinstance(key[0], np.ndarray) and g.dtype.itemsize > 2:
-        if key[0].ndim == 1 and key[0].dtype != np.bool_:
-            return rows_added(key[0], g, shape)
-    made = np.zeros(shape, g.dtype)
-    if any(isinstance(i, np.ndarray) and i.dtype != np.bool_ for i in key):
-        # np.add.at is fast for one index alone.
-        places = np.arange(made.size).reshape(shape)[key]
-        np.add.at(made.reshape(-1), places.ravel(), g.ravel())
-    else:
+    arrays = [i for i in key if i.__class__ is np.ndarray and i.dtype.kind != "b"]
+    if not arrays:
+        made = np.zeros(shape, g.dtype)
         made[key] = g
+        return made
+    if len(key) == 1 and arrays[0].ndim == 1 and g.dtype.itemsize > 2:
+        return rows_added(arrays[0], g, shape)
+    made = np.zeros(shape, g.dtype)
+    # np.add.at is fast for one index alone.
+    places = np.arange(made.size).reshape(shape)[key]
+    np.add.at(made.reshape(-1), places.ravel(), g.ravel())
     return made
 
 

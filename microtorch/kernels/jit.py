@@ -3,7 +3,7 @@
 `address(name, text, signature)` gives the address of the C function `name` that `text` defines,
 `function(...)` the same as a ctypes callable. Functions of the text other than `name` are
 helpers and are always inlined. A first compilation goes through Numba; its object code is kept
-on disk, and a later process loads that with llvmlite alone, which is five times faster than
+on disk, and a later process places that in memory itself (`link`), or has llvmlite do it, without
 importing Numba. Every step of the code is an IEEE operation (no fastmath, no contraction), so
 the results are the same bits on every CPU; division by zero gives inf or nan, never an error.
 
@@ -17,7 +17,8 @@ The text may use: the types `f32 f64 i8 i16 i32 i64 u8 u16 u32 u64` (also as cas
 `apart(address)`, the same address, with the promise that what is reached through it overlaps
 nothing that is reached through another address: without it a loop over many arrays is no SIMD
 code; `plus(x, y)`, a sum of floats that may be regrouped with others, so that a loop that adds
-up becomes SIMD code; `feclearexcept(63)`, which clears the flags that NumPy would warn about.
+up becomes SIMD code; `feclearexcept(63)`, which clears the flags that NumPy would warn about. A
+line `from vecmath32 import exp, tanh` (or 64) stands for those functions of `vecmath`.
 """
 
 import ctypes
@@ -29,7 +30,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from . import memory, store
+from . import link, memory, store, vecmath
 
 C_TYPES = {"i64": ctypes.c_int64, "f64": ctypes.c_double, "void": None}
 # Every option of the compiler. numpy: x / 0 is inf, without the branch that blocks SIMD.
@@ -61,24 +62,16 @@ _lock = threading.RLock()
 _addresses: dict[str, int] = {}
 
 
-def address(
-    name: str,
-    text: str,
-    signature: str = "void(i64,i64,i64,i64)",
-    complete: Callable[[], str] | None = None,
-) -> int:
-    """Address of the C function `name` of `text`; compiled at most once a machine.
-
-    complete: gives the text to compile where `text` only determines it, as making it costs time.
-    """
+def address(name: str, text: str, signature: str = "void(i64,i64,i64,i64)") -> int:
+    """Address of the C function `name` of `text`; compiled at most once a machine."""
     with _lock:
         # The key inside the lock too: of two back ends made at once one is freed, with its code.
         stem = f"{name}-{_key(name, text, signature)}"
         found = _addresses.get(stem)
         if found is None:
-            found = _addresses[stem] = _load(stem) or _compile(
-                stem, name, complete() if complete else text, signature
-            )
+            if not _addresses:
+                memory.keep_freed()
+            found = _addresses[stem] = _load(stem) or _compile(stem, name, text, signature)
         return found
 
 
@@ -109,18 +102,28 @@ def _key(name: str, text: str, signature: str) -> str:
 
 @functools.cache
 def _environment() -> str:
-    """All that decides the machine code beside the text: versions, options, this file, the CPU."""
-    spec = importlib.util.find_spec("numba")
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError("microtorch needs numba to compile its kernels: pip install numba")
-    with open(os.path.join(spec.submodule_search_locations[0], "_version.py"), "rb") as file:
-        numba_version = store.digest(file.read())
-    with open(__file__, "rb") as file:
-        this_file = store.digest(file.read())
+    """What decides the machine code beside the text: versions, options, our files, the CPU."""
+    versions = []
+    for package in ("numba", "llvmlite"):
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ImportError("microtorch needs numba to compile its kernels: pip install numba")
+        with open(os.path.join(spec.submodule_search_locations[0], "_version.py"), "rb") as file:
+            versions.append(store.digest(file.read()))
+    texts = []
+    for path in (__file__, vecmath.__file__):
+        with open(path, "rb") as file:
+            texts.append(store.digest(file.read()))
     settings = sorted(i for i in os.environ.items() if i[0].startswith("NUMBA_"))
+    return repr((*texts, *versions, _cpu(), settings))
+
+
+def _cpu() -> Any:
+    """What LLVM makes code for; Linux knows it without importing llvmlite."""
+    if link.available() and link.cpu():
+        return link.cpu()
     llvm, machine = _backend()[:2]
-    cpu = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), machine.triple)
-    return repr((this_file, numba_version, llvm.llvm_version_info, cpu, settings))
+    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), machine.triple
 
 
 @functools.cache
@@ -139,13 +142,15 @@ def _backend() -> tuple[Any, Any, Any]:
         codemodel="jitdefault",
         jit=True,
     )
-    memory.keep_freed()
     empty = llvm.parse_assembly("")
     engine = llvm.create_mcjit_compiler(empty, machine)
     return llvm, machine, engine
 
 
 def _install(symbol: str, code: bytes) -> int:
+    placed = link.place(code, symbol)
+    if placed:
+        return placed
     llvm, _, engine = _backend()
     parsed = llvm.ObjectFileRef.from_data(code)
     if not parsed:
@@ -168,6 +173,7 @@ def _load(stem: str) -> int | None:
 def _compile(stem: str, name: str, text: str, signature: str) -> int:
     """Compile with Numba, keep the object code, install it."""
     llvm, machine, _ = _backend()
+    text = vecmath.complete(text)
     ir, symbol = _llvm_ir(stem, name, text, signature)
     if "@mt_apart" in ir:
         ir = re.sub(r"^declare .*@mt_(apart|shown)\(.*$", "", ir, flags=re.MULTILINE) + APART

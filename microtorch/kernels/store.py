@@ -16,10 +16,13 @@ import warnings
 
 MAGIC = b"microtorch kernel 2\n"
 CAP_BYTES = 256 * 2**20
+# Entries that are written between looks at the whole directory, the first at once.
+PRUNE_EVERY = 64
 # Entries, the texts beside them, and what a killed process left of either.
 _OURS = re.compile(r"\.?\w+-[0-9a-f]{24}\.(o|py)(\.\d+\.[0-9a-f]{8})?")
 
 _writable = True
+_written = 0
 
 
 def directory() -> str:
@@ -66,9 +69,12 @@ def _entry(stem: str, symbol: str, code: bytes) -> bytes:
 
 def write(stem: str, symbol: str, code: bytes, text: str) -> None:
     """Keep the object code, and beside it the text that it was compiled from."""
+    global _written
     _write(stem + ".py", text.encode())
     _write(stem + ".o", _entry(stem, symbol, code))
-    _prune()
+    if _written % PRUNE_EVERY == 0:
+        _prune()
+    _written += 1
 
 
 def _write(name: str, content: bytes) -> None:

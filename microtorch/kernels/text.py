@@ -7,13 +7,10 @@ becomes SIMD code; any other layout takes the strided path.
 """
 
 import ast
-import functools
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
 from ..table import FOLDS, VOCABULARY, Fold, Row, Rowwise, names_in
-from . import vecmath
 
 # NumPy's dtype name -> (pointer and cast in kernel text, log2 of the size in bytes).
 C_TYPE = {
@@ -62,21 +59,8 @@ def prologue(dtype: str, formulas: Iterable[str]) -> str:
     width = 32 if dtype == "float32" else 64
     wanted = sorted((names & VOCABULARY) - INSTRUCTIONS)
     helpers = "".join(_FLOAT_HELPERS[n] for n in sorted(names & set(_FLOAT_HELPERS)))
-    return (
-        f"F, I, U, D = f{width}, i{width}, u{width}, f64\nINF = F(1e400)\n"
-        + vecmath.source(wanted, width)
-        + helpers
-    )
-
-
-@functools.cache
-def digest() -> str:
-    """What decides the text of a prologue, beside its arguments."""
-    contents = []
-    for path in (__file__, vecmath.__file__):
-        with open(path, "rb") as file:
-            contents.append(file.read())
-    return hashlib.sha256(b"".join(contents)).hexdigest()
+    functions = f"from vecmath{width} import {', '.join(wanted)}\n" if wanted else ""
+    return f"F, I, U, D = f{width}, i{width}, u{width}, f64\nINF = F(1e400)\n{functions}{helpers}"
 
 
 def is_cheap(formulas: Iterable[str]) -> bool:

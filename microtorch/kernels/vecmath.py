@@ -17,6 +17,7 @@ import ast
 import copy
 import functools
 import math
+import re
 from collections.abc import Iterable
 
 # Constants: float32's value, float64's value. A _HI has trailing zero bits, so that its product
@@ -586,3 +587,26 @@ def source(names: Iterable[str], width: int) -> str:
     used = set().union(*(constants for _, constants in functions))
     lines = [f"{n} = {value}\n" for n, value in _constants(width).items() if n in used]
     return "".join(lines) + "".join(text for text, _ in functions)
+
+
+def complete(text: str) -> str:
+    """The text with functions in the place of lines `from vecmath32 import exp, tanh`.
+
+    After ` as _f64` all that the functions define has that at the end of its name.
+    """
+    return _IMPORT.sub(_imported, text)
+
+
+def suffixed(text: str, suffix: str) -> str:
+    """The text with a suffix to the names of what it defines, and of F, I, U and D."""
+    own = set(re.findall(r"^(?:def )?(\w+)(?= =|\()", text, re.MULTILINE)) | set("FIUD")
+    return _NAME.sub(lambda m: m[0] + suffix if m[0] in own else m[0], text)
+
+
+def _imported(line: re.Match[str]) -> str:
+    made = source(line[2].split(", "), int(line[1]))
+    return suffixed(made, line[3]) if line[3] else made
+
+
+_IMPORT = re.compile(r"^from vecmath(32|64) import (.+?)(?: as (\w+))?\n", re.MULTILINE)
+_NAME = re.compile(r"[A-Za-z_]\w*")

@@ -62,8 +62,10 @@ class SGD(Optimizer):
             return
         nesterov = (momentum, 1.0) if group["nesterov"] else (1.0, 0.0)
         fresh, known = [], []
+        state_of = self.state.get
         for p in params:
-            buffer = self.state[p].get("momentum_buffer") if p in self.state else None
+            state = state_of(p)
+            buffer = state.get("momentum_buffer") if state else None
             if buffer is None:
                 fresh.append((p, p._grad, wrap(np.zeros_like(p._array, order="C"))))
             else:
