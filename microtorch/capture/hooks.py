@@ -4,10 +4,12 @@ Eager mode pays nothing: the hooks are put in place when a recording begins and 
 the last one ends. In other threads they do what was there before.
 """
 
+import builtins
 import contextlib
 import functools
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +21,8 @@ from ..kernels import cpu
 from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor
+from ..value import Value
+from .guards import of_library
 from .replay import leaves, plain
 from .session import ARRAY, ArrayHook, GradHook, Session, paused
 from .tape import active, read_error, refusal
@@ -172,20 +176,16 @@ def _drawing(name: str, method: Any) -> Any:
     return apply
 
 
-def _unwatched(function: Any) -> Any:
-    """Compiling a kernel is not part of what is recorded."""
+def _refusing(what: str, function: Any) -> Any:
+    """What the program could not do again, where the user's code calls it."""
 
     @functools.wraps(function)
-    def apply(*args: Any) -> Any:
-        profile = sys.getprofile()
-        sys.setprofile(None)
-        try:
-            with paused():
-                return function(*args)
-        finally:
-            sys.setprofile(profile)
+    def call(*args: Any, **options: Any) -> Any:
+        if active.tape is not None and not of_library(sys._getframe(1)):
+            active.tape.give_up(refusal(what, "Do that outside"))
+        return function(*args, **options)
 
-    return apply
+    return call
 
 
 def _called(function: Any) -> Any:
@@ -286,7 +286,12 @@ _DRAWS = """manual_seed seed set_state set_state_bytes get_state uniform normal 
 random randperm bernoulli bernoulli_scalar dropout_mask multinomial rand"""
 _HOOKS: list[tuple[Any, str, Any]] = [
     (Tensor, "_array", ArrayHook()),
-    (ByDtype, "__missing__", _unwatched(ByDtype.__missing__)),
+    (ByDtype, "__missing__", _aside(ByDtype.__missing__)),
+    *((owner, name, _refusing(name, getattr(owner, name))) for owner, names in (
+        (builtins, "print input open"),
+        (time, "time time_ns monotonic perf_counter perf_counter_ns process_time sleep"),
+      ) for name in names.split()),
+    (Value, "__init__", _refusing("a graph of Values is made", Value.__init__)),
     (Tensor, "_grad", GradHook()),
     *((Tensor, name, _reading(name, Tensor.__dict__[name]))
       for name in ("numpy", "__repr__", "__format__", "data_ptr")),

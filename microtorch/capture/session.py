@@ -1,14 +1,16 @@
 """A recording in the terms of the package: its tensors, gradients and hyper-parameters."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from typing import Any
 from weakref import ref
 
 import numpy as np
 
 from ..optim.optimizer import Optimizer
-from ..tensor import Tensor
+from ..tensor import Tensor, root_of
+from .guards import Guards
 from .ir import Ref, Storage
 from .record import Recorder
 from .replay import plain
@@ -21,35 +23,35 @@ ARRAY = Tensor.__dict__["_array"]
 class Session(Recorder):
     """A recording, with the tensors, gradients and numbers that it met."""
 
-    def __init__(self) -> None:
+    def __init__(self, guards: Guards | None = None) -> None:
         super().__init__()
-        # Tensors from outside: id -> (tensor, its array, node, changes before).
+        self.guards = guards or Guards(None, ())
+        # Tensors from outside: id -> (tensor, its array, its node, its storage's changes).
         self.tensors: dict[int, tuple[Any, Any, Any, Any]] = {}
         # Gradients of tensors from outside: id -> (tensor, at entry, whether that was looked at).
         self.grads: dict[int, tuple[Any, Any, bool]] = {}
         # Tensors made, with the places where.
         self.made: list[tuple[Any, str]] = []
-        # Tensors from outside that got other memory: id -> (tensor, its array before).
-        self.swapped: dict[int, tuple[Any, Any]] = {}
+        # Tensors from outside that got other memory, by id.
+        self.swapped: set[int] = set()
         self.numbers: dict[Any, Any] = {}
-        # What must be as it was for the program to run again.
-        self.guards: list[Callable[[], bool]] = []
         self.optimizers: dict[int, Optimizer] = {}
         self.casts: dict[Any, Any] = {}
 
-    def number(self, key: Any, source: Callable[[], float]) -> Any:
-        """A hyper-parameter, read again at every call."""
-        found = self.numbers.get(key)
+    def number(self, owner: Any, text: str) -> Any:
+        """A hyper-parameter, the value of `owner` and the text, read again at every call."""
+        found = self.numbers.get((id(owner), text))
         if found is None:
-            value = np.array(float(source()))
-            storage = Storage(value.dtype, 1, "number", str(key[1]), source=source)
-            found = self.numbers[key] = Traced(self, value, Ref(storage, (), ()))
+            source = eval(f"lambda: owner{text}", {"owner": owner})
+            storage = Storage(np.dtype(float), 1, "number", re.sub(r"\W", "", text), source=source)
+            found = Traced(self, np.array(float(source())), Ref(storage, (), ()))
+            self.numbers[id(owner), text] = found
         return found
 
     def truth(self, number: Any) -> bool:
         """Whether a hyper-parameter is not 0, which a program takes for granted."""
         source, found = number.ref.storage.source, bool(number.value)
-        self.guards.append(lambda: bool(source()) == found)
+        self.guards.add(f"bool({{}}()) is {found}", source)
         return found
 
     def result(self, traced: Any) -> Ref:
@@ -66,7 +68,7 @@ class Session(Recorder):
     def of_tensor(self, t: Tensor, array: Any) -> Any:
         """What stands for the array of a tensor from outside."""
         if id(t) not in self.tensors:
-            self.tensors[id(t)] = (t, array, t._node, t.__dict__.get("_changes"))
+            self.tensors[id(t)] = (t, array, t._node, root_of(t).__dict__.get("_changes"))
         return self.capture(array)
 
 
@@ -100,7 +102,7 @@ class ArrayHook:
                     return ARRAY.__set__(t, plain(value))
             if tape.of_tensor(t, before).ref == traced.ref:
                 return
-            tape.swapped[id(t)] = (t, before)
+            tape.swapped.add(id(t))
         ARRAY.__set__(t, traced)
         tape.made.append((ref(t), place(True)))
 

@@ -26,16 +26,11 @@ class Options(dict[str, Any]):
         if name == "params":
             return value
         if type(value) in (int, float):
-            return self.tape.number((id(group), name), lambda: group[name])
+            return self.tape.number(group, f"[{name!r}]")
         if type(value) is tuple and all(type(v) in (int, float) for v in value):
-            return tuple(
-                self.tape.number(
-                    (id(group), f"{name}{k}"), functools.partial(lambda k: group[name][k], k)
-                )
-                for k in range(len(value))
-            )
+            return tuple(self.tape.number(group, f"[{name!r}][{k}]") for k in range(len(value)))
         if not isinstance(value, Tensor):
-            self.tape.guards.append(lambda: group[name] == value)
+            self.tape.guards.note(f"an optimizer's {name}", group, f"[{name!r}]")
         return value
 
 
