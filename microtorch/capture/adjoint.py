@@ -53,7 +53,8 @@ class Adjoint:
         beyond = [p for x in targets if isinstance(x, Node) for p in x.parents if p is not None]
         if any(places.keys() & _targets(p, places).keys() for p in beyond):
             raise refusal("an argument was computed from another one", "Pass a detached tensor")
-        forward, session.ops, session.frozen = session.ops, [], set(session.used)
+        forward, session.ops = session.ops, []
+        session.frozen = {r.storage for op in forward for r in (*op.ins, *op.outs)}
         given = [session.capture(np.ones(*like), "argument", n) for n, like in enumerate(self.like)]
         heads = {made[k]._node: g for k, g in zip(roots, given, strict=True)}
         before, mode.enabled = mode.enabled, False

@@ -51,9 +51,9 @@ class Gradients:
     def ready(self) -> None:
         """Replace what someone else holds."""
         if not self._alone():
-            usual, counts = self._usual, self._counts()
-            self._replace([k for k in range(len(usual))
-                           if any(c > u for c, u in zip(counts[k], usual[k], strict=True))])  # fmt: skip
+            counts = zip(self._counts(), self._usual, strict=True)
+            held = (any(c > u for c, u in zip(*both, strict=True)) for both in counts)
+            self._replace([k for k, one in enumerate(held) if one])
 
     def renew(self) -> None:
         """Replace all."""

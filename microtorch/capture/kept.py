@@ -16,7 +16,7 @@ from ..tensor import Tensor, changed, new, root_of
 from .adjoint import Adjoint, freed_node
 from .gradients import Gradients
 from .guards import Guards, frozen
-from .ir import Map, Recording, Ref
+from .ir import Recording, Ref
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
@@ -86,7 +86,7 @@ class Kept:
         self._extra: list[str] = []
         self._count = len(tensors)
         self._changes: list[list[Any]] = []
-        places = Counter(x.ref.storage for x in session.known.values() if type(x) is Traced)
+        places = Counter(x.ref.storage for _, x in session.known.values())
         self._read_arguments(session, tensors)
         finals = self._read_gradients(session, tensors, places)
         made: list[Tensor] = []
@@ -139,7 +139,7 @@ class Kept:
             elif first.setdefault(id(array), k) == k:
                 node = "is None" if t._node is None else "not in (None, leaf)"
                 self._checks.append(f"t{k}._node {node}")
-                self._input(session.known[id(array)], f"t{k}", f"a{k}")
+                self._input(session.known[id(array)][1], f"t{k}", f"a{k}")
             else:
                 self._checks.append(f"t{k}._array is a{first[id(array)]}")
 
@@ -165,7 +165,7 @@ class Kept:
                 self._reads.append(f"({name} := {place}) is not None")
                 _, array, node, changes = session.tensors.get(id(entry), (None,) * 4)
                 if array is not None:
-                    traced = session.known[id(array)]
+                    traced = session.known[id(array)][1]
                     if self._further(traced, name, node, places):
                         del session.tensors[id(entry)]
                         if root_of(entry).__dict__.get("_changes") != changes:
@@ -198,7 +198,7 @@ class Kept:
             swapped = id(t) in session.swapped
             if (swapped or MOVES in t.__dict__) and id(t) not in self._texts:
                 name = self.guards.name(t)
-                if self._further(session.known[id(array)], name, node, places):
+                if self._further(session.known[id(array)][1], name, node, places):
                     moved.add(id(t))
                 elif not swapped:
                     continue
@@ -215,7 +215,7 @@ class Kept:
     def _check_apart(self, session: Session, tensors: list[Tensor]) -> None:
         """Refuse arguments that share memory with each other, or others, where it is written."""
         known = session.known
-        outside = [(_owner(a), known[id(a)].ref.storage) for t, a, *_ in session.tensors.values()
+        outside = [(_owner(a), known[id(a)][1].ref.storage) for t, a, *_ in session.tensors.values()
                    if id(t) not in self._texts]  # fmt: skip
         captured = [(o, s) for o, s in outside if s.kind == "captured"]
         names = [name for _, name in self._inputs]
@@ -242,7 +242,7 @@ class Kept:
             root = root_of(t)
             known, now = session.known.get(id(array)), root.__dict__.get("_changes")
             times = (now[0] if now else 0) - (changes[0] if changes else 0)
-            if times and known is not None and known.ref.storage in self._written:
+            if times and known is not None and known[1].ref.storage in self._written:
                 if id(t) in self._texts:
                     self._after += [f"changed({self._texts[id(t)]})"] * times
                 elif id(root) not in counted:
@@ -380,9 +380,7 @@ def _own_memory(session: Session, g: Tensor) -> Any:
     traced: Any = ARRAY.__get__(g)
     own = traced.ref.storage.kind in ("temporary", "constant") and traced.flags.c_contiguous
     if not own or traced.ref.storage.size != traced.size:
-        copied = session.fresh(traced.value.copy())
-        session.emit(Map((copied.ref,), (traced.ref,), formulas=("x",), names=("x",)))
-        traced = copied
+        traced = session.copied(traced)
         ARRAY.__set__(g, traced)
     session.writable(traced)
     traced.ref.storage.kind, traced.ref.storage.name = "argument", "grad"

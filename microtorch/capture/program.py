@@ -126,8 +126,7 @@ class Compiled:
         self, key: Any, args: Any, kwargs: Any, tensors: list[Tensor], held: list[Any]
     ) -> Any:
         guards = Guards(self.function, (args, kwargs))
-        session = Session(guards)
-        session.lenient = self.fallback == "eager"
+        session = Session(guards, self.fallback == "eager")
         for position, t in enumerate(tensors):
             if t._node is not LEAF:
                 session.capture(t._array, "argument", position)
