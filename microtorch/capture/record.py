@@ -15,7 +15,7 @@ import numpy as np
 from ..kernels.ufuncs import MEANINGS
 from ..table import ROWWISE
 from .ir import Call, Fold, Map, Product, Ref, Rows
-from .tape import active, broadcast, inserted, permuted, refusal
+from .tape import active, broadcast, inserted, permuted, read_error, refusal
 from .traced import Traced
 
 # NumPy's own ufuncs, for floats; those of EXACT for integers too, those of LOGICAL for bools.
@@ -140,10 +140,10 @@ def perform(
         target = args[0]
     elif options.get("out") is not None:
         target = options["out"]
+    known = not effect and all(x.ref.storage.kind == "constant" for x in sources)
     if target is None:
-        if not effect and all(x.ref.storage.kind == "constant" for x in sources):
-            return function(*plain(args), **plain(options))
-        _refuse_by_value(name, args)
+        if not known:
+            _refuse_by_value(name, args)
     elif type(target) is not Traced:
         raise refusal("a recorded array is written into a plain one", "Use tensors")
     else:
@@ -154,24 +154,34 @@ def perform(
     values = list(found) if several else [found]
     if target is not None:
         results, new = [target], [0]
-    else:
-        if not all(isinstance(v, (np.ndarray, np.generic)) for v in values) and not effect:
-            sources[0].read(name)
-        values = [np.asarray(v) for v in values]
+    elif all(isinstance(v, (np.ndarray, np.generic)) for v in values):
         parents = [next((s for s in sources if _within(v, s)), None) for v in values]
-        results = [tape.fresh(v) if p is None else tape.view(p, v)
+        results = [tape.view(p, v) if p is not None else v if known else tape.fresh(v)
                    for v, p in zip(values, parents, strict=True)]  # fmt: skip
-        new = [k for k, p in enumerate(parents) if p is None]
+        new = [k for k, p in enumerate(parents) if p is None and not known]
+    else:
+        if effect:
+            _call(tape, function, given, [], [], True)
+        elif not known:
+            tape.give_up(read_error(name))
+        return found
     if new:
         rule = RULES.get("ufunc" if isinstance(function, np.ufunc) else name)
         if rule is None or effect or rule(tape, results, function, *args, **options) is False:
-            outs, ins = tuple(results[k].ref for k in new), tuple(s.ref for s in sources)
-            places = [] if target is not None else new
-            call = again(function, given, places)
-            tape.emit(Call(outs, ins, function=call, label=name, effect=effect))
+            outs = [results[k] for k in new]
+            _call(tape, function, given, outs, [] if target is not None else new, effect)
     if not several or target is not None:
         return results[0]
     return type(found)(*results) if hasattr(found, "_fields") else type(found)(results)
+
+
+def _call(
+    tape: Any, function: Any, given: Any, outs: list[Any], places: list[int], effect: bool
+) -> None:
+    """Record that the function is called again; its results go to `places` of the outs."""
+    refs = tuple(x.ref for x in outs), tuple(x.ref for x in recorded(given))
+    once_more = again(function, given, places)
+    tape.emit(Call(*refs, function=once_more, label=function.__name__, effect=effect))
 
 
 def _within(value: Any, x: Traced) -> bool:
