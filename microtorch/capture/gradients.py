@@ -66,8 +66,8 @@ class Gradients:
         self._enter()
 
     def _enter(self) -> None:
-        for k, objects in enumerate((self.tensors, self.arrays)):
-            self._pairs[k, :, 0] = [*map(id, objects)]
+        self._pairs[0, :, 0] = [*map(id, self.tensors)]
+        self._pairs[1, :, 0] = [*map(id, self.arrays)]
 
     def _counts(self) -> list[tuple[int, int]]:
         tensors, arrays = self.tensors, self.arrays

@@ -92,12 +92,19 @@ class Guards(Terms):
         self._names: set[str] = set()
         self._seen: dict[int, Any] = {}
         self._random: list[tuple[Callable[[], Any], Any]] = []
-        self._visit_all((random._inst, numpy_random.mtrand._rand, function, arguments))  # type: ignore[attr-defined]
+        self._walk((random._inst, numpy_random.mtrand._rand, function))  # type: ignore[attr-defined]
+        # Tensors that the function reaches by itself: as arguments, they are the same ones again.
+        self.tensors = {k for k, v in self._seen.items() if isinstance(v, Tensor)}
+        self.tensors |= {id(t) for m in self.modules for t in m.buffers(False)}
+        self._walk(arguments)
+        self._seen.clear()
+
+    def _walk(self, values: Iterable[Any]) -> None:
+        self._visit_all(values)
         known = -1
         while known != (known := len(self._names) + len(self._seen)):
             for value in list(self._seen.values()):
                 self._attributes(value)
-        self._seen.clear()
 
     # ---------------------------------------------------------------------------- the walk
     def _visit_all(self, values: Iterable[Any]) -> None:
@@ -226,16 +233,14 @@ def _equal(array: Any, was: Any) -> bool:
     return bool(np.array_equal(array, was, equal_nan=array.dtype.kind == "f"))
 
 
-def _state(generator: Any) -> Any:
+def _state(generator: Any) -> str:
     """The state of a generator that is not microtorch's."""
     if isinstance(generator, random.Random):
-        return generator.getstate()
-    bits = generator.bit_generator if isinstance(generator, numpy_random.Generator) else generator
-    return repr(bits.state if bits is not generator else [*map(_bytes, generator.get_state())])  # type: ignore[attr-defined]
-
-
-def _bytes(x: Any) -> Any:
-    return x.tobytes() if isinstance(x, np.ndarray) else x
+        return repr(generator.getstate())
+    legacy = isinstance(generator, numpy_random.RandomState)
+    state = generator.get_state(legacy=False) if legacy else generator.bit_generator.state
+    with np.printoptions(threshold=sys.maxsize):
+        return repr(state)
 
 
 def _of_library(file: str | None, module: Any) -> bool:
@@ -273,4 +278,3 @@ def _module_state(module: Module) -> Any:
 
 def _hooks_of(module: Module) -> Any:
     return frozen(vars(module.__dict__.get("_hooks") or types.SimpleNamespace()))
-

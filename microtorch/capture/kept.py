@@ -33,7 +33,8 @@ class Runs:
     __slots__ = ("count", "when")
 
     def __init__(self) -> None:
-        self.count = self.when = 0
+        self.count: int = 0
+        self.when: int = 0
 
 
 class Changes:
@@ -43,7 +44,8 @@ class Changes:
     __slots__ = ("count", "runs", "when")
 
     def __init__(self, earlier: Any) -> None:
-        self.count, self.when = earlier[:2] if earlier else (0, 0)
+        self.count: int = earlier[0] if earlier else 0
+        self.when: int = earlier[1] if earlier else 0
         # For each program: changes a run, and its runs before.
         self.runs: dict[Runs, tuple[int, int]] = {}
 
@@ -65,6 +67,9 @@ class Kept:
     program: Any = None
     call: Callable[[Any], Any]
 
+    # What the key names by identity.
+    held: list[Any]
+
     def __init__(
         self, session: Session, guards: Guards, result: Any, tensors: list[Tensor]
     ) -> None:
@@ -77,6 +82,7 @@ class Kept:
         # what is compared first and later, and of what is done before and after the program.
         self._refs: list[Ref] = []
         self._inputs: list[tuple[str, str]] = []
+        self._arrays: list[Any] = []
         self._reads: list[str] = []
         self._checks: list[str] = []
         self._before: list[str] = []
@@ -94,7 +100,8 @@ class Kept:
         self._structure = self._text_of(session, result, made)
         moved = self._read_moved(session, tensors, places)
         self._count_changes(session)
-        self._check_apart(session, tensors)
+        self.usable = self._check_apart(session)
+        self._arrays.clear()
         self._link(session, tensors, made)
         other = moved | {id(t) for t in tensors if t._node is not LEAF}
         every = [t for t, *_ in session.tensors.values()]
@@ -112,6 +119,7 @@ class Kept:
         shape, strides, dtype = map(self.guards.name, (array.shape, array.strides, array.dtype))
         self._refs.append(traced.ref)
         self._inputs.append((reached, name))
+        self._arrays.append(array)
         self._reads += [
             f"({name} := {reached}._array).shape == {shape}", f"{name}.strides == {strides}",
             f"({name}.dtype is {dtype} or {name}.dtype == {dtype})",
@@ -134,18 +142,18 @@ class Kept:
         for k, t in enumerate(tensors):
             self._reads.append(f"t{k}.__class__ is {self.guards.name(type(t))}")
             array = ARRAY.__get__(t)
-            if t._node is LEAF:
+            if t._node is LEAF or id(t) in self.guards.tensors:
                 self._checks.append(f"t{k} is {self.guards.name(t)}")
-            elif first.setdefault(id(array), k) == k:
+            if t._node is LEAF:
+                continue
+            if first.setdefault(id(array), k) == k:
                 node = "is None" if t._node is None else "not in (None, leaf)"
                 self._checks.append(f"t{k}._node {node}")
                 self._input(session.known[id(array)][1], f"t{k}", f"a{k}")
             else:
                 self._checks.append(f"t{k}._array is a{first[id(array)]}")
 
-    def _read_gradients(
-        self, session: Session, tensors: list[Tensor], places: Any
-    ) -> list[Tensor]:
+    def _read_gradients(self, session: Session, tensors: list[Tensor], places: Any) -> list[Tensor]:
         """Gradients at entry and at exit; gives those that are new."""
         new_ones: dict[int, tuple[Tensor, str]] = {}
         stamped: list[str] = []
@@ -212,23 +220,32 @@ class Kept:
             self._after += ["clock.epoch += 1", "kept.epoch += 1"]
         return moved
 
-    def _check_apart(self, session: Session, tensors: list[Tensor]) -> None:
-        """Refuse arguments that share memory with each other, or others, where it is written."""
+    def _check_apart(self, session: Session) -> bool:
+        """Refuse arguments that share memory with each other, or others, where it is written.
+
+        Gives whether those of this call are accepted.
+        """
         known = session.known
-        outside = [(_owner(a), known[id(a)][1].ref.storage) for t, a, *_ in session.tensors.values()
-                   if id(t) not in self._texts]  # fmt: skip
+        entries = [(t, known[id(a)]) for t, a, *_ in session.tensors.values()]
+        outside = [(_owner(a), x.ref.storage) for t, (a, x) in entries if id(t) not in self._texts]
         captured = [(o, s) for o, s in outside if s.kind == "captured"]
         names = [name for _, name in self._inputs]
+        owners = [_owner(a) for a in self._arrays]
         writes = {o for o, s in captured if s in self._written}
+        # A tensor from outside that is an argument too is taken for the argument.
+        good = not any(s.kind == "argument" and s.position < self._count for _, s in outside)
         if any(r.storage in self._written for r in self._refs):
             writes |= {o for o, _ in captured}
+            good = good and len(set(owners)) == len(owners)
             if len(names) > 1:
-                owners = ", ".join(f"owner({name})" for name in names)
-                self._checks.append(f"len({{{owners}}}) == {len(names)}")
+                different = ", ".join(f"owner({name})" for name in names)
+                self._checks.append(f"len({{{different}}}) == {len(names)}")
         if writes:
             self.guards.scope["writes"] = writes
-            self._checks += [f"(id({n}) if {n}.base is None else owner({n})) not in writes"
-                             for n in names]  # fmt: skip
+            self._checks += [
+                f"(id({n}) if {n}.base is None else owner({n})) not in writes" for n in names
+            ]
+        return good and writes.isdisjoint(owners)
 
     def _count_changes(self, session: Session) -> None:
         """How often each tensor from outside is changed in place."""

@@ -146,9 +146,10 @@ class Compiled:
             return result
         problem = self._problem(session, kept)
         if problem is None:
-            kept.held = held
-            self._keep(key, kept)
-            self._use(kept, args, kwargs)
+            if kept.usable:
+                kept.held = held
+                self._keep(key, kept)
+                self._use(kept, args, kwargs)
             return result
         self.tries[key] = self.tries.get(key, 0) + 1
         if self.tries[key] > WARM_UP:

@@ -409,7 +409,7 @@ def _copyto(tape: Any, results: list[Any], function: Any, x: Any, value: Any, **
 def _setitem(tape: Any, results: list[Any], function: Any, x: Any, key: Any, value: Any) -> Any:
     """Elements written: a copy into a view, or a choice by a mask."""
     parts = key if isinstance(key, tuple) else (key,)
-    first = parts[0] if parts else ...
+    first: Any = parts[0] if parts else ...
     if len(parts) == 1 and getattr(first, "dtype", None) == np.bool_ and np.ndim(value) == 0:
         if first.shape == x.shape:
             ins = [tape.lift(first), _as_dtype(tape, value, x.dtype), x]

@@ -72,14 +72,14 @@ def updating(self: Any, lines: Any, numbers: Any) -> None:
         shape, dtype = arrays[0].shape, arrays[0].dtype
         if any(a.dtype != dtype or a.shape != shape for a in arrays):
             tape.give_up(refusal("a gradient or state of another dtype or shape", "Cast it"))
-            return _UPDATE(self, lines, [float(plain(n)) for n in numbers])
+            return _UPDATE(self, lines, tuple([float(plain(n)) for n in numbers]))
         given = [_as_scalar(tape, n, dtype) for n in numbers]
         written = {n: tape.lift(a) for n, a in zip(row.arrays, arrays) if n in texts}
         for array in written.values():
             tape.writable(array)
         with paused():
             real = tuple([wrap(plain(a)) for a in arrays])
-            _UPDATE(self, [real], [float(plain(n)) for n in given])
+            _UPDATE(self, [real], tuple([float(plain(n)) for n in given]))
         ins = tuple(broadcast(tape.lift(x).ref, shape) for x in (*arrays, *given))
         tape.emit(Map(
             tuple(a.ref for a in written.values()), ins, label=self.name,
