@@ -34,7 +34,7 @@ _COUNTS = (1, 2)
 class Gradients:
     """Tensors for gradients: `tensors`, whose arrays are `arrays`.
 
-    ready: makes sure that no one else refers to any of them.
+    alone: whether, surely, no one else refers to any of them.
     """
 
     def __init__(self, like: list[tuple[Any, Any]]) -> None:
@@ -46,14 +46,13 @@ class Gradients:
         # In Python, getrefcount itself is among those who refer.
         self._usual = self._counts()
         self._kept: list[Any] = []
-        self._alone = self._builtin() if like and native.available() else lambda: not like
+        self.alone = self._builtin() if like and native.available() else lambda: False
 
-    def ready(self) -> None:
+    def replace_held(self) -> None:
         """Replace what someone else holds."""
-        if not self._alone():
-            counts = zip(self._counts(), self._usual, strict=True)
-            held = (any(c > u for c, u in zip(*both, strict=True)) for both in counts)
-            self._replace([k for k, one in enumerate(held) if one])
+        counts = zip(self._counts(), self._usual, strict=True)
+        held = (any(c > u for c, u in zip(*both, strict=True)) for both in counts)
+        self._replace([k for k, one in enumerate(held) if one])
 
     def renew(self) -> None:
         """Replace all."""

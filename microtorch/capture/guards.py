@@ -42,51 +42,17 @@ def frozen(value: Any, depth: int = 2) -> Any:
     return id(value)
 
 
-class Place:
-    """Somewhere a value was read: an owner, the text of how, and what was there."""
+class Guards:
+    """The walk from a function and its arguments.
 
-    def __init__(self, words: str, owner: Any, text: str) -> None:
-        self.words, self.owner, self.text = words, owner, text
-        self.value = self.now()
-        self.was = frozen(self.value)
-
-    def now(self) -> Any:
-        """What is there."""
-        return eval("owner" + self.text, {"owner": self.owner})
-
-    def holds(self) -> bool:
-        """Whether it is the same."""
-        try:
-            return bool(frozen(self.now()) == self.was)
-        except (LookupError, AttributeError, ValueError):
-            return False
-
-
-class Terms:
-    """Comparisons as the text of one expression, with names for the objects in it."""
-
-    def __init__(self) -> None:
-        self.scope: dict[str, Any] = {}
-        self.texts: list[str] = []
-
-    def name(self, value: Any) -> str:
-        """The name of an object, which is held."""
-        name = f"v{id(value)}"
-        self.scope[name] = value
-        return name
-
-    def add(self, text: str, *values: Any) -> None:
-        """Add a comparison of objects."""
-        self.texts.append(text.format(*map(self.name, values)))
-
-
-class Guards(Terms):
-    """The walk from a function and its arguments."""
+    texts: comparisons, each the text of an expression over the names in `scope`.
+    """
 
     def __init__(self, function: Any, arguments: Any) -> None:
-        super().__init__()
-        self.scope |= {"frozen": frozen, "equal": _equal}
-        self.places: dict[Any, Place] = {}
+        self.scope: dict[str, Any] = {"frozen": frozen, "equal": _equal}
+        self.texts: list[str] = []
+        # What was noted, in words and with the text that compares it.
+        self.places: dict[Any, tuple[str, str]] = {}
         self.modules: dict[Module, Any] = {}
         self.arrays: list[Any] = []
         self._names: set[str] = set()
@@ -105,6 +71,36 @@ class Guards(Terms):
         while known != (known := len(self._names) + len(self._seen)):
             for value in list(self._seen.values()):
                 self._attributes(value)
+
+    def name(self, value: Any) -> str:
+        """The name of an object, which is held."""
+        name = f"v{id(value)}"
+        self.scope[name] = value
+        return name
+
+    def add(self, text: str, *values: Any) -> str:
+        """Add a comparison of objects."""
+        self.texts.append(text.format(*map(self.name, values)))
+        return self.texts[-1]
+
+    def note(self, words: str, owner: Any, text: str) -> None:
+        """Compare one value, `owner` followed by a text, with what it is now."""
+        if (id(owner), text) in self.places:
+            return
+        try:
+            value = eval("owner" + text, {"owner": owner})
+        except AttributeError:
+            return
+        simple = isinstance(value, SIMPLE) or (
+            isinstance(value, tuple) and all(isinstance(v, SIMPLE) for v in value)
+        )
+        same, by_value = f"{{0}}{text} is {{1}}", f"frozen({{0}}{text}) == {{2}}"
+        if simple:
+            same = f"({same} or {by_value})"
+        elif isinstance(value, _CONTAINERS):
+            same = by_value
+        self.places[id(owner), text] = words, self.add(same, owner, value, frozen(value))
+        self._visit(value)
 
     # ---------------------------------------------------------------------------- the walk
     def _visit_all(self, values: Iterable[Any]) -> None:
@@ -136,8 +132,7 @@ class Guards(Terms):
             for module in value.modules():
                 self.modules.setdefault(module, _module_state(module))
                 self._visit(type(module))
-                hooks = vars(module.__dict__.get("_hooks") or types.SimpleNamespace())
-                self._visit_all(f for kind in hooks.values() for f in kind.values())
+                self._visit_all(f for k in _hooks_of(module).values() for f in k.values())
         elif isinstance(value, _GENERATORS):
             state = functools.partial(_state, value)
             self._random.append((state, state()))
@@ -179,39 +174,18 @@ class Guards(Terms):
         elif not isinstance(value, _CLOSED):
             if not type(value).__module__.startswith(("microtorch.capture", "numpy")):
                 for name in self._names & _names_of(value):
-                    # A module's attributes are compared after epochs, but for what they contain.
-                    if not isinstance(value, Module):
-                        self.note(f"{type(value).__name__}.{name}", value, f".{name}")
-                    elif isinstance(found := value.__dict__.get(name), _CONTAINERS):
-                        self.note(f"{type(value).__name__}.{name}", value, f".{name}")
-                    else:
+                    found = value.__dict__.get(name) if isinstance(value, Module) else None
+                    # Attributes of modules are compared after epochs, but for what they contain.
+                    if found is not None and not isinstance(found, _CONTAINERS):
                         self._visit(found)
+                    else:
+                        self.note(f"{type(value).__name__}.{name}", value, f".{name}")
                 self._visit(type(value))
 
     def _used_in(self, kind: type) -> set[str]:
         special = {n for n, v in vars(kind).items() if n[:2] == "__" and callable(v)}
         entries = {"forward", "backward", "setup_context"}
         return (self._names | special | entries) & vars(kind).keys() - {"__class__"}
-
-    def note(self, words: str, owner: Any, text: str) -> None:
-        """Note one value, once."""
-        if (id(owner), text) in self.places:
-            return
-        try:
-            place = Place(words, owner, text)
-        except AttributeError:
-            return
-        self.places[id(owner), text] = place
-        now, value = self.name(owner) + text, place.value
-        whole = isinstance(value, _CONTAINERS)
-        if not whole or (isinstance(value, tuple) and all(isinstance(v, SIMPLE) for v in value)):
-            same = "{0} is {1} or frozen({0}) == {2}" if whole or isinstance(value, SIMPLE) else (
-                "{0} is {1}"
-            )  # fmt: skip
-        else:
-            same = "frozen({0}) == {2}"
-        self.texts.append(f"({same.format(now, self.name(value), self.name(place.was))})")
-        self._visit(value)
 
     # ------------------------------------------------------------------------- afterwards
     def rare(self) -> bool:
@@ -224,9 +198,15 @@ class Guards(Terms):
 
     def changes(self) -> list[str]:
         """What the recorded call itself has changed."""
-        kinds = [m for m, state in self.modules.items() if _module_state(m) != state]
-        changed = [p.words for p in self.places.values() if not p.holds()]
-        return changed + [f"an attribute of {type(m).__name__}" for m in kinds]
+        found = [words for words, text in self.places.values() if not self._holds(text)]
+        changed = (m for m, state in self.modules.items() if _module_state(m) != state)
+        return found + [f"an attribute of {type(m).__name__}" for m in changed]
+
+    def _holds(self, text: str) -> bool:
+        try:
+            return bool(eval(text, self.scope))
+        except (LookupError, AttributeError, ValueError):
+            return False
 
 
 def _equal(array: Any, was: Any) -> bool:
@@ -271,10 +251,10 @@ def _names_of(value: Any) -> set[str]:
     return names | getattr(value, "__dict__", {}).keys()
 
 
+def _hooks_of(module: Module) -> dict[str, dict[int, Any]]:
+    return vars(module.__dict__.get("_hooks") or types.SimpleNamespace())
+
+
 def _module_state(module: Module) -> Any:
     """What belongs to a module itself: simple values by value, others by identity."""
-    return type(module), {k: frozen(v) for k, v in vars(module).items()}, _hooks_of(module)
-
-
-def _hooks_of(module: Module) -> Any:
-    return frozen(vars(module.__dict__.get("_hooks") or types.SimpleNamespace()))
+    return type(module), frozen(vars(module), 3), frozen(_hooks_of(module))

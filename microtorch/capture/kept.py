@@ -315,11 +315,12 @@ class Kept:
         scope |= {
             "MISS": MISS, "mode": mode, "leaf": LEAF, "clock": clock, "new": new, "kept": self,
             "runs": self.runs, "owner": _owner, "run": self.program.run, "gradients": gradients,
-            "ready": gradients.ready, "changed": changed, "next_seq": next_seq,
+            "alone": gradients.alone, "changed": changed, "next_seq": next_seq,
             "default": dtypes.get_default_dtype, "arrays": gradients.arrays,
         }  # fmt: skip
         checks = [
-            f"mode.enabled is {mode.enabled}", f"mode.inference is {mode.inference}",
+            f"mode.enabled is {mode.enabled}",
+            *[f"mode.inference is {mode.inference}"] * (not mode.enabled),
             f"default() is {self.guards.name(default)}", *self._reads, *self._checks,
             *self.guards.texts, "(clock.epoch == kept.epoch or kept.rare())",
         ]  # fmt: skip
@@ -330,7 +331,7 @@ class Kept:
             *([f"{', '.join(names)}, = tensors"] if names else []),
             "try:", f"    if not ({' and '.join(checks)}):", "        return MISS",
             "except (LookupError, AttributeError, ValueError):", "    return MISS",
-            *self._before, *["ready()"] * bool(self._own),
+            *self._before, *["alone() or gradients.replace_held()"] * bool(self._own),
             *["if clock.latest_change != kept.seen:", "    kept.follow()"] * bool(self._changes),
             f"found = run([{', '.join(given)}])", "runs.count += 1",
             *["runs.when = kept.seen = now = next_seq()", "if now < clock.latest_change:",

@@ -48,6 +48,7 @@ class Session:
         # Tensors from outside that got other memory, by id.
         self.swapped: set[int] = set()
         self.numbers: dict[Any, Any] = {}
+        self.origins: dict[Storage, tuple[Any, str]] = {}
         self.optimizers: dict[int, Optimizer] = {}
         self.casts: dict[Any, Any] = {}
 
@@ -176,12 +177,14 @@ class Session:
             storage = Storage(np.dtype(float), 1, "number", re.sub(r"\W", "", text), source=source)
             found = Traced(self, np.array(float(source())), Ref(storage, (), ()))
             self.numbers[id(owner), text] = found
+            self.origins[storage] = owner, text
         return found
 
     def truth(self, number: Any) -> bool:
         """Whether a hyper-parameter is not 0, which a program takes for granted."""
-        source, found = number.ref.storage.source, bool(number.value)
-        self.guards.add(f"bool({{}}()) is {found}", source)
+        found = bool(number.value)
+        owner, text = self.origins[number.ref.storage]
+        self.guards.add(f"{'' if found else 'not '}{{}}{text}", owner)
         return found
 
     def of_tensor(self, t: Tensor, array: Any) -> Any:
