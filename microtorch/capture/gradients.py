@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import jit, native
-from ..tensor import Tensor, wrap
+from ..tensor import wrap
 
 # The context: 0 pairs of an object's address and its highest count, 1 how many, 2 True, 3 False,
 # 4 Py_IncRef. An object begins with its reference count.
@@ -27,19 +27,21 @@ def kernel(self, args, nargs, names):
     call(c[4], (answer,))
     return answer
 """
-# How many refer to a tensor that only a list holds, and to its array that another list holds.
-_COUNTS = (1, 2)
+# How many refer to a tensor of the list below: that, the names, `.grad`; and to its array.
+_COUNTS = (3, 2)
 
 
 class Gradients:
-    """Tensors for gradients: `tensors`, whose arrays are `arrays`.
+    """Tensors for gradients, whose arrays are `arrays`, under `names` in a program's scope.
 
-    alone: whether, surely, no one else refers to any of them.
+    alone: whether, surely, no one else refers to any of them, but for one `.grad` each.
     """
 
-    def __init__(self, like: list[tuple[Any, Any]]) -> None:
+    def __init__(self, like: list[tuple[Any, Any]], scope: dict[str, Any]) -> None:
+        self.names = [f"grad{k}" for k in range(len(like))]
         self.arrays = [np.empty(shape, dtype) for shape, dtype in like]
         self.tensors = [wrap(a) for a in self.arrays]
+        self._scope = scope
         self._pairs = np.zeros((2, len(like), 2), np.int64)
         self._pairs[:, :, 1] = np.array(_COUNTS)[:, None]
         self._enter()
@@ -49,7 +51,7 @@ class Gradients:
         self.alone = self._builtin() if like and native.available() else lambda: False
 
     def replace_held(self) -> None:
-        """Replace what someone else holds."""
+        """Replace what someone else holds, while it is no `.grad`."""
         counts = zip(self._counts(), self._usual, strict=True)
         held = (any(c > u for c, u in zip(*both, strict=True)) for both in counts)
         self._replace([k for k, one in enumerate(held) if one])
@@ -65,6 +67,7 @@ class Gradients:
         self._enter()
 
     def _enter(self) -> None:
+        self._scope.update(zip(self.names, self.tensors, strict=True))
         self._pairs[0, :, 0] = [*map(id, self.tensors)]
         self._pairs[1, :, 0] = [*map(id, self.arrays)]
 
@@ -81,8 +84,8 @@ class Gradients:
         size = self._pairs[:, :, 0].size
         context = [self._pairs.ctypes.data, size, id(True), id(False), increment]
         alone = native.builtin("alone", address, context, self._pairs, self._kept)
-        held: Tensor | None = self.tensors[0]
+        held = self.tensors[:1] * 2
         found = alone()
-        held = None
+        held.clear()
         # Where objects do not begin with their counts, each time is looked in Python.
-        return alone if alone() and not found and held is None else lambda: False  # type: ignore[no-any-return]
+        return alone if alone() and not found else lambda: False  # type: ignore[no-any-return]

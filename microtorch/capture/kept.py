@@ -79,13 +79,12 @@ class Kept:
         self.adjoint: Adjoint | None = None
         self._written = {r.storage for op in session.ops for r in op.outs}
         # The memory that is handed in, and texts: of the tensors and names of their arrays, of
-        # what is compared first and later, and of what is done before and after the program.
+        # what is compared first and later, and of what is done after the program.
         self._refs: list[Ref] = []
         self._inputs: list[tuple[str, str]] = []
         self._arrays: list[Any] = []
         self._reads: list[str] = []
         self._checks: list[str] = []
-        self._before: list[str] = []
         self._after: list[str] = []
         # How the call reaches tensors; those beyond the arguments whose memory is handed in.
         self._texts = {id(t): f"t{k}" for k, t in enumerate(tensors)}
@@ -158,6 +157,7 @@ class Kept:
         new_ones: dict[int, tuple[Tensor, str]] = {}
         stamped: list[str] = []
         self._own: list[Ref] = []
+        self._targets: list[str] = []
         for t, entry, read in session.grads.values():
             g = t.__dict__.get("_grad")
             if id(t) in self._texts and t._node is not LEAF:
@@ -193,9 +193,7 @@ class Kept:
         if stamped:
             self._after.append("".join(stamped) + "(runs.count, runs.when, None)")
         if new_ones:
-            targets = [place for _, place in new_ones.values()]
-            self._before.append(" = ".join([*targets, "None"]))
-            self._after.insert(0, f"{', '.join(targets)}, = gradients.tensors")
+            self._targets = [place for _, place in new_ones.values()]
             self._own = [_own_memory(session, g).ref for g, _ in new_ones.values()]
         return [g for g, _ in new_ones.values()]
 
@@ -309,9 +307,10 @@ class Kept:
     # ---------------------------------------------------------------------------- running
     def ready(self) -> None:
         """Make `call`."""
-        self._gradients = gradients = Gradients([(r.shape, r.dtype) for r in self._own])
         default = dtypes.get_default_dtype()
         scope = self.guards.scope
+        like = [(r.shape, r.dtype) for r in self._own]
+        self._gradients = gradients = Gradients(like, scope)
         scope |= {
             "MISS": MISS, "mode": mode, "leaf": LEAF, "clock": clock, "new": new, "kept": self,
             "runs": self.runs, "owner": _owner, "run": self.program.run, "gradients": gradients,
@@ -326,14 +325,25 @@ class Kept:
         ]  # fmt: skip
         given = [name for _, name in self._inputs] + ["*arrays"] * bool(self._own)
         names = [f"t{k}" for k in range(self._count)]
+        targets = self._targets
+        same = [f"{t} is {name}" for t, name in zip(targets, gradients.names, strict=True)]
+        before = [
+            f"if not ({' and '.join([*same, 'alone()'])}):", f"    {' = '.join(targets)} = None",
+            "    gradients.replace_held()", f"    {', '.join(targets)}, = gradients.tensors",
+        ] * bool(same)  # fmt: skip
+        run = [f"found = run([{', '.join(given)}])"]
+        if targets:
+            # The gradients of the call before are not those of one that failed.
+            run = ["try:", f"    {run[0]}", "except BaseException:",
+                   f"    {' = '.join(targets)} = None", "    raise"]  # fmt: skip
         lines = [
             f"if len(tensors) != {self._count}:", "    return MISS",
             *([f"{', '.join(names)}, = tensors"] if names else []),
             "try:", f"    if not ({' and '.join(checks)}):", "        return MISS",
             "except (LookupError, AttributeError, ValueError):", "    return MISS",
-            *self._before, *["alone() or gradients.replace_held()"] * bool(self._own),
+            *before,
             *["if clock.latest_change != kept.seen:", "    kept.follow()"] * bool(self._changes),
-            f"found = run([{', '.join(given)}])", "runs.count += 1",
+            *run, "runs.count += 1",
             *["runs.when = kept.seen = now = next_seq()", "if now < clock.latest_change:",
               "    clock.latest_change = now"] * bool(self._written),
             *self._after, f"return {self._structure}",
