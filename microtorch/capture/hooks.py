@@ -202,7 +202,13 @@ def _put_index(g: Any, key: Any, shape: Any) -> Any:
         spread = np.expand_dims(g, min(1, len(shape) - 1))
         return np.where(key.mask, np.broadcast_to(spread, shape), g.dtype.type(0))
     whole = any(isinstance(k, np.ndarray) for k in key)
-    return (_called(PUT_INDEX) if whole else PUT_INDEX)(g, key, shape)
+    return (_called(put_index) if whole else PUT_INDEX)(g, key, shape)
+
+
+def put_index(g: Any, key: Any, shape: Any) -> Any:
+    """`cpu.put_index` with the check of its indices, as `x[key]` may be left out as unused."""
+    np.broadcast_to(np.False_, shape)[key]
+    return PUT_INDEX(g, key, shape)
 
 
 def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) -> Any:

@@ -20,41 +20,13 @@ from .ir import Recording, Ref
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
+from .versions import Changes, Runs
 
 # What a call gives whose program does not fit.
 MISS = object()
-# Marks tensors that get other memory now and then: recordings read where it is at every call.
+# How often a tensor was found with other memory; from twice on, recordings look where it is at
+# every call.
 MOVES = "_moves"
-
-
-class Runs:
-    """How often a program ran, and when last."""
-
-    __slots__ = ("count", "when")
-
-    def __init__(self) -> None:
-        self.count: int = 0
-        self.when: int = 0
-
-
-class Changes:
-    """In the place of `Tensor._changes` (how many, when, the one before), for a tensor that
-    programs write: their runs are added up when somebody looks."""
-
-    __slots__ = ("count", "runs", "when")
-
-    def __init__(self, earlier: Any) -> None:
-        self.count: int = earlier[0] if earlier else 0
-        self.when: int = earlier[1] if earlier else 0
-        # For each program: changes a run, and its runs before.
-        self.runs: dict[Runs, tuple[int, int]] = {}
-
-    def __getitem__(self, k: int) -> Any:
-        if k == 0:
-            return self.count + sum(n * (r.count - was) for r, (n, was) in self.runs.items())
-        if k == 1:
-            return min(self.when, *(r.when for r, (_, was) in self.runs.items() if r.count > was))
-        return None
 
 
 class Kept:
@@ -66,7 +38,6 @@ class Kept:
 
     program: Any = None
     call: Callable[[Any], Any]
-
     # What the key names by identity.
     held: list[Any]
 
@@ -202,7 +173,7 @@ class Kept:
         moved: set[int] = set()
         for t, array, node, _ in session.tensors.values():
             swapped = id(t) in session.swapped
-            if (swapped or MOVES in t.__dict__) and id(t) not in self._texts:
+            if (swapped or t.__dict__.get(MOVES, 0) > 1) and id(t) not in self._texts:
                 name = self.guards.name(t)
                 if self._further(session.known[id(array)][1], name, node, places):
                     moved.add(id(t))
@@ -211,7 +182,7 @@ class Kept:
             if swapped:
                 if id(t) not in moved:
                     raise refusal("a tensor whose memory is shared gets other memory", "Use copy_")
-                t.__dict__[MOVES] = True
+                t.__dict__[MOVES] = 2
                 self._after.append(f"{name}._array = found[{len(self._results)}]")
                 self._results.append(session.result(ARRAY.__get__(t)))
         if session.swapped:
@@ -357,7 +328,7 @@ class Kept:
         epoch = clock.epoch
         for t, array, node, hooks in self._tensors:
             if t._array is not array:
-                t.__dict__[MOVES] = True
+                t.__dict__[MOVES] = t.__dict__.get(MOVES, 0) + 1
                 return False
             if t._node is not node or _hooks(t) != hooks:
                 return False

@@ -247,6 +247,8 @@ def _ufunc(tape: Any, results: list[Any], ufunc: Any, *inputs: Any, **options: A
     """A kernel of the package's, whose meaning is known, or a ufunc of NumPy's."""
     out = options.pop("out", None)
     kind, *meaning = MEANINGS.get(ufunc, ("map",))
+    if kind == "call":
+        return False
     if kind != "map":
         return out is None and _reduction(tape, results[0], kind, meaning, inputs, **options)
     if ufunc is np.matmul:
