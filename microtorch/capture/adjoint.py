@@ -4,6 +4,7 @@ It is recorded from the first call's graph. What it needs of the forward program
 results of that, which the graph's node saves.
 """
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +47,7 @@ class Adjoint:
         self, session: Session, made: list[Tensor], roots: list[int], tensors: list[Tensor]
     ) -> None:
         self.roots = roots
+        self.lock = threading.Lock()
         self.like = [(made[k].shape, made[k]._array.dtype) for k in roots]
         places = {edge(t): k for k, t in enumerate(tensors) if t._node is not None}
         reached = [_targets(made[k]._node, places) for k in roots]
@@ -123,7 +125,8 @@ class Adjoint:
             for g, like in zip(grads, self.like, strict=True)
         ]
         held = [_flat(t._array) for t in saved[: len(self.saved) + len(self.arguments)]]
-        found = self.program.run(given + held)
+        with self.lock:
+            found = self.program.run(given + held)
         return [
             wrap(g) if any(grads[k] is not None for k in ks) else None
             for g, ks in zip(found, self.sources, strict=True)

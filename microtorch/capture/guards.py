@@ -136,7 +136,7 @@ class Guards:
         elif isinstance(value, _GENERATORS):
             state = functools.partial(_state, value)
             self._random.append((state, state()))
-        self._visit(getattr(value, "__wrapped__", None))
+        self._visit(getattr(value, "__dict__", {}).get("__wrapped__"))
 
     def _function(self, function: Any) -> None:
         """What a function reads; of library code, only functions of the user's that it wraps."""

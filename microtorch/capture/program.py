@@ -39,6 +39,10 @@ def flatten(value: Any, tensors: list[Tensor], held: list[Any]) -> Any:
     return (kind, id(value))
 
 
+def _modes() -> tuple[Any, ...]:
+    return mode.enabled, mode.inference, dtypes.get_default_dtype()
+
+
 def _nothing(args: Any) -> Any:
     return MISS
 
@@ -78,8 +82,7 @@ class Compiled:
         held: list[Any] = []
         given = flatten(args, tensors, held), flatten(kwargs, tensors, held)
         same = [id(t._array) for t in tensors]
-        state = (mode.enabled, mode.inference, dtypes.get_default_dtype())
-        key = (*state, *given, *map(same.index, same))
+        key = (_modes(), *given, *map(same.index, same))
         with self.lock:
             for kept in self.programs.get(key, ()):
                 found = kept.call(tensors)
@@ -144,7 +147,7 @@ class Compiled:
         if session.failure is not None or kept is None:
             self._give_up(str(session.failure))
             return result
-        problem = self._problem(session, kept)
+        problem = self._problem(session, kept, key[0])
         if problem is None:
             if kept.usable:
                 kept.held = held
@@ -158,13 +161,13 @@ class Compiled:
             self._give_up(problem)
         return result
 
-    def _problem(self, session: Session, kept: Kept) -> str | None:
+    def _problem(self, session: Session, kept: Kept, modes: Any) -> str | None:
         """Why a recording cannot be used again: it changed what it cannot change again."""
         if kept.escaped:
             return (f"{kept.escaped[0]}: a tensor made inside a compiled function is kept outside "
                     "of it, where later calls would not replace it. Return it, or compile with "
                     'fallback="eager".')  # fmt: skip
-        changed = kept.guards.changes()
+        changed = kept.guards.changes() + ["the grad mode or default dtype"] * (_modes() != modes)
         changed += ["a number of an optimizer" for n in session.numbers.values()
                     if float(n.ref.storage.source()) != n.value]  # fmt: skip
         if changed:
@@ -182,7 +185,7 @@ class Compiled:
         return f"{code.co_filename}:{code.co_firstlineno}"
 
     def _give_up(self, reason: str) -> None:
-        self.eager = True
+        self.eager, self._warm = True, _nothing
         warnings.warn(f"microtorch.compile runs eagerly from now on: {reason}", stacklevel=4)
 
     def _keep(self, key: Any, kept: Kept) -> None:
