@@ -413,6 +413,14 @@ def test_results_that_are_arguments_or_tensors_from_outside_are_the_same_objects
         assert found[0] is x and found[1] is w
 
 
+def test_results_with_names_keep_their_type():
+    f = torch.compile(lambda x: x.max(1))
+    for k in range(3):
+        found = f(torch.tensor([[1.0, k], [k, 0.5]]))
+        assert type(found) is type(torch.ones(1, 1).max(1))
+        assert found.values.tolist() == [max(1, k), max(k, 0.5)]
+
+
 def test_results_are_fresh():
     f = torch.compile(lambda x: x * 2)
     first, second, third = f(torch.ones(2)), f(torch.ones(2) * 2), f(torch.ones(2) * 3)

@@ -58,7 +58,9 @@ def _made(function: Any, *args: Any, **options: Any) -> Any:
     if tape is None:
         return function(*plain(args), **options)
     if function.__name__ == "empty":
-        return tape.fresh(function(*args, **options))
+        made = tape.constant(function(*args, **options))
+        tape.undefined.add(made.ref.storage)
+        return made
     if function.__name__ == "full" and recorded(args):
         made = tape.constant(np.zeros(args[0], *args[2:], **options))
         made[...] = args[1]

@@ -64,11 +64,11 @@ class Kept:
         self._changes: list[list[Any]] = []
         places = Counter(x.ref.storage for _, x in session.known.values())
         self._read_arguments(session, tensors)
-        finals = self._read_gradients(session, tensors, places)
+        finals = self._read_gradients(session, places)
         made: list[Tensor] = []
         self._results: list[Ref] = []
         self._structure = self._text_of(session, result, made)
-        moved = self._read_moved(session, tensors, places)
+        moved = self._read_moved(session, places)
         self._count_changes(session)
         self.usable = self._check_apart(session)
         self._arrays.clear()
@@ -123,7 +123,7 @@ class Kept:
             else:
                 self._checks.append(f"t{k}._array is a{first[id(array)]}")
 
-    def _read_gradients(self, session: Session, tensors: list[Tensor], places: Any) -> list[Tensor]:
+    def _read_gradients(self, session: Session, places: Any) -> list[Tensor]:
         """Gradients at entry and at exit; gives those that are new."""
         new_ones: dict[int, tuple[Tensor, str]] = {}
         stamped: list[str] = []
@@ -168,7 +168,7 @@ class Kept:
             self._own = [_own_memory(session, g).ref for g, _ in new_ones.values()]
         return [g for g, _ in new_ones.values()]
 
-    def _read_moved(self, session: Session, tensors: list[Tensor], places: Any) -> set[int]:
+    def _read_moved(self, session: Session, places: Any) -> set[int]:
         """Tensors that get other memory: the old is handed in, the new is a result."""
         moved: set[int] = set()
         for t, array, node, _ in session.tensors.values():
@@ -264,11 +264,13 @@ class Kept:
                 made.append(value)
                 self._results.append(session.result(traced))
             return self._texts.get(id(value)) or self.guards.name(value)
-        named = isinstance(value, tuple) and hasattr(value, "_fields")
-        if named or type(value) in (tuple, list):
+        if isinstance(value, tuple) or type(value) is list:
             parts = "".join(f"{self._text_of(session, v, made)}, " for v in value)
             whole = f"[{parts}]" if type(value) is list else f"({parts})"
-            return f"{self.guards.name(type(value))}(*{whole})" if named else whole
+            if type(value) in (tuple, list):
+                return whole
+            star = "*" if hasattr(value, "_fields") else ""
+            return f"{self.guards.name(type(value))}({star}{whole})"
         if type(value) is dict:
             pairs = ((self.guards.name(k), self._text_of(session, v, made))
                      for k, v in value.items())  # fmt: skip

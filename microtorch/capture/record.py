@@ -146,6 +146,9 @@ def perform(
             _refuse_by_value(name, args)
     elif type(target) is not Traced:
         raise refusal("a recorded array is written into a plain one", "Use tensors")
+    elif known and tape.untouched(target):
+        function(*plain(args), **plain(options))
+        return target
     else:
         tape.writable(target)
     with paused():

@@ -37,6 +37,8 @@ class Session:
         self.known: dict[int, tuple[Array, Traced]] = {}
         # Memory from outside: (first address, end, storage).
         self.outside: list[tuple[int, int, Storage]] = []
+        # Constants that np.empty made, until they are written.
+        self.undefined: set[Storage] = set()
         # What the forward program reads, while the backward program is recorded.
         self.frozen: set[Storage] = set()
         # Tensors from outside: id -> (tensor, its array, its node, its storage's changes).
@@ -138,6 +140,15 @@ class Session:
             offset += (value.ctypes.data - parent.value.ctypes.data) // value.itemsize
         return Traced(self, value, Ref(parent.ref.storage, value.shape, _steps(value), offset))
 
+    def untouched(self, target: Any) -> bool:
+        """Whether a constant may be written now, as nothing recorded has read it."""
+        storage = target.ref.storage
+        own = not any(np.may_share_memory(storage.array, a) for a in self.guards.arrays)
+        if own and not any(storage is r.storage for op in self.ops for r in (*op.ins, *op.outs)):
+            self.undefined.discard(storage)
+            return storage not in self.frozen
+        return False
+
     def writable(self, target: Any) -> None:
         """Prepare memory for being written: a constant becomes a copy of one."""
         storage = target.ref.storage
@@ -152,6 +163,8 @@ class Session:
             raise refusal("an array from outside is written in place", "Use a tensor")
         kept = Storage(storage.dtype, storage.size, "constant", array=memory.copy())
         storage.kind, storage.array = "temporary", None
+        if storage in self.undefined:
+            return
         whole, source = (Ref(s, (storage.size,), (1,)) for s in (storage, kept))
         self.ops.insert(0, Map((whole,), (source,), formulas=("x",), names=("x",)))
 
