@@ -413,6 +413,14 @@ def test_results_that_are_arguments_or_tensors_from_outside_are_the_same_objects
         assert found[0] is x and found[1] is w
 
 
+def test_results_with_names_keep_their_type():
+    f = torch.compile(lambda x: x.max(1))
+    for k in range(3):
+        found = f(torch.tensor([[1.0, k], [k, 0.5]]))
+        assert type(found) is type(torch.ones(1, 1).max(1))
+        assert found.values.tolist() == [max(1, k), max(k, 0.5)]
+
+
 def test_results_are_fresh():
     f = torch.compile(lambda x: x * 2)
     first, second, third = f(torch.ones(2)), f(torch.ones(2) * 2), f(torch.ones(2) * 3)
@@ -950,3 +958,203 @@ def test_native_kernels_refuse_recorded_arrays(kernel):
             convolve.conv_weight(session.capture(x), x[:, :, :6, :6], plan)
         else:
             rows.rows_added(np.zeros(2, np.int64), session.capture(x[:, 0, 0]), (3, 8))
+
+
+# --------------------------------------------------------------------------- memory and versions
+HOLDERS = {
+    "tensor": lambda g: g,
+    "array": lambda g: g.numpy(),
+    "detached": lambda g: g.detach(),
+    "view": lambda g: g[1:],
+    "buffer": lambda g: memoryview(g.numpy()),
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+@pytest.mark.parametrize("cleared", [False, True])
+def test_gradients_that_anyone_holds_keep_their_values(name, cleared):
+    w = torch.ones(3, requires_grad=True)
+
+    @torch.compile
+    def f(x):
+        w.grad = None
+        (w * x).sum().backward()
+
+    kept = []
+    for k in range(8):
+        f(torch.full((3,), float(k)))
+        kept.append(HOLDERS[name](w.grad))
+        if cleared:
+            w.grad = None
+    assert [float(np.asarray(g).ravel()[0]) for g in kept] == list(range(8))
+    assert f.latest.uses == 7
+
+
+def test_gradients_are_results_and_arguments_too():
+    w = torch.ones(2, requires_grad=True)
+
+    @torch.compile
+    def f(x):
+        w.grad = None
+        (w * x).sum().backward()
+        return w.grad
+
+    g = torch.compile(lambda x: x * 2 + w.grad)
+    for k in range(4):
+        assert f(torch.full((2,), float(k))) is w.grad and w.grad.tolist() == [k, k]
+        assert g(w.grad).tolist() == [3 * k, 3 * k]
+
+
+def test_a_failed_call_leaves_no_old_gradients():
+    w = torch.ones(3, requires_grad=True)
+
+    @torch.compile
+    def f(i):
+        w.grad = None
+        w[i].sum().backward()
+
+    f(torch.tensor([0])), f(torch.tensor([1]))
+    with pytest.raises(IndexError):
+        f(torch.tensor([7]))
+    assert w.grad is None
+    f(torch.tensor([2]))
+    assert w.grad.tolist() == [0, 0, 1]
+
+
+def test_changes_by_programs_and_by_eager_mode_are_counted_together():
+    v, w = torch.ones(2), torch.ones(2, requires_grad=True)
+    f, g = (torch.compile(lambda: (v.add_(1), None)[1]) for _ in range(2))
+    for k in range(5):
+        loss, before = (w * v).sum(), v._version
+        f()
+        if k % 2:
+            v.mul_(1)
+        g()
+        assert v._version == before + 2 + k % 2
+        with pytest.raises(RuntimeError, match="modified by an inplace"):
+            loss.backward()
+    (w * v).sum().backward()
+
+
+def test_views_as_arguments_are_counted_in_their_base():
+    w = torch.ones(2, requires_grad=True)
+    f = torch.compile(lambda x: (x.add_(1), None)[1])
+    for _ in range(3):
+        base = torch.zeros(4)
+        loss = (w * base[:2]).sum()
+        f(base[:2])
+        with pytest.raises(RuntimeError, match="modified by an inplace"):
+            loss.backward()
+
+
+def test_arguments_that_share_memory_which_is_written():
+    buffer = torch.zeros(4)
+
+    @torch.compile
+    def f(x):
+        buffer.add_(1)
+        return x + buffer
+
+    sharing = [torch.ones(4), buffer[:], buffer, torch.from_numpy(buffer.numpy()[::1])]
+    for _ in range(3):
+        for x in sharing:
+            before = buffer.clone()
+            other = before + 1 if x is not sharing[0] else x
+            assert torch.equal(f(x), other + before + 1)
+
+
+def test_memory_that_moves_is_followed():
+    w = torch.ones(2)
+
+    @torch.compile
+    def move():
+        w.data = w.data * 2
+
+    look = torch.compile(lambda: w + 0)
+    for k in range(6):
+        move()
+        assert look().tolist() == [2.0 ** (k + 1)] * 2
+    assert sum(map(len, look.programs.values())) <= 2
+
+
+# ------------------------------------------------------------------------------ Python values
+def test_values_are_found_through_objects_functions_and_decorators():
+    import functools
+    import types
+
+    config = types.SimpleNamespace(inner=types.SimpleNamespace(scale=1.0))
+    factor = 1.0
+
+    def scaled(c, x):
+        return x * c.inner.scale
+
+    @torch.no_grad()
+    def decorated(x):
+        return x * factor
+
+    class Other:
+        k = 1.0
+
+        @property
+        def scale(self):
+            return self.k * factor
+
+        @staticmethod
+        def twice(x):
+            return x * factor
+
+        @classmethod
+        def times(cls, x):
+            return x * cls.k
+
+    other = Other()
+    functions = [
+        lambda x: scaled(config, x),
+        lambda x: [decorated][0](x),
+        functools.partial(lambda k, x: x * k * factor, 1.0),
+        lambda x: Other.twice(x) * other.scale * Other.times(x),
+    ]
+    compiled, one = [torch.compile(f) for f in functions], torch.ones(1)
+    for change in range(4):
+        if change == 1:
+            config.inner.scale = 2.0
+        elif change == 2:
+            factor = 3.0
+        elif change == 3:
+            Other.k = 5.0
+        for f, g in zip(functions, compiled, strict=True):
+            assert [g(one).item() for _ in range(2)] == [f(one).item()] * 2
+
+
+def test_attributes_of_modules_changed_inside_are_refused():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return x * 2
+
+    f = torch.compile(Counting())
+    with pytest.raises(CaptureError, match="attribute of Counting is changed"):
+        for _ in range(4):
+            f(torch.ones(1))
+
+
+def test_generators_and_clocks_are_refused():
+    import random
+    import time
+
+    own = np.random.default_rng(0)
+    for f in (lambda x: x * own.random(), lambda x: x * random.random(), lambda x: x * time.time()):
+        with pytest.raises(CaptureError, match=r"test_capture\.py:\d+.*fallback"):
+            torch.compile(f)(torch.ones(1))
+
+
+def test_options_that_the_function_reads_itself_are_noticed():
+    optimizer = torch.optim.SGD([torch.ones(1)], lr=0.5)
+    f = torch.compile(lambda x: x * optimizer.param_groups[0]["lr"])
+    for lr in (0.5, 0.5, 0.25):
+        optimizer.param_groups[0]["lr"] = lr
+        assert f(torch.ones(1)).item() == lr

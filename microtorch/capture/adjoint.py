@@ -4,13 +4,14 @@ It is recorded from the first call's graph. What it needs of the forward program
 results of that, which the graph's node saves.
 """
 
+import threading
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..autograd.backward import _OnArrays
-from ..autograd.function import Parts
+from ..autograd.function import Function, once_differentiable
 from ..graph import engine
 from ..graph.node import LEAF, Node, mode, next_seq
 from ..tensor import Tensor, edge, wrap
@@ -19,137 +20,117 @@ from .session import Session
 from .tape import refusal
 
 
-class _Numbered:
-    """The op of the small node of one result: it hands on its gradient with its number."""
+class CompiledFunction(Function):
+    """A program's results in the graph, whose gradients another program gives."""
 
-    kind = "CompiledBackward"
-    saves_result = False
+    @staticmethod
+    def forward(ctx: Any, adjoint: Any, results: Any, saved: Any, *inputs: Tensor) -> Any:
+        """The results as they are."""
+        ctx.adjoint = adjoint
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*saved, *(x for x in inputs if x._node is LEAF))
+        return results
 
-    def backward(self, node: Node, g: Any) -> tuple[Any, ...]:
-        """The gradient for the node of all results."""
-        return (Parts({node.const: g}),)
-
-    def differentiate(self, node: Node, g: Any) -> tuple[Any, ...]:
-        """Refused: a program has no graph.
-
-        Raises:
-            RuntimeError: always.
-        """
-        raise RuntimeError(
-            "a compiled function cannot be differentiated twice from outside; call backward with "
-            "create_graph inside the compiled function"
-        )
-
-
-_NUMBERED = _Numbered()
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """The gradients of the inputs that the results used depend on."""
+        return (None, None, None, *ctx.adjoint.gradients(ctx.saved_tensors, grads))
 
 
 class Adjoint:
-    """The backward program of a recording, as an op of the graph."""
+    """The backward program of a recording."""
 
-    kind = "CompiledBackward"
-    saves_result = False
+    program: Any = None
 
     def __init__(
         self, session: Session, made: list[Tensor], roots: list[int], tensors: list[Tensor]
     ) -> None:
         self.roots = roots
+        self.lock = threading.Lock()
+        self.like = [(made[k].shape, made[k]._array.dtype) for k in roots]
         places = {edge(t): k for k, t in enumerate(tensors) if t._node is not None}
-        self.reached = [_targets(made[k]._node, places) for k in self.roots]
-        targets = list(dict.fromkeys(x for found in self.reached for x in found))
-        if any(places.keys() & _targets(p, places).keys() for x in targets
-               for p in (x.parents if isinstance(x, Node) else ()) if p is not None):  # fmt: skip
+        reached = [_targets(made[k]._node, places) for k in roots]
+        targets = list(dict.fromkeys(x for found in reached for x in found))
+        beyond = [p for x in targets if isinstance(x, Node) for p in x.parents if p is not None]
+        if any(places.keys() & _targets(p, places).keys() for p in beyond):
             raise refusal("an argument was computed from another one", "Pass a detached tensor")
-        forward, session.ops, session.frozen = session.ops, [], set(session.used)
-        seeds = [np.ones(made[k].shape, made[k]._array.dtype) for k in self.roots]
-        given = [session.capture(g, "argument", n) for n, g in enumerate(seeds)]
-        heads = {made[k]._node: g for k, g in zip(self.roots, given, strict=True)}
+        forward, session.ops = session.ops, []
+        session.frozen = {r.storage for op in forward for r in (*op.ins, *op.outs)}
+        given = [session.capture(np.ones(*like), "argument", n) for n, like in enumerate(self.like)]
+        heads = {made[k]._node: g for k, g in zip(roots, given, strict=True)}
         before, mode.enabled = mode.enabled, False
         try:
             found = engine.run(heads, _OnArrays, True, targets=set(targets))
         finally:
             mode.enabled = before
-        self.targets = [x for x in targets if x in found]
-        gradients = [session.result(session.lift(found[x])) for x in self.targets]
+        targets = [x for x in targets if x in found]
+        # Which of the roots each target's gradient comes from.
+        self.sources = [[k for k, r in enumerate(reached) if x in r] for x in targets]
+        # The inputs: positions of arguments, or leaves.
+        self.inputs = [places.get(x, x) for x in targets]
+        gradients = [session.result(session.lift(found[x])) for x in targets]
         ops, session.ops = session.ops, forward
-        # Targets by position among the arguments, or the leaf itself.
-        self.parents = [places.get(x, x) for x in self.targets]
-        # The forward program's memory that is read: (storage, its whole).
+        # The forward program's memory that is read, and the positions of its arguments that are.
         self.saved: list[Ref] = []
-        # Arguments of the forward program that are read, by position.
         self.arguments: list[int] = []
-        self.leaves = [x for x in self.targets if not isinstance(x, Node)]
-        self.recording = self._apart(forward, ops, [g.ref for g in given], gradients)
+        written = {r.storage for op in forward for r in op.outs}
+        self.recording = self._apart(ops, written, [g.ref for g in given], gradients, len(tensors))
 
     def _apart(
-        self, forward: list[Op], ops: list[Op], given: list[Ref], gradients: list[Ref]
-    ) -> Recording:
+        self, ops: list[Op], written: set[Storage], given: list[Ref], gradients: list[Ref],
+        known: int,
+    ) -> Recording:  # fmt: skip
         """The backward operations with memory of their own."""
-        written = {r.storage for op in forward for r in op.outs}
+        saved: dict[Storage, Storage] = {}
+        handed: dict[Storage, Storage] = {}
         seeds = {r.storage for r in given}
-        twins: dict[Storage, Storage] = {}
-        arguments: list[Ref] = []
 
         def own(ref: Ref) -> Ref:
             storage = ref.storage
-            if storage in seeds:
+            twins = handed if storage.kind == "argument" else saved
+            if storage in seeds or storage.kind == "captured":
                 return ref
-            handed = storage.kind == "argument"
-            if not handed and (storage.kind == "captured" or storage not in written):
+            if twins is saved and storage not in written:
                 return ref
+            if twins is handed and storage.position >= known:
+                raise refusal("a gradient is part of a result's graph", "Detach it")
             if storage not in twins:
                 twins[storage] = Storage(storage.dtype, storage.size, "argument", storage.name)
-                whole = Ref(storage, (storage.size,), (1,))
-                if handed:
-                    self.arguments.append(storage.position)
-                else:
+                if twins is saved:
                     storage.kind = "result"
-                    self.saved.append(whole)
-                arguments.append(replace(whole, storage=twins[storage]))
             return replace(ref, storage=twins[storage])
 
         for op in ops:
-            op.outs = tuple(map(own, op.outs))
-            op.ins = tuple(map(own, op.ins))
+            op.outs, op.ins = tuple(map(own, op.outs)), tuple(map(own, op.ins))
         results = [own(r) for r in gradients]
-        for k, r in enumerate(arguments):
-            r.storage.position = len(given) + k
-        return Recording(ops, [*given, *arguments], results)
+        self.saved = [_whole(s) for s in saved]
+        self.arguments = [s.position for s in handed]
+        arguments = [*given, *map(_whole, [*saved.values(), *handed.values()])]
+        for k, ref in enumerate(arguments):
+            ref.storage.position = k
+        return Recording(ops, arguments, results)
 
     # ---------------------------------------------------------------------------- running
-    def link(self, results: list[Tensor], saved: list[Any], tensors: list[Tensor]) -> None:
+    def link(self, results: list[Tensor], saved: list[Any], tensors: Any) -> None:
         """Put results into the graph."""
-        node = object.__new__(Node)
-        node.op = self
-        node.seq = next_seq()
-        node.parents = tuple(edge(tensors[p]) if isinstance(p, int) else p for p in self.parents)
-        node.saved = (*map(wrap, saved), *(tensors[k] for k in self.arguments), *self.leaves)
-        node.const = [(results[k].shape, results[k]._array.dtype) for k in self.roots]
-        for number, k in enumerate(self.roots):
-            results[k]._node = part = object.__new__(Node)
-            part.op = _NUMBERED
-            part.seq = next_seq()
-            part.parents = (node,)
-            part.saved = ()
-            part.const = number
+        held = (*map(wrap, saved), *(tensors[k] for k in self.arguments))
+        inputs = (tensors[x] if isinstance(x, int) else x for x in self.inputs)
+        CompiledFunction.apply(self, tuple(results[k] for k in self.roots), held, *inputs)
 
-    def backward(self, node: Node, parts: Any) -> tuple[Any, ...]:
-        """Gradients of the parents."""
-        grads = [
-            np.zeros(shape, dtype) if parts.get(k) is None else np.ascontiguousarray(parts[k])
-            for k, (shape, dtype) in enumerate(node.const)
+    def gradients(self, saved: Any, grads: Any) -> list[Any]:
+        """Gradients of the inputs; None where they come from no result that was used."""
+        given = [
+            np.zeros(*like) if g is None else np.ascontiguousarray(g._array).reshape(like[0])
+            for g, like in zip(grads, self.like, strict=True)
         ]
-        count = len(self.saved) + len(self.arguments)
-        held = [_flat(t._array) for t in (node.saved or ())[:count]]
-        found = self.program.run([g.reshape(s) for g, (s, _) in zip(grads, node.const, strict=True)]
-                                 + held)  # fmt: skip
-        wanted = {x for k, reached in enumerate(self.reached) if parts.get(k) is not None
-                  for x in reached}  # fmt: skip
-        return tuple(g if x in wanted else None
-                     for x, g in zip(self.targets, found, strict=True))  # fmt: skip
-
-    differentiate = _Numbered.differentiate
-    program: Any = None
+        held = [_flat(t._array) for t in saved[: len(self.saved) + len(self.arguments)]]
+        with self.lock:
+            found = self.program.run(given + held)
+        return [
+            wrap(g) if any(grads[k] is not None for k in ks) else None
+            for g, ks in zip(found, self.sources, strict=True)
+        ]
 
 
 class _Freed:
@@ -163,19 +144,17 @@ class _Freed:
 
 def freed_node(node: Node) -> Node | None:
     """What stands for a node whose saved values, or those it needs, are freed; else None."""
-    seen: set[Any] = set()
-    stack: list[Any] = [node]
-    while stack:
-        x = stack.pop()
-        if isinstance(x, Node) and x is not LEAF and x not in seen:
-            if x.saved is None:
-                made = object.__new__(Node)
-                made.op, made.seq, made.parents = _Freed(node.op.kind), next_seq(), ()
-                made.saved = made.const = None
-                return made
-            seen.add(x)
-            stack += x.parents
+    for x in engine.topological([node])[0]:
+        if isinstance(x, Node) and x is not LEAF and x.saved is None:
+            made = object.__new__(Node)
+            made.op, made.seq, made.parents = _Freed(node.op.kind), next_seq(), ()
+            made.saved = made.const = None
+            return made
     return None
+
+
+def _whole(storage: Storage) -> Ref:
+    return Ref(storage, (storage.size,), (1,))
 
 
 def _flat(array: Any) -> Any:
@@ -188,11 +167,11 @@ def _flat(array: Any) -> Any:
 def _targets(node: Any, places: Any) -> dict[Any, None]:
     """The leaves and arguments that a node's gradient reaches, in a fixed order."""
     found: dict[Any, None] = {}
-    seen: set[Any] = set()
+    seen: set[Any] = {None}
     stack = [node]
     while stack:
         x = stack.pop()
-        if x is None or x in seen:
+        if x in seen:
             continue
         seen.add(x)
         if x in places or not isinstance(x, Node):

@@ -1,332 +1,260 @@
-"""What a recording took for granted outside of tensors: Python values and modules.
+"""What a recording takes for granted in Python: the values that the user's code can reach.
 
-While a call is recorded, `Watch` sees every Python function that is called. Globals, closure cells
-and attributes that the user's code can read are noted with their values: simple ones are compared
-by value, others by identity. What modules and tensors are is compared only after the global
-counter `clock.epoch` has moved, which assignments to them do.
+Before a call is recorded, `Guards` walks from the function through the names in its code: globals,
+closures, attributes, and the functions and classes found there; library code is not walked. What
+was found is compared before each later call, by one expression. What belongs to modules is
+compared only after the global counter `clock.epoch` has moved, which assignments to them do.
 """
 
-import builtins
-import gc
-import os
+import functools
+import random
 import sys
 import sysconfig
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from numpy import random as numpy_random
 
-from .. import value as value_module
-from ..graph.node import clock
 from ..nn.module import Module
-from ..optim.optimizer import Optimizer
 from ..tensor import Tensor
-from .tape import OUTSIDE, PACKAGE, CaptureError, file_of, place
+from .tape import OUTSIDE
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, type(...))
-_LIBRARY = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), *OUTSIDE)
-_CAPTURE = os.path.dirname(__file__)
-_RANDOM = ("random", "_random", "numpy.random", "secrets")
-_MISSING = object()
-_VALUE = value_module.__file__
-_CALLABLE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, np.ufunc)
-_MODULE_CALL = Module.__call__.__code__
+_LIBRARY = (*(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")), *OUTSIDE)
+_CONTAINERS = (list, tuple, set, frozenset, dict)
+_WRAPPERS = (types.MethodType, staticmethod, classmethod)
+# Objects that are no owners of attributes of the user's.
+_CLOSED = (*SIMPLE, *_CONTAINERS, *_WRAPPERS, types.FunctionType, types.BuiltinFunctionType,
+           property, functools.partial, np.ndarray, np.ufunc, np.dtype, Tensor)  # fmt: skip
+_GENERATORS = (random.Random, numpy_random.Generator, numpy_random.RandomState)
 
 
 def frozen(value: Any, depth: int = 2) -> Any:
     """A value as it is now: simple ones and containers of them by value, others by identity."""
     if isinstance(value, SIMPLE):
         return (type(value), value if value == value else "nan")
-    if depth and type(value) in (list, tuple, set, frozenset):
-        return (type(value), *(frozen(v, depth - 1) for v in value))
+    if depth and isinstance(value, (list, tuple, set, frozenset)):
+        return (type(value), *[frozen(v, depth - 1) for v in value])
     if depth and isinstance(value, dict):
-        return (type(value), *((k, frozen(v, depth - 1)) for k, v in value.items()))
-    if isinstance(value, types.FunctionType):
-        return (id(value), value.__code__, frozen(value.__defaults__), frozen(value.__kwdefaults__))
+        return (type(value), *[(k, frozen(v, depth - 1)) for k, v in value.items()])
     return id(value)
 
 
-class Place:
-    """A name in a dict, or a cell, with what it was."""
+class Guards:
+    """The walk from a function and its arguments.
 
-    def __init__(self, words: str, owner: Any, name: Any, value: Any) -> None:
-        self.words, self.owner, self.name = words, owner, name
-        # Held, so that identities stay.
-        self.value = value
-        self.was = frozen(value)
-        self.mutable = type(value) in (list, dict, set)
+    texts: comparisons, each the text of an expression over the names in `scope`.
+    """
 
-    def now(self) -> Any:
-        """What is there."""
-        if isinstance(self.owner, types.CellType):
-            return self.owner.cell_contents
-        return self.owner.get(self.name, _MISSING)
+    def __init__(self, function: Any, arguments: Any) -> None:
+        self.scope: dict[str, Any] = {"frozen": frozen, "equal": _equal}
+        self.texts: list[str] = []
+        # What was noted, in words and with the text that compares it.
+        self.places: dict[Any, tuple[str, str]] = {}
+        self.modules: dict[Module, Any] = {}
+        self.arrays: list[Any] = []
+        self._names: set[str] = set()
+        self._seen: dict[int, Any] = {}
+        self._random: list[tuple[Callable[[], Any], Any]] = []
+        self._walk((random._inst, numpy_random.mtrand._rand, function))  # type: ignore[attr-defined]
+        # Tensors that the function reaches by itself: as arguments, they are the same ones again.
+        self.tensors = {k for k, v in self._seen.items() if isinstance(v, Tensor)}
+        self.tensors |= {id(t) for m in self.modules for t in m.buffers(False)}
+        self._walk(arguments)
+        self._seen.clear()
 
-    def holds(self) -> bool:
-        """Whether it is the same."""
-        return bool(frozen(self.now()) == self.was)
+    def _walk(self, values: Iterable[Any]) -> None:
+        self._visit_all(values)
+        known = -1
+        while known != (known := len(self._names) + len(self._seen)):
+            for value in list(self._seen.values()):
+                self._attributes(value)
 
+    def name(self, value: Any) -> str:
+        """The name of an object, which is held."""
+        name = f"v{id(value)}"
+        self.scope[name] = value
+        return name
 
-class Watch:
-    """The profile function of a recording."""
+    def add(self, text: str, *values: Any) -> str:
+        """Add a comparison of objects."""
+        self.texts.append(text.format(*map(self.name, values)))
+        return self.texts[-1]
 
-    def __init__(self, give_up: Callable[[CaptureError], None]) -> None:
-        self.give_up = give_up
-        self.places: dict[Any, Place] = {}
-        self.modules: dict[int, Module] = {}
-        self.codes: set[Any] = set()
-        self.given: list[tuple[Any, Any]] = []
-        self.state = _numpy_state()
-        self._before: Any = None
-
-    def __enter__(self) -> "Watch":
-        self._before = sys.getprofile()
-        sys.setprofile(self._event)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        sys.setprofile(self._before)
-
-    def _event(self, frame: Any, event: str, arg: Any) -> None:
-        code = frame.f_code
-        name = file_of(frame)
-        if event == "c_call":
-            if not name.startswith(OUTSIDE):
-                self._builtin(arg, frame, name)
-        elif event == "return":
-            if not name.startswith(_LIBRARY) and self.state != _numpy_state():
-                self.state = _numpy_state()
-                what = "random numbers that are not microtorch's are drawn"
-                self._refuse(f"{name}:{frame.f_lineno}", what)
-        elif event == "call":
-            if not name.startswith(_LIBRARY):
-                self._function(frame, code)
-            elif name == _VALUE:
-                self._refuse(place(True), "a graph of Values (numbers, not tensors) is made")
-            elif name.startswith(OUTSIDE[0]):
-                self._entry(frame, code)
-                if code is _MODULE_CALL:
-                    self._object(frame.f_locals["self"], ())
-
-    def _builtin(self, function: Any, frame: Any, name: str) -> None:
-        """Refuse what the program could not do again.
-
-        Raises:
-            CaptureError: for output, clocks and random numbers that are not microtorch's.
-        """
-        back = frame.f_back
-        if name.endswith("/random.py") and back is not None:
-            name = file_of(back)
-        if name.startswith(_LIBRARY):
+    def note(self, words: str, owner: Any, text: str) -> None:
+        """Compare one value, `owner` followed by a text, with what it is now."""
+        if (id(owner), text) in self.places:
             return
-        owner = getattr(function, "__self__", None)
-        kind = type(owner).__module__ if owner is not None else ""
-        module = getattr(function, "__module__", None) or ""
-        if kind.startswith(_RANDOM) or module.startswith(_RANDOM):
-            what = "random numbers that are not microtorch's are drawn"
-        elif module == "time" or function in (print, input, open):
-            what = f"{function.__name__}() is called"
-        else:
+        try:
+            value = eval("owner" + text, {"owner": owner})
+        except AttributeError:
             return
-        self._refuse(place(True), what)
+        simple = isinstance(value, SIMPLE) or (
+            isinstance(value, tuple) and all(isinstance(v, SIMPLE) for v in value)
+        )
+        same, by_value = f"{{0}}{text} is {{1}}", f"frozen({{0}}{text}) == {{2}}"
+        if simple:
+            same = f"({same} or {by_value})"
+        elif isinstance(value, _CONTAINERS):
+            same = by_value
+        self.places[id(owner), text] = words, self.add(same, owner, value, frozen(value))
+        self._visit(value)
 
-    def _refuse(self, where: str, what: str) -> None:
-        self.give_up(CaptureError(
-            f"{where}: {what} inside a compiled function, which the compiled program would "
-            'not do again. Do that outside, or compile with fallback="eager".'
-        ))  # fmt: skip
+    # ---------------------------------------------------------------------------- the walk
+    def _visit_all(self, values: Iterable[Any]) -> None:
+        for value in values:
+            self._visit(value)
 
-    def _function(self, frame: Any, code: Any) -> None:
-        """Note what a function of the user's can read."""
-        values = frame.f_locals
-        if code.co_argcount:
-            first = values.get(code.co_varnames[0])
-            self._object(first, code.co_names)
-        if (code, id(frame.f_globals)) in self.codes and not code.co_freevars:
+    def _visit(self, value: Any) -> None:
+        """Walk through a value, once."""
+        if isinstance(value, SIMPLE) or id(value) in self._seen:
             return
-        self.codes.add((code, id(frame.f_globals)))
-        store = frame.f_globals
-        for name in _names(code):
-            if name in store:
-                self.note(f"the global {name}", store, name, store[name])
-                self._object(store[name], code.co_names)
-        function = _function_of(frame, code)
-        cells = function.__closure__ or () if function else ()
-        for name, cell in zip(code.co_freevars, cells, strict=False):
+        self._seen[id(value)] = value
+        if isinstance(value, types.FunctionType):
+            self._function(value)
+        elif isinstance(value, _WRAPPERS):
+            self._visit_all((value.__func__, getattr(value, "__self__", None)))
+        elif isinstance(value, property):
+            self._visit(value.fget)
+        elif isinstance(value, functools.partial):
+            self._visit_all((value.func, value.args, value.keywords))
+        elif isinstance(value, _CONTAINERS):
+            self._visit_all(value.values() if isinstance(value, dict) else value)
+        elif isinstance(value, np.ndarray):
+            # The package makes constants of its elements.
+            self.arrays.append(value)
+            self.add("equal({}, {})", value, value.copy())
+        elif isinstance(value, Tensor):
+            self._visit_all(list(value.__dict__.get("_hooks", {}).values()))
+        elif isinstance(value, Module):
+            for module in value.modules():
+                self.modules.setdefault(module, _module_state(module))
+                self._visit(type(module))
+                self._visit_all(f for k in _hooks_of(module).values() for f in k.values())
+        elif isinstance(value, _GENERATORS):
+            state = functools.partial(_state, value)
+            self._random.append((state, state()))
+        self._visit(getattr(value, "__dict__", {}).get("__wrapped__"))
+
+    def _function(self, function: Any) -> None:
+        """What a function reads; of library code, only functions of the user's that it wraps."""
+        code = function.__code__
+        own = not _of_library(code.co_filename, function.__globals__.get("__name__"))
+        if own:
+            self.add("{0}.__code__ is {1}", function, code)
+            self.add("{0}.__defaults__ is {1}", function, function.__defaults__)
+            names = _names(code)
+            self._names |= names
+            for name in names & function.__globals__.keys():
+                self.note(f"the global {name}", function.__globals__, f"[{name!r}]")
+            self._visit_all((function.__defaults__, function.__kwdefaults__))
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 value = cell.cell_contents
             except ValueError:
                 continue
-            if _of_caller(frame, name, value):
-                continue
-            self.note(f"the variable {name}", cell, id(cell), value)
-            self._object(value, code.co_names)
+            if own:
+                self.note(f"the variable {name}", cell, ".cell_contents")
+            else:
+                self._visit(value)
 
-    def note(self, words: str, owner: Any, name: Any, value: Any) -> None:
-        """Note one value, once."""
-        if (id(owner), name) not in self.places:
-            self.places[id(owner), name] = Place(words, owner, name, value)
-
-    def _object(self, value: Any, names: Any) -> None:
-        """Note the attributes of an object that code may read."""
-        if isinstance(value, Module):
-            self.modules.setdefault(id(value), value)
-        elif isinstance(value, (Tensor, Optimizer, np.ndarray, *SIMPLE)) or value is None:
-            return
-        elif isinstance(value, types.ModuleType):
-            if not (getattr(value, "__file__", None) or PACKAGE).startswith((PACKAGE, *_LIBRARY)):
-                self._attributes(value.__name__, vars(value), names)
+    def _attributes(self, value: Any) -> None:
+        """Note the attributes of an object that any of the walked code names."""
+        if isinstance(value, types.ModuleType):
+            if not _of_library(getattr(value, "__file__", None), value.__name__):
+                for name in self._names & vars(value).keys():
+                    self.note(f"{value.__name__}.{name}", value, f".{name}")
         elif isinstance(value, type):
-            self._class(value, names)
-        elif hasattr(value, "__dict__") and not isinstance(value, _CALLABLE):
-            self._attributes(type(value).__name__, vars(value), names)
-            self._class(type(value), names)
+            for base in value.__mro__:
+                if not _of_library(None, base.__module__):
+                    for name in self._used_in(base):
+                        self.note(f"{base.__name__}.{name}", base, f".__dict__[{name!r}]")
+        elif not isinstance(value, _CLOSED):
+            if not type(value).__module__.startswith(("microtorch.capture", "numpy")):
+                for name in self._names & _names_of(value):
+                    found = value.__dict__.get(name) if isinstance(value, Module) else None
+                    # Attributes of modules are compared after epochs, but for what they contain.
+                    if found is not None and not isinstance(found, _CONTAINERS):
+                        self._visit(found)
+                    else:
+                        self.note(f"{type(value).__name__}.{name}", value, f".{name}")
+                self._visit(type(value))
 
-    def _class(self, kind: type, names: Any) -> None:
-        for base in kind.__mro__:
-            if not base.__module__.startswith(("microtorch", "builtins")):
-                for name in names:
-                    value = base.__dict__.get(name, _MISSING)
-                    if value is not _MISSING:
-                        words = f"{base.__name__}.{name}"
-                        self.note(words, base.__dict__, name, value)
-
-    def _attributes(self, owner: str, store: Any, names: Any) -> None:
-        for name in names:
-            if name in store:
-                self.note(f"{owner}.{name}", store, name, store[name])
-
-    def _entry(self, frame: Any, code: Any) -> None:
-        """Note arrays that the user's code hands to the package: their contents are constants."""
-        back = frame.f_back
-        if back is None or file_of(back).startswith(OUTSIDE):
-            return
-        values = frame.f_locals
-        for name in code.co_varnames[: code.co_argcount + 2]:
-            value = values.get(name)
-            for v in value if type(value) in (tuple, list) else (value,):
-                if type(v) is np.ndarray and not any(v is a for a, _ in self.given):
-                    self.given.append((v, v.copy()))
+    def _used_in(self, kind: type) -> set[str]:
+        special = {n for n, v in vars(kind).items() if n[:2] == "__" and callable(v)}
+        entries = {"forward", "backward", "setup_context"}
+        return (self._names | special | entries) & vars(kind).keys() - {"__class__"}
 
     # ------------------------------------------------------------------------- afterwards
+    def rare(self) -> bool:
+        """Whether all modules are as they were; asked after epochs only."""
+        return all(_module_state(m) == state for m, state in self.modules.items())
+
+    def drawn(self) -> bool:
+        """Whether random numbers that are not microtorch's have been drawn."""
+        return any(state() != before for state, before in self._random)
+
     def changes(self) -> list[str]:
-        """What the call itself has changed."""
-        return [p.words for p in self.places.values() if not p.holds()]
+        """What the recorded call itself has changed."""
+        found = [words for words, text in self.places.values() if not self._holds(text)]
+        changed = (m for m, state in self.modules.items() if _module_state(m) != state)
+        return found + [f"an attribute of {type(m).__name__}" for m in changed]
 
-    def check(self) -> Callable[[], bool]:
-        """A fast function that says whether everything is as it was."""
-        names: dict[str, Any] = {}
-        terms = []
-        mutable = []
-        for k, p in enumerate(self.places.values()):
-            if p.mutable:
-                mutable.append(p)
-            names[f"o{k}"], names[f"v{k}"] = p.owner, p.value
-            at = ".cell_contents" if isinstance(p.owner, types.CellType) else f"[{p.name!r}]"
-            terms.append(f"o{k}{at} is v{k}")
-            if isinstance(p.value, types.FunctionType):
-                names[f"c{k}"], names[f"d{k}"] = p.value.__code__, p.value.__defaults__
-                terms.append(f"v{k}.__code__ is c{k} and v{k}.__defaults__ is d{k}")
-        same = eval("lambda: " + (" and ".join(terms) or "True"), names)
-        every = list(self.places.values())
-        given = self.given
-        plain = not mutable and not given
-
-        def check() -> bool:
-            try:
-                if not same() and not all(p.holds() for p in every):
-                    return False
-            except (KeyError, ValueError):
-                return False
-            if plain:
-                return True
-            return all(p.holds() for p in mutable) and all(
-                np.array_equal(a, was, equal_nan=a.dtype.kind == "f") for a, was in given
-            )
-
-        return check
-
-    def modules_check(self) -> Callable[[], bool]:
-        """Whether all modules below those seen have the same attributes; after epochs only."""
-        every = {id(m): m for top in self.modules.values() for m in top.modules()}
-        # Parameters are compared as tensors.
-        was = [(m, _module_state(m)) for m in every.values()]
-        return lambda: all(_module_state(m) == state for m, state in was)
-
-    def parameters(self) -> list[Any]:
-        """All parameters and buffers of the modules seen."""
-        return [t for m in self.modules.values() for t in (*m.parameters(), *m.buffers())]
-
-    def module_lists(self) -> Callable[[], bool]:
-        """Whether containers among the attributes of the user's modules are the same."""
-        places = [
-            Place("", m.__dict__, name, value)
-            for m in self.modules.values()
-            for name, value in m.__dict__.items()
-            if type(value) in (list, dict, set) and not name.startswith("_") and value
-        ]
-        return (lambda: all(p.holds() for p in places)) if places else (lambda: True)
+    def _holds(self, text: str) -> bool:
+        try:
+            return bool(eval(text, self.scope))
+        except (LookupError, AttributeError, ValueError):
+            return False
 
 
-def _numpy_state() -> Any:
-    """The state of NumPy's global generator."""
-    name, words, *rest = numpy_random.get_state()  # type: ignore[misc]
-    return (name, words.tobytes(), *rest)  # type: ignore[attr-defined]
+def _equal(array: Any, was: Any) -> bool:
+    return bool(np.array_equal(array, was, equal_nan=array.dtype.kind == "f"))
 
 
-def _module_state(module: Module) -> Any:
-    store = module.__dict__
-    own = {k: v for k, v in store.items() if not isinstance(v, (list, dict, set))}
-    tables = [frozen(store.get(k, {})) for k in ("_parameters", "_buffers", "_modules")]
-    hooks = store.get("_hooks")
-    kinds = getattr(hooks, "__dict__", None) or {
-        k: getattr(hooks, k, None) for k in getattr(type(hooks), "__slots__", ())
-    }
-    return frozen(own), tables, frozen(kinds), type(module)
+def _state(generator: Any) -> str:
+    """The state of a generator that is not microtorch's."""
+    if isinstance(generator, random.Random):
+        return repr(generator.getstate())
+    legacy = isinstance(generator, numpy_random.RandomState)
+    state = generator.get_state(legacy=False) if legacy else generator.bit_generator.state
+    with np.printoptions(threshold=sys.maxsize):
+        return repr(state)
+
+
+def _of_library(file: str | None, module: Any) -> bool:
+    """Whether code is not the user's, by its file or, where it has none, its module."""
+    if file is not None and file.startswith("<"):
+        return str(module).partition(".")[0] in ("microtorch", "numpy")
+    if file is None and module != "__main__":
+        file = getattr(sys.modules.get(module), "__file__", None)
+        return file is None or file.startswith(_LIBRARY)
+    return file is not None and file.startswith(_LIBRARY)
+
+
+def of_library(frame: Any) -> bool:
+    """Whether a frame runs code that is not the user's."""
+    return _of_library(frame.f_code.co_filename, frame.f_globals.get("__name__"))
 
 
 def _names(code: Any) -> set[str]:
     """Names that a function and those nested in it use."""
-    found = set(code.co_names)
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            found |= _names(const)
-    return found - set(dir(builtins))
+    nested = (c for c in code.co_consts if isinstance(c, types.CodeType))
+    return set(code.co_names).union(*map(_names, nested))
 
 
-def _function_of(frame: Any, code: Any) -> Any:
-    """The function object that a frame runs, looked for among what its callers can see."""
-    found = (f for f in gc.get_referrers(code) if isinstance(f, types.FunctionType))
-    freed = [f for f in found if f.__code__ is code]
-    if len(freed) == 1:
-        return freed[0]
-    values = frame.f_locals
-    for f in freed:
-        cells = dict(zip(code.co_freevars, f.__closure__ or (), strict=False))
-        if all(_contents(c) is values.get(n, _MISSING) for n, c in cells.items()):
-            return f
-    return None
+def _names_of(value: Any) -> set[str]:
+    """Names of the attributes of an object itself."""
+    slots = (vars(base).get("__slots__", ()) for base in type(value).__mro__)
+    names = {n for own in slots for n in ((own,) if isinstance(own, str) else own)}
+    return names | getattr(value, "__dict__", {}).keys()
 
 
-def _of_caller(frame: Any, name: str, value: Any) -> bool:
-    """Whether a variable belongs to a function that is running inside the compiled one."""
-    back = frame.f_back
-    while back is not None and not back.f_code.co_filename.startswith(_CAPTURE):
-        if name in back.f_code.co_cellvars and back.f_locals.get(name, _MISSING) is value:
-            return True
-        back = back.f_back
-    return False
+def _hooks_of(module: Module) -> dict[str, dict[int, Any]]:
+    return vars(module.__dict__.get("_hooks") or types.SimpleNamespace())
 
 
-def _contents(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return _MISSING
-
-
-def epoch() -> int:
-    """How often tensors' storages and modules' attributes have been exchanged."""
-    return clock.epoch
+def _module_state(module: Module) -> Any:
+    """What belongs to a module itself: simple values by value, others by identity."""
+    return type(module), frozen(vars(module), 3), frozen(_hooks_of(module))

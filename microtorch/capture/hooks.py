@@ -4,10 +4,12 @@ Eager mode pays nothing: the hooks are put in place when a recording begins and 
 the last one ends. In other threads they do what was there before.
 """
 
+import builtins
 import contextlib
 import functools
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,8 +21,10 @@ from ..kernels import cpu
 from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor
-from .replay import leaves, plain
-from .session import ARRAY, ArrayHook, GradHook, Session, paused
+from ..value import Value
+from .guards import of_library
+from .record import MAKES, paused, plain, recorded
+from .session import ARRAY, ArrayHook, GradHook, Session
 from .tape import active, read_error, refusal
 from .traced import CHECKS, Traced
 from .updates import counting, stepping, updating
@@ -30,72 +34,46 @@ from .updates import counting, stepping, updating
 class _Numpy:
     """NumPy as the package sees it: what makes arrays makes recorded ones."""
 
+    lib: Any
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
+        found = getattr(np, name)
+        return functools.partial(_made, found) if name in _MAKERS else found
 
-    def _make(self, name: str, args: Any, options: Any) -> Any:
-        function = getattr(np, name)
-        tape: Any = active.tape
-        if tape is None:
-            return function(*args, **options)
-        if name == "full" and type(args[1]) is Traced:
-            made = tape.constant_of(np.zeros, (args[0], *args[2:]), options)
-            made[...] = args[1]
-            return made
-        made = tape.constant_of(function, args, options)
-        if name == "empty":
-            tape.undefined.add(made.ref.storage)
+
+class _Strided:
+    """The same of `numpy.lib.stride_tricks`, and of numpy.lib."""
+
+    array_utils = np.lib.array_utils
+    sliding_window_view = staticmethod(np.lib.stride_tricks.sliding_window_view)
+
+    @staticmethod
+    def as_strided(*args: Any, **options: Any) -> Any:
+        """A view."""
+        return _made(np.lib.stride_tricks.as_strided, *args, **options)
+
+
+def _made(function: Any, *args: Any, **options: Any) -> Any:
+    tape = active.tape
+    if tape is None:
+        return function(*plain(args), **options)
+    if function.__name__ == "empty":
+        made = tape.constant(function(*args, **options))
+        tape.undefined.add(made.ref.storage)
         return made
+    if function.__name__ == "full" and recorded(args):
+        made = tape.constant(np.zeros(args[0], *args[2:], **options))
+        made[...] = args[1]
+        return made
+    if function.__name__ in MAKES or recorded(args[:1]):
+        return tape.attempt(function, args, options)
+    return function(*plain(args), **options)
 
-    def zeros(self, *args: Any, **options: Any) -> Any:
-        """Memory that may be written."""
-        return self._make("zeros", args, options)
 
-    def empty(self, *args: Any, **options: Any) -> Any:
-        """The same, undefined."""
-        return self._make("empty", args, options)
-
-    def ones(self, *args: Any, **options: Any) -> Any:
-        """The same, with ones."""
-        return self._make("ones", args, options)
-
-    def full(self, *args: Any, **options: Any) -> Any:
-        """The same, with a number."""
-        return self._make("full", args, options)
-
-    def asarray(self, x: Any, dtype: Any = None, order: Any = None, **options: Any) -> Any:
-        """A recorded array stays one."""
-        if type(x) is not Traced:
-            return np.asarray(x, dtype, order, **options)
-        if (dtype is None or x.dtype == dtype) and (order != "C" or x.flags.c_contiguous):
-            return x
-        return x.astype(x.dtype if dtype is None else dtype, "C" if order == "C" else "K")
-
-    def array(self, x: Any, dtype: Any = None, **options: Any) -> Any:
-        """A copy."""
-        if type(x) is not Traced:
-            return np.array(x, dtype, **options)
-        return x.astype(x.dtype if dtype is None else dtype, options.get("order", "K"))
-
-    def ascontiguousarray(self, x: Any, dtype: Any = None) -> Any:
-        """In row-major order."""
-        return self.asarray(x if np.ndim(x) else x.reshape(1), dtype, "C")
-
-    class lib:
-        """numpy.lib."""
-
-        array_utils = np.lib.array_utils
-
-        class stride_tricks:
-            """numpy.lib.stride_tricks."""
-
-            sliding_window_view = np.lib.stride_tricks.sliding_window_view
-
-            @staticmethod
-            def as_strided(x: Any, *args: Any, **options: Any) -> Any:
-                """A view."""
-                seen = np.lib.stride_tricks.as_strided(plain(x), *args, **options)
-                return x.tape.view(x, seen) if type(x) is Traced else seen
+_MAKERS = MAKES | {"empty", "asarray", "array", "ascontiguousarray"}
+_numpy = _Numpy()
+_numpy.lib = _Strided
+_Strided.stride_tricks = _Strided  # type: ignore[attr-defined]
 
 
 def _modules() -> list[Any]:
@@ -111,119 +89,106 @@ def _modules() -> list[Any]:
 
 
 # ---------------------------------------------------------------------- single functions
+def _instead(of: Any) -> Any:
+    """A decorator: a function for a thread that records; `of` is what others go on with."""
+
+    def make(hook: Any) -> Any:
+        @functools.wraps(of)
+        def apply(*args: Any, **options: Any) -> Any:
+            return (of if active.tape is None else hook)(*args, **options)
+
+        return apply
+
+    return make
+
+
 def _aside(function: Any) -> Any:
     """A function that keeps what it makes, so must make real arrays."""
 
-    @functools.wraps(function)
-    def apply(*args: Any) -> Any:
+    def real(*args: Any) -> Any:
         with paused():
             return function(*args)
 
-    return apply
+    return _instead(function)(real)
+
+
+def _called(function: Any) -> Any:
+    """A function on arrays that is called again as a whole."""
+
+    def whole(*args: Any, **options: Any) -> Any:
+        if not recorded((args, options)):
+            return function(*args, **options)
+        return active.tape.attempt(function, args, options)
+
+    return _instead(function)(whole)
+
+
+def _drawing(name: str) -> Any:
+    """A method that draws random numbers, into its first argument or as its result."""
+    method = random.Generator.__dict__[name]
+    fills = name in ("uniform", "normal", "exponential", "randint", "random",
+                     "bernoulli_scalar", "dropout_mask")  # fmt: skip
+
+    def draw(self: Any, *args: Any, **options: Any) -> Any:
+        tape = active.tape
+        if name in ("seed", "manual_seed", "set_state", "set_state_bytes", "get_state"):
+            tape.give_up(refusal(f"the generator's {name} is called", "Do that outside"))
+            return method(self, *args, **options)
+        target = args[0] if fills else None
+        found = tape.attempt(method, (self, *args), options, target=target, effect=True)
+        return None if fills else found
+
+    return _instead(method)(draw)
+
+
+def _refusing(what: str, function: Any) -> Any:
+    """What the program could not do again, where the user's code calls it."""
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        if not of_library(sys._getframe(2)):
+            active.tape.give_up(refusal(what, "Do that outside"))
+        return function(*args, **options)
+
+    return _instead(function)(refuse)
+
+
+def _reading(name: str) -> Any:
+    method = Tensor.__dict__[name]
+
+    def read(self: Any, *args: Any, **options: Any) -> Any:
+        active.tape.give_up(read_error(name))
+        return method(self, *args, **options)
+
+    return _instead(method)(read)
+
+
+def _only_traced(function: Any, hook: Any) -> Any:
+    return _instead(function)(
+        lambda x, *args: (hook if type(x) is Traced else function)(x, *args)
+    )  # fmt: skip
 
 
 def _spread(g: Any, shape: Any) -> Any:
     return np.broadcast_to(g.reshape(()) if g.ndim else g, shape)
 
 
-def _expand(x: Any, shape: Any) -> Any:
-    return np.broadcast_to(x, shape)
-
-
-def _only_traced(function: Any, instead: Any) -> Any:
-    @functools.wraps(function)
-    def apply(x: Any, *args: Any) -> Any:
-        return (instead if type(x) is Traced else function)(x, *args)
-
-    return apply
-
-
-def _drawing(name: str, method: Any) -> Any:
-    """A method that draws random numbers, into its first argument or as its result."""
-    fills = name in ("uniform", "normal", "exponential", "randint", "random",
-                     "bernoulli_scalar", "dropout_mask")  # fmt: skip
-
-    @functools.wraps(method)
-    def apply(self: Any, *args: Any, **options: Any) -> Any:
-        if active.tape is None:
-            return method(self, *plain(args), **options)
-        if name in ("seed", "set_state", "set_state_bytes", "get_state"):
-            error = refusal(f"the generator's {name} is called", "Do that outside")
-            active.tape.give_up(error)
-            return method(self, *args, **options)
-        with paused() as tape:
-            if fills:
-                tape.writable(args[0])
-            found = method(self, *plain(args), **options)
-            sources = [x for x in leaves(args) if type(x) is Traced]
-            target = args[0] if fills else tape.fresh(found) if found is not self else None
-            rest = [None if type(a) is Traced else a for a in args]
-
-            def again(outs: Any, ins: Any) -> None:
-                given = iter(outs if fills else ins)
-                made = method(self, *(next(given) if a is None else a for a in rest), **options)
-                if outs and not fills:
-                    outs[0][...] = made
-
-            outs = [] if target is None else [target]
-            tape.call(name, outs, [] if fills else sources, again, True)
-        return self if target is None else None if fills else target
-
-    return apply
-
-
-def _unwatched(function: Any) -> Any:
-    """Compiling a kernel is not part of what is recorded."""
-
-    @functools.wraps(function)
-    def apply(*args: Any) -> Any:
-        profile = sys.getprofile()
-        sys.setprofile(None)
-        try:
-            with paused():
-                return function(*args)
-        finally:
-            sys.setprofile(profile)
-
-    return apply
-
-
-def _called(function: Any) -> Any:
-    """A function on arrays that is called again as a whole."""
-
-    @functools.wraps(function)
-    def apply(*args: Any, **options: Any) -> Any:
-        tape: Any = active.tape
-        if tape is None or not any(type(x) is Traced for x in leaves((args, options))):
-            return function(*args, **options)
-        with paused():
-            return tape.anything(function, args, options)
-
-    return apply
-
-
-def _first_outside(function: Any) -> Any:
-    """A check of indices, which the program makes again."""
-
-    @functools.wraps(function)
-    def apply(places: Any, length: int) -> Any:
-        found = function(plain(places), length)
-        if type(places) is Traced and active.tape is not None and found is None:
-
-            def again(outs: Any, ins: Any) -> None:
-                bad = function(ins[0], length)
-                if bad is not None:
-                    raise IndexError(f"index {bad} is out of range, [0, {length})")
-
-            active.tape.call("check", [], [places], again, True)
-        return found
-
-    return apply
-
-
 def _perhaps(x: Any) -> bool:
     """What a program must be ready for."""
     return True
+
+
+def _first_outside(places: Any, length: int) -> Any:
+    """A check of indices, which the program makes again."""
+
+    def check(places: Any) -> None:
+        bad = FIRST_OUTSIDE(places, length)
+        if bad is not None:
+            raise IndexError(f"index {bad} is out of range, [0, {length})")
+
+    found = FIRST_OUTSIDE(plain(places), length)
+    if type(places) is Traced and found is None:
+        active.tape.attempt(check, (places,), {}, effect=True)
+    return found
 
 
 class OneHot:
@@ -239,13 +204,17 @@ def _put_index(g: Any, key: Any, shape: Any) -> Any:
         spread = np.expand_dims(g, min(1, len(shape) - 1))
         return np.where(key.mask, np.broadcast_to(spread, shape), g.dtype.type(0))
     whole = any(isinstance(k, np.ndarray) for k in key)
-    return (_PUT_INDEX if whole else _PUT_INDEX.__wrapped__)(g, key, shape)
+    return (_called(put_index) if whole else PUT_INDEX)(g, key, shape)
+
+
+def put_index(g: Any, key: Any, shape: Any) -> Any:
+    """`cpu.put_index` with the check of its indices, as `x[key]` may be left out as unused."""
+    np.broadcast_to(np.False_, shape)[key]
+    return PUT_INDEX(g, key, shape)
 
 
 def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) -> Any:
     """`loss.nll_arrays` by masks, so that it is made of maps and folds; nan for a wrong class."""
-    if active.tape is None:
-        return NLL_ARRAYS(a, t, weight, ignore_index, reduction)
     dim = 1 if a.ndim > 1 else 0
     count = a.shape[dim]
     classes = np.arange(count).reshape((-1,) + (1,) * (a.ndim - dim - 1))
@@ -266,52 +235,43 @@ def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) 
     return each, factor, OneHot(mask), divisor
 
 
-def _reading(name: str, method: Any) -> Any:
-    @functools.wraps(method)
-    def read(self: Any, *args: Any, **options: Any) -> Any:
-        if active.tape is not None:
-            active.tape.give_up(read_error(name))
-        return method(self, *args, **options)
-
-    return read
-
-
 # -------------------------------------------------------------------------- installation
-NLL_ARRAYS = loss.nll_arrays
-_PUT_INDEX = _called(cpu.put_index)
+FIRST_OUTSIDE, PUT_INDEX = cpu.first_outside, cpu.put_index
 CHECKS |= {f.__code__ for f in (loss.binary_cross_entropy, loss._refuse)}
 _WHOLE = """conv conv_input conv_weight windows windows_back window_max window_sum window_spread
 recurrence products_of_others cofactors inv svd qr eigh cholesky solve pinv put_along"""
 _DRAWS = """manual_seed seed set_state set_state_bytes get_state uniform normal exponential randint
 random randperm bernoulli bernoulli_scalar dropout_mask multinomial rand"""
+_CLOCKS = "time time_ns monotonic perf_counter perf_counter_ns process_time sleep"
 _HOOKS: list[tuple[Any, str, Any]] = [
-    (Tensor, "_array", ArrayHook()),
-    (ByDtype, "__missing__", _unwatched(ByDtype.__missing__)),
-    (Tensor, "_grad", GradHook()),
-    *((Tensor, name, _reading(name, Tensor.__dict__[name]))
-      for name in ("numpy", "__repr__", "__format__", "data_ptr")),
-    *((random.Generator, n, _drawing(n, random.Generator.__dict__[n])) for n in _DRAWS.split()),
+    (Tensor, "_array", ArrayHook()), (Tensor, "_grad", GradHook()),
+    (ByDtype, "__missing__", _aside(ByDtype.__missing__)),
+    *((Tensor, n, _reading(n)) for n in ("numpy", "__repr__", "__format__", "data_ptr")),
+    *((random.Generator, n, _drawing(n)) for n in _DRAWS.split()),
+    *((owner, n, _refusing(f"{n}() is called", getattr(owner, n)))
+      for owner, names in ((builtins, "print input open"), (time, _CLOCKS))
+      for n in names.split()),
+    (Value, "__init__", _refusing("a graph of Values is made", Value.__init__)),
     (cpu, "constant", _aside(cpu.constant)), (cpu, "full", _aside(cpu.full)),
     (cpu, "spread", _only_traced(cpu.spread, _spread)),
-    (cpu, "expand", _only_traced(cpu.expand, _expand)),
-    *((cpu, name, _called(getattr(cpu, name))) for name in _WHOLE.split()),
-    (cpu, "any_true", _only_traced(cpu.any_true, _perhaps)),
-    (cpu, "any_zero", _only_traced(cpu.any_zero, _perhaps)),
-    (cpu, "first_outside", _first_outside(cpu.first_outside)),
-    (cpu, "put_index", _put_index), (loss, "nll_arrays", _nll_arrays),
+    (cpu, "expand", _only_traced(cpu.expand, np.broadcast_to)),
+    *((cpu, n, _called(getattr(cpu, n))) for n in _WHOLE.split()),
+    *((cpu, n, _only_traced(getattr(cpu, n), _perhaps)) for n in ("any_true", "any_zero")),
+    (cpu, "first_outside", _instead(FIRST_OUTSIDE)(_first_outside)),
+    (cpu, "put_index", _instead(PUT_INDEX)(_put_index)),
+    (loss, "nll_arrays", _instead(loss.nll_arrays)(_nll_arrays)),
     (loss, "_check_classes", _aside(loss._check_classes)),
-    (Update, "__call__", updating(Update.__call__)), (Optimizer, "step", stepping(Optimizer.step)),
-    (Optimizer, "steps_made", counting(Optimizer.steps_made)),
+    (Update, "__call__", _instead(Update.__call__)(updating)),
+    (Optimizer, "step", _instead(Optimizer.step)(stepping)),
+    (Optimizer, "steps_made", staticmethod(_instead(Optimizer.steps_made)(counting))),
 ]  # fmt: skip
 _lock = threading.Lock()
 _before: list[tuple[Any, str, Any]] = []
 _count = [0]
-_numpy = _Numpy()
 
 
 def _install() -> None:
-    hooks = [*_HOOKS, *((m, "np", _numpy) for m in _modules())]
-    for target, name, hook in hooks:
+    for target, name, hook in [*_HOOKS, *((m, "np", _numpy) for m in _modules())]:
         _before.append((target, name, target.__dict__[name]))
         setattr(target, name, hook)
 

@@ -1,289 +1,361 @@
-"""One recorded call: what it took for granted, how it runs again, and how it is finished."""
+"""One recorded call that can run again: one generated function that checks, runs and hands out.
+
+Tensors from outside are written where they are. Gradients that are there at entry, and the memory
+of tensors that get other memory, are read anew at every call, so they need no comparison.
+"""
 
 import gc
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakSet
-
-from numpy.lib.stride_tricks import as_strided
 
 from .. import dtypes
-from ..graph.node import LEAF, Node, clock, mode, next_change
-from ..tensor import Tensor, wrap
+from ..graph.node import LEAF, Node, clock, mode, next_seq
+from ..tensor import Tensor, changed, new, root_of
 from .adjoint import Adjoint, freed_node
-from .guards import Watch
-from .ir import Map, Recording, Ref
+from .gradients import Gradients
+from .guards import Guards, frozen
+from .ir import Recording, Ref
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
+from .versions import Changes, Runs
 
-# All programs that write gradients into memory of their own.
-EVERY: "WeakSet[Kept]" = WeakSet()
+# What a call gives whose program does not fit.
+MISS = object()
+# How often a tensor was found with other memory; from twice on, recordings look where it is at
+# every call.
+MOVES = "_moves"
 
 
 class Kept:
-    """A recorded call that can run again."""
+    """A recorded call.
 
-    def __init__(self, session: Session, watch: Watch, arguments: list[Tensor]) -> None:
-        self.arguments: list[int] = []
-        self.uses = 0
-        self.watch = watch
-        self.session_guards = session.guards
-        own = {id(t) for t in arguments if t._node is not LEAF}
-        seen = [entry for k, entry in session.tensors.items() if k not in own]
-        known = {id(t) for t, *_ in seen}
-        seen += [(t, None, t._node, None) for t in watch.parameters() if id(t) not in known]
-        self.tensors = [(t, array, node) for t, array, node, _ in seen]
-        self.hooks = [(t, _hooks(t)) for t, *_ in seen]
-        self.optimizers = [
-            (o, o.state, [(g, list(g["params"])) for g in o.param_groups],
-             {p: dict(s) for p, s in o.state.items()})
-            for o in session.optimizers.values()
-        ]  # fmt: skip
-        self.same = watch.check()
-        self.lists = watch.module_lists()
-        self.modules = watch.modules_check()
-        self.epoch = -1
-        # At entry: (tensor, its gradient then); at exit: (tensor, its gradient now).
-        self.before: list[tuple[Tensor, Any]] = []
-        self.after: list[tuple[Tensor, Any]] = []
-        # Tensors, or positions of arguments, once for each time that they are changed.
-        self.changes: list[Any] = []
-        # Tensors with memory that is written although eager mode would give them new one, and
-        # how many refer to it as long as no one else does.
-        self.owned: list[tuple[Tensor, Any]] = []
-        self.references: list[int] = []
-        # Gradients in memory of the program's: [tensor, gradient, array], and who refers to them.
-        self.static: set[int] = set()
-        self.gradients: list[list[Any]] = []
-        self.counts: list[tuple[int, int]] = []
-        self.escaped: list[str] = []
-        self.structure: Any = None
-        # Of the results: their types, and whether they are leaves that require grad.
-        self.kinds: list[Any] = []
-        self.leaves: list[bool] = []
-        # Results whose graph is freed in the call, with the node that says so.
-        self.freed: list[tuple[int, Node]] = []
+    recording: what its program is made of. call: what does it again, with the tensors among the
+    arguments, or gives MISS; made by `ready` once there is a program.
+    """
+
+    program: Any = None
+    call: Callable[[Any], Any]
+    # What the key names by identity.
+    held: list[Any]
+
+    def __init__(
+        self, session: Session, guards: Guards, result: Any, tensors: list[Tensor]
+    ) -> None:
+        self.runs = Runs()
+        self.guards = guards
+        self.epoch = self.seen = -1
         self.adjoint: Adjoint | None = None
-        self.program: Any = None
-        self.recording: Any = None
+        self._written = {r.storage for op in session.ops for r in op.outs}
+        # The memory that is handed in, and texts: of the tensors and names of their arrays, of
+        # what is compared first and later, and of what is done after the program.
+        self._refs: list[Ref] = []
+        self._inputs: list[tuple[str, str]] = []
+        self._arrays: list[Any] = []
+        self._reads: list[str] = []
+        self._checks: list[str] = []
+        self._after: list[str] = []
+        # How the call reaches tensors; those beyond the arguments whose memory is handed in.
+        self._texts = {id(t): f"t{k}" for k, t in enumerate(tensors)}
+        self._extra: list[str] = []
+        self._count = len(tensors)
+        self._changes: list[list[Any]] = []
+        places = Counter(x.ref.storage for _, x in session.known.values())
+        self._read_arguments(session, tensors)
+        finals = self._read_gradients(session, places)
+        made: list[Tensor] = []
+        self._results: list[Ref] = []
+        self._structure = self._text_of(session, result, made)
+        moved = self._read_moved(session, places)
+        self._count_changes(session)
+        self.usable = self._check_apart(session)
+        self._arrays.clear()
+        self._link(session, tensors, made)
+        other = moved | {id(t) for t in tensors if t._node is not LEAF}
+        every = [t for t, *_ in session.tensors.values()]
+        every += [t for m in guards.modules for t in (*m.parameters(False), *m.buffers(False))]
+        seen = {id(t): t for t in every if id(t) not in other}
+        self._tensors = [(t, ARRAY.__get__(t), t._node, _hooks(t)) for t in seen.values()]
+        self._optimizers = [(o, _members(o)) for o in session.optimizers.values()]
+        self.recording = Recording(session.ops, self._refs + self._own, self._results)
+        self.escaped = _escaped(session, [*made, *finals], moved)
 
-    def match(self, args: Any, tensors: list[Tensor]) -> None:
-        """Make `fits(*args)`, a fast comparison of arguments that are all tensors."""
-        self.count = len(args)
-        self.fits = None
-        if len(args) != len(tensors) or any(a is not t for a, t in zip(args, tensors, strict=True)):
-            return
-        names: dict[str, Any] = {"mode": mode, "dtypes": dtypes}
-        terms = [
-            f"mode.enabled is {mode.enabled}",
-            f"mode.inference is {mode.inference}",
-            "dtypes.get_default_dtype() is default",
-        ]
-        names["default"] = dtypes.get_default_dtype()
-        for k, t in enumerate(tensors):
-            a = t._array
-            names |= {f"k{k}": type(t), f"s{k}": a.shape, f"r{k}": a.strides, f"d{k}": a.dtype}
-            terms.append(
-                f"t{k}.__class__ is k{k} and (a{k} := t{k}._array).shape == s{k} and "
-                f"a{k}.strides == r{k} and a{k}.dtype is d{k}"
-            )
-            names[f"n{k}"] = t._node
-            leaf = t._node is None or t._node is LEAF
-            terms.append(f"t{k}._node is n{k}" if leaf else f"t{k}._node not in (None, leaf)")
-            if t._node is LEAF:
-                names[f"o{k}"] = t
-                terms.append(f"t{k} is o{k}")
-            terms += [f"a{k} is not a{j}" for j in range(k)]
-        names["leaf"] = LEAF
-        parameters = ", ".join(f"t{k}" for k in range(len(tensors)))
-        self.fits = eval(f"lambda {parameters}: {' and '.join(terms)}", names)
-
-    def holds(self) -> bool:
-        """Whether everything outside of the arguments is as it was when recorded."""
-        if self.epoch != clock.epoch:
-            if not self._slowly():
-                return False
-            self.epoch = clock.epoch
-        if not (self.same() and self.lists()):
-            return False
-        for guard in self.session_guards:
-            if not guard():
-                return False
-        for t, g in self.before:
-            if t._grad is not g:
-                return False
-        for o, state, _, own in self.optimizers:
-            if o.state is not state or len(state) != len(own):
-                return False
-        if self.gradients and not self._gradients_alone():
-            return False
-        for (t, array), count in zip(self.owned, self.references, strict=True):
-            if sys.getrefcount(array) > count:
-                t._array = array.copy("K")
-                clock.epoch += 1
-                return False
-        return True
-
-    def _slowly(self) -> bool:
-        """Tensors, modules and optimizers, after some of any program have been exchanged."""
-        for t, array, node in self.tensors:
-            if t._array is not array or t._node is not node:
-                return False
-        if any(_hooks(t) != was for t, was in self.hooks):
-            return False
-        for o, state, groups, own in self.optimizers:
-            if o.state is not state or len(o.param_groups) != len(groups):
-                return False
-            for group, (was, params) in zip(o.param_groups, groups, strict=True):
-                if group is not was or len(group["params"]) != len(params) or any(
-                    p is not q for p, q in zip(group["params"], params, strict=True)
-                ):  # fmt: skip
-                    return False
-            for p, values in own.items():
-                now = state.get(p, {})
-                if now.keys() != values.keys() or any(now[k] is not v for k, v in values.items()):
-                    return False
-        return self.modules()
-
-    def find_aliases(self, session: Session, written: set[Any], tensors: list[Tensor]) -> None:
-        """Note which memory is written, which arguments must not share."""
-        arrays = [ARRAY.__get__(t) for t in tensors]
-        outside = [
-            (_owner(a), session.known[id(a)].ref.storage)
-            for t, a, *_ in session.tensors.values() if not any(t is x for x in tensors)
+    # ----------------------------------------------------------------- what comes and goes
+    def _input(self, traced: Any, reached: str, name: str) -> None:
+        """Hand in an array at every call; `reached` is a text whose value is the tensor."""
+        array = traced.value
+        shape, strides, dtype = map(self.guards.name, (array.shape, array.strides, array.dtype))
+        self._refs.append(traced.ref)
+        self._inputs.append((reached, name))
+        self._arrays.append(array)
+        self._reads += [
+            f"({name} := {reached}._array).shape == {shape}", f"{name}.strides == {strides}",
+            f"({name}.dtype is {dtype} or {name}.dtype == {dtype})",
         ]  # fmt: skip
-        self.held = {o for o, _ in outside}
-        self.writes = {o for o, s in outside if s in written}
-        self.written = {
-            k for k in self.arguments if session.known[id(arrays[k])].ref.storage in written
-        }
-        self.apart = bool(self.written or self.writes)
+
+    def _further(self, traced: Any, reached: str, node: Any, places: Any) -> bool:
+        """Hand in the array of a tensor from outside, if its memory is its own."""
+        storage = traced.ref.storage
+        own = storage.kind == "captured" and places[storage] == 1 and storage.size == traced.size
+        if own:
+            storage.kind, storage.array = "argument", None
+            storage.position = self._count + len(self._extra)
+            self._extra.append(reached)
+            self._input(traced, reached, f"b{len(self._inputs)}")
+            self._checks.append(f"{reached}._node is {self.guards.name(node)}")
+        return own
+
+    def _read_arguments(self, session: Session, tensors: list[Tensor]) -> None:
+        first: dict[int, int] = {}
+        for k, t in enumerate(tensors):
+            self._reads.append(f"t{k}.__class__ is {self.guards.name(type(t))}")
+            array = ARRAY.__get__(t)
+            if t._node is LEAF or id(t) in self.guards.tensors:
+                self._checks.append(f"t{k} is {self.guards.name(t)}")
+            if t._node is LEAF:
+                continue
+            if first.setdefault(id(array), k) == k:
+                node = "is None" if t._node is None else "not in (None, leaf)"
+                self._checks.append(f"t{k}._node {node}")
+                self._input(session.known[id(array)][1], f"t{k}", f"a{k}")
+            else:
+                self._checks.append(f"t{k}._array is a{first[id(array)]}")
+
+    def _read_gradients(self, session: Session, places: Any) -> list[Tensor]:
+        """Gradients at entry and at exit; gives those that are new."""
+        new_ones: dict[int, tuple[Tensor, str]] = {}
+        stamped: list[str] = []
+        self._own: list[Ref] = []
+        self._targets: list[str] = []
+        for t, entry, read in session.grads.values():
+            g = t.__dict__.get("_grad")
+            if id(t) in self._texts and t._node is not LEAF:
+                if g is not entry:
+                    words = "an argument's .grad is set inside a compiled function"
+                    raise refusal(words, "Return it")
+                continue
+            place = f"{self.guards.name(t)}._grad"
+            if read and entry is None:
+                self._checks.append(f"{place} is None")
+            elif read:
+                name = self._texts[id(entry)] = f"g{len(self._reads)}"
+                self._reads.append(f"({name} := {place}) is not None")
+                _, array, node, changes = session.tensors.get(id(entry), (None,) * 4)
+                if array is not None:
+                    traced = session.known[id(array)][1]
+                    if self._further(traced, name, node, places):
+                        del session.tensors[id(entry)]
+                        if root_of(entry).__dict__.get("_changes") != changes:
+                            stamped.append(f"{name}._changes = ")
+                    else:
+                        self._checks.append(f"{name} is {self.guards.name(entry)}")
+            if g is entry and (read or g is not None):
+                continue
+            if g is None or type(ARRAY.__get__(g)) is not Traced:
+                value = "None" if g is None else self._texts.get(id(g)) or self.guards.name(g)
+                self._after.append(f"{place} = {value}")
+            elif id(g) in new_ones:
+                self._after.append(f"{place} = {new_ones[id(g)][1]}")
+            else:
+                new_ones[id(g)] = (g, place)
+                self._texts[id(g)] = place
+        if stamped:
+            self._after.append("".join(stamped) + "(runs.count, runs.when, None)")
+        if new_ones:
+            self._targets = [place for _, place in new_ones.values()]
+            self._own = [_own_memory(session, g).ref for g, _ in new_ones.values()]
+        return [g for g, _ in new_ones.values()]
+
+    def _read_moved(self, session: Session, places: Any) -> set[int]:
+        """Tensors that get other memory: the old is handed in, the new is a result."""
+        moved: set[int] = set()
+        for t, array, node, _ in session.tensors.values():
+            swapped = id(t) in session.swapped
+            if (swapped or t.__dict__.get(MOVES, 0) > 1) and id(t) not in self._texts:
+                name = self.guards.name(t)
+                if self._further(session.known[id(array)][1], name, node, places):
+                    moved.add(id(t))
+                elif not swapped:
+                    continue
+            if swapped:
+                if id(t) not in moved:
+                    raise refusal("a tensor whose memory is shared gets other memory", "Use copy_")
+                t.__dict__[MOVES] = 2
+                self._after.append(f"{name}._array = found[{len(self._results)}]")
+                self._results.append(session.result(ARRAY.__get__(t)))
+        if session.swapped:
+            self._after += ["clock.epoch += 1", "kept.epoch += 1"]
+        return moved
+
+    def _check_apart(self, session: Session) -> bool:
+        """Refuse arguments that share memory with each other, or others, where it is written.
+
+        Gives whether those of this call are accepted.
+        """
+        known = session.known
+        entries = [(t, known[id(a)]) for t, a, *_ in session.tensors.values()]
+        outside = [(_owner(a), x.ref.storage) for t, (a, x) in entries if id(t) not in self._texts]
+        captured = [(o, s) for o, s in outside if s.kind == "captured"]
+        names = [name for _, name in self._inputs]
+        owners = [_owner(a) for a in self._arrays]
+        writes = {o for o, s in captured if s in self._written}
         # A tensor from outside that is an argument too is taken for the argument.
-        self.mixed = any(s.kind == "argument" for _, s in outside)
+        good = not any(s.kind == "argument" and s.position < self._count for _, s in outside)
+        if any(r.storage in self._written for r in self._refs):
+            writes |= {o for o, _ in captured}
+            good = good and len(set(owners)) == len(owners)
+            if len(names) > 1:
+                different = ", ".join(f"owner({name})" for name in names)
+                self._checks.append(f"len({{{different}}}) == {len(names)}")
+        if writes:
+            self.guards.scope["writes"] = writes
+            self._checks += [
+                f"(id({n}) if {n}.base is None else owner({n})) not in writes" for n in names
+            ]
+        return good and writes.isdisjoint(owners)
 
-    def aliased(self, arrays: list[Any]) -> bool:
-        """Whether an argument shares memory that is written."""
-        if not self.written:
-            writes = self.writes
-            return any([(id(a) if a.base is None else _owner(a)) in writes for a in arrays])
-        owners = [id(a) if a.base is None else _owner(a) for a in arrays]
-        if not self.writes.isdisjoint(owners):
-            return True
-        for k, o in zip(self.arguments, owners, strict=True):
-            if k in self.written and (o in self.held or owners.count(o) > 1):
-                return True
-        return False
+    def _count_changes(self, session: Session) -> None:
+        """How often each tensor from outside is changed in place."""
+        counted = set()
+        for t, array, node, changes in session.tensors.values():
+            if t._node is not node:
+                raise refusal(
+                    "a tensor from outside gets a history, or loses it, inside a compiled function",
+                    "Write into it under no_grad",
+                )
+            root = root_of(t)
+            known, now = session.known.get(id(array)), root.__dict__.get("_changes")
+            times = (now[0] if now else 0) - (changes[0] if changes else 0)
+            if times and known is not None and known[1].ref.storage in self._written:
+                if id(t) in self._texts:
+                    self._after += [f"changed({self._texts[id(t)]})"] * times
+                elif id(root) not in counted:
+                    self._changes.append([root, times, None])
+                counted.add(id(root))
 
-    def measure(self) -> None:
-        """Count who refers to memory that programs write anew, as long as no one else does."""
-        self.references = [sys.getrefcount(array) for _, array in self.owned]
-        self.gradients = [
-            [t, g, g._array] for t, g in self.after if g is not None and id(g) in self.static
-        ]
-        self.counts = self.referrers()
-        EVERY.add(self)
+    def _link(self, session: Session, tensors: list[Tensor], made: list[Tensor]) -> None:
+        """Make the results tensors, in the graphs that they belong to."""
+        roots = []
+        for k, t in enumerate(made):
+            kind, node = self.guards.name(type(t)), t._node
+            if node is not None and node is not LEAF:
+                node = freed_node(node)
+                if node is None:
+                    roots.append(k)
+            text = "leaf" if node is LEAF else self.guards.name(node)
+            self._after += [f"r{k} = new({kind})", f"r{k}._array = found[{k}]",
+                            f"r{k}._node = {text}"]  # fmt: skip
+        if roots:
+            self.adjoint = Adjoint(session, made, roots, tensors)
+            given = ", ".join(f"r{k}" for k in range(len(made)))
+            reached = ", ".join(["*tensors", *self._extra])
+            link = self.guards.name(self.adjoint.link)
+            self._after.append(f"{link}([{given}], found[{len(self._results)}:], [{reached}])")
+            self._results += self.adjoint.saved
 
-    def referrers(self) -> list[tuple[int, int]]:
-        """How many refer to each gradient, and to its memory."""
-        return [(sys.getrefcount(g), sys.getrefcount(a)) for _, g, a in self.gradients]
+    def _text_of(self, session: Session, value: Any, made: list[Tensor]) -> str:
+        """What the call returns, as the text of an expression; new tensors join `made`."""
+        if isinstance(value, Tensor):
+            traced: Any = ARRAY.__get__(value)
+            if id(value) not in self._texts and type(traced) is Traced:
+                self._texts[id(value)] = f"r{len(made)}"
+                made.append(value)
+                self._results.append(session.result(traced))
+            return self._texts.get(id(value)) or self.guards.name(value)
+        if isinstance(value, tuple) or type(value) is list:
+            parts = "".join(f"{self._text_of(session, v, made)}, " for v in value)
+            whole = f"[{parts}]" if type(value) is list else f"({parts})"
+            if type(value) in (tuple, list):
+                return whole
+            star = "*" if hasattr(value, "_fields") else ""
+            return f"{self.guards.name(type(value))}({star}{whole})"
+        if type(value) is dict:
+            pairs = ((self.guards.name(k), self._text_of(session, v, made))
+                     for k, v in value.items())  # fmt: skip
+            return f"{{{', '.join(f'{k}: {v}' for k, v in pairs)}}}"
+        return self.guards.name(value)
 
-    def _gradients_alone(self) -> bool:
-        """Let gradients that someone else holds keep their values."""
-        for line, (of_tensor, of_array) in zip(self.gradients, self.counts, strict=True):
-            t, g, array = line
-            if sys.getrefcount(array) > of_array:
+    # ---------------------------------------------------------------------------- running
+    def ready(self) -> None:
+        """Make `call`."""
+        default = dtypes.get_default_dtype()
+        scope = self.guards.scope
+        like = [(r.shape, r.dtype) for r in self._own]
+        self._gradients = gradients = Gradients(like, scope)
+        scope |= {
+            "MISS": MISS, "mode": mode, "leaf": LEAF, "clock": clock, "new": new, "kept": self,
+            "runs": self.runs, "owner": _owner, "run": self.program.run, "gradients": gradients,
+            "alone": gradients.alone, "changed": changed, "next_seq": next_seq,
+            "default": dtypes.get_default_dtype, "arrays": gradients.arrays,
+        }  # fmt: skip
+        checks = [
+            f"mode.enabled is {mode.enabled}",
+            *[f"mode.inference is {mode.inference}"] * (not mode.enabled),
+            f"default() is {self.guards.name(default)}", *self._reads, *self._checks,
+            *self.guards.texts, "(clock.epoch == kept.epoch or kept.rare())",
+        ]  # fmt: skip
+        given = [name for _, name in self._inputs] + ["*arrays"] * bool(self._own)
+        names = [f"t{k}" for k in range(self._count)]
+        targets = self._targets
+        same = [f"{t} is {name}" for t, name in zip(targets, gradients.names, strict=True)]
+        before = [
+            f"if not ({' and '.join([*same, 'alone()'])}):", f"    {' = '.join(targets)} = None",
+            "    gradients.replace_held()", f"    {', '.join(targets)}, = gradients.tensors",
+        ] * bool(same)  # fmt: skip
+        run = [f"found = run([{', '.join(given)}])"]
+        if targets:
+            # The gradients of the call before are not those of one that failed.
+            run = ["try:", f"    {run[0]}", "except BaseException:",
+                   f"    {' = '.join(targets)} = None", "    raise"]  # fmt: skip
+        lines = [
+            f"if len(tensors) != {self._count}:", "    return MISS",
+            *([f"{', '.join(names)}, = tensors"] if names else []),
+            "try:", f"    if not ({' and '.join(checks)}):", "        return MISS",
+            "except (LookupError, AttributeError, ValueError):", "    return MISS",
+            *before,
+            *["if clock.latest_change != kept.seen:", "    kept.follow()"] * bool(self._changes),
+            *run, "runs.count += 1",
+            *["runs.when = kept.seen = now = next_seq()", "if now < clock.latest_change:",
+              "    clock.latest_change = now"] * bool(self._written),
+            *self._after, f"return {self._structure}",
+        ]  # fmt: skip
+        self.text = "def call(tensors):\n    " + "\n    ".join(lines)
+        exec(self.text, scope)
+        self.call = scope["call"]
+
+    def rare(self) -> bool:
+        """Whether tensors, modules and optimizers are the same; asked after epochs only."""
+        epoch = clock.epoch
+        for t, array, node, hooks in self._tensors:
+            if t._array is not array:
+                t.__dict__[MOVES] = t.__dict__.get(MOVES, 0) + 1
                 return False
-            if sys.getrefcount(g) > of_tensor - (t.__dict__.get("_grad") is not g):
-                g._array = array.copy()
-                clock.epoch += 1
-                line[1] = fresh = wrap(array)
-                self.after = [(p, fresh if held is g else held) for p, held in self.after]
+            if t._node is not node or _hooks(t) != hooks:
+                return False
+        if any(_members(o) != was for o, was in self._optimizers) or not self.guards.rare():
+            return False
+        # Someone may have made them require grad.
+        self._gradients.renew()
+        self.epoch = epoch
         return True
 
-    def run(self, arrays: list[Any], tensors: list[Tensor]) -> Any:
-        """One call of the program."""
-        self.uses += 1
-        found = self.program.run(arrays)
-        results = [wrap(a, kind) for a, kind in zip(found, self.kinds, strict=False)]
-        if True in self.leaves:
-            for t, leaf in zip(results, self.leaves, strict=True):
-                t._node = LEAF if leaf else None
-        if self.adjoint is not None:
-            self.adjoint.link(results, found[len(results) :], tensors)
-        for k, node in self.freed:
-            results[k]._node = node
-        for t in self.changes:
-            if t.__class__ is int:
-                t = tensors[t]
-            t._changes = next_change(t._changes)
-        for t, g in self.after:
-            t._grad = g
-        return self.structure(results, tensors)
+    def follow(self) -> None:
+        """Let the versions of all tensors that the program writes follow its runs."""
+        for line in self._changes:
+            root, times, known = line
+            now = root._changes
+            if now is not known:
+                if now.__class__ is not Changes:
+                    root._changes = now = Changes(now)
+                now.runs.setdefault(self.runs, (times, self.runs.count))
+                line[2] = now
 
-
-def finish(
-    session: Session, kept: Kept, result: Any, tensors: list[Tensor], numbers: dict[int, Ref]
-) -> None:
-    """Turn a session into a recording, while it is still active."""
-    finals = []
-    for t, entry, read in session.grads.values():
-        g = t.__dict__.get("_grad")
-        if any(t is x for x in tensors) and t._node is not LEAF:
-            if g is not entry:
-                raise refusal("an argument's .grad is set inside a compiled function", "Return it")
-            continue
-        if (g is entry and read) or (g is not entry and read):
-            kept.before.append((t, entry))
-        if g is not entry or not read:
-            kept.after.append((t, g))
-        if g is not entry and g is not None:
-            finals.append(g)
-            if _keep_memory(session, g):
-                kept.static.add(id(g))
-    results: list[Ref] = []
-    made: list[Tensor] = []
-    structure = _structure(session, result, tensors, results, made)
-    kept.structure = structure
-    written = {r.storage for op in session.ops for r in op.outs}
-    for t, array, node, changes in session.tensors.values():
-        if t._node is not node:
-            raise refusal(
-                "a tensor from outside gets a history, or loses it, inside a compiled function",
-                "Write into it under no_grad",
-            )
-        known = session.known.get(id(array))
-        if known is not None and known.ref.storage in written:
-            now = t.__dict__.get("_changes")
-            times = (now[0] if now else 0) - (changes[0] if changes else 0)
-            if times and t._base is None:
-                position = next((k for k, x in enumerate(tensors) if x is t), None)
-                kept.changes += [t if position is None else position] * times
-    for t, array in session.swapped.values():
-        kept.owned.append((t, _own_memory(session, t, array)))
-    kept.kinds = [type(t) for t in made]
-    kept.leaves = [t._node is LEAF for t in made]
-    roots = []
-    for k, t in enumerate(made):
-        if t._node is not None and t._node is not LEAF:
-            freed = freed_node(t._node)
-            if freed is None:
-                roots.append(k)
-            else:
-                kept.freed.append((k, freed))
-    if roots:
-        kept.adjoint = Adjoint(session, made, roots, tensors)
-        results += kept.adjoint.saved
-    kept.arguments = list(numbers)
-    kept.recording = Recording(session.ops, list(numbers.values()), results)
-    reachable = _reachable([*made, *finals]) | session.swapped.keys()
-    kept.escaped = _escaped(session, reachable)
-    if kept.escaped:
-        # Graphs of gradients are circles.
-        gc.collect()
-        kept.escaped = _escaped(session, reachable)
-    kept.find_aliases(session, written, tensors)
+    @property
+    def uses(self) -> int:
+        """How often the program ran."""
+        return self.runs.count
 
 
 def _hooks(t: Tensor) -> tuple[Any, ...]:
@@ -291,86 +363,44 @@ def _hooks(t: Tensor) -> tuple[Any, ...]:
     return tuple(tuple(t.__dict__.get(name, ())) for name in ("_hooks", "_leaf_hooks"))
 
 
-def _escaped(session: Session, reachable: set[int]) -> list[str]:
-    """Where tensors were made that still exist, other than results and gradients."""
-    return [
-        where for reference, where in session.made
-        if (t := reference()) is not None and id(t) not in reachable
-    ]  # fmt: skip
+def _members(optimizer: Any) -> Any:
+    """Which groups, parameters and tensors of state an optimizer has, by identity."""
+    groups = [(id(g), [*map(id, g["params"])]) for g in optimizer.param_groups]
+    return id(optimizer.state), groups, {id(p): frozen(s) for p, s in optimizer.state.items()}
 
 
 def _owner(array: Any) -> int:
     """Which object owns an array's memory."""
-    while array.base is not None:
-        array = array.base
+    while (base := getattr(array, "base", None)) is not None:
+        array = base
     return id(array)
 
 
-def _keep_memory(session: Session, g: Tensor) -> bool:
-    """Give a new gradient memory that stays, and is written anew by each call."""
-    traced = ARRAY.__get__(g)
-    if type(traced) is not Traced:
-        return False
-    if traced.ref.storage.kind not in ("temporary", "constant") or not traced.flags.c_contiguous:
-        traced = session.fresh(traced.value.copy())
-        old = ARRAY.__get__(g)
-        session.emit(Map((traced.ref,), (old.ref,), formulas=("x",), names=("x",), label="copy"))
+def _own_memory(session: Session, g: Tensor) -> Any:
+    """A new gradient's array, with memory that is handed in at every call."""
+    traced: Any = ARRAY.__get__(g)
+    own = traced.ref.storage.kind in ("temporary", "constant") and traced.flags.c_contiguous
+    if not own or traced.ref.storage.size != traced.size:
+        traced = session.copied(traced)
         ARRAY.__set__(g, traced)
     session.writable(traced)
-    storage = traced.ref.storage
-    storage.kind, storage.name = "captured", "grad"
-    storage.array = traced.value.reshape(-1)
-    return True
+    traced.ref.storage.kind, traced.ref.storage.name = "argument", "grad"
+    traced.ref.storage.position = sys.maxsize
+    return traced
 
 
-def _own_memory(session: Session, t: Tensor, before: Any) -> Any:
-    """Let a tensor that got new memory keep it: later calls write there.
+def _escaped(session: Session, roots: list[Tensor], moved: set[int]) -> list[str]:
+    """Where tensors were made that still exist, and belong to no result and no gradient."""
+    known = moved | _reachable(roots)
 
-    The memory that it had belongs to whoever else holds it.
-    """
-    storage, traced = session.known[id(before)].ref.storage, ARRAY.__get__(t)
-    shared = sum(
-        1 for x in session.known.values() if type(x) is Traced and x.ref.storage is storage
-    )
-    if storage.kind != "captured" or shared > 1 or before.size != storage.size:
-        raise refusal("a tensor whose memory is shared gets other memory", "Use copy_")
-    if traced.ref.storage.kind == "captured":
-        raise refusal("two tensors come to share memory", "Use copy_")
-    array = before.copy("K")
-    array[...] = traced.value
-    place = Ref(storage, before.shape, session.known[id(before)].ref.strides)
-    session.emit(Map((place,), (traced.ref,), formulas=("x",), names=("x",), label="copy"))
-    storage.array = as_strided(array, (array.size,), (array.itemsize,))
-    ARRAY.__set__(t, array)
-    return array
+    def found() -> list[str]:
+        made = ((reference(), where) for reference, where in session.made)
+        return [where for t, where in made if t is not None and id(t) not in known]
 
-
-def _structure(
-    session: Session, value: Any, tensors: list[Tensor], results: list[Ref], made: list[Tensor]
-) -> Callable[[list[Any], list[Tensor]], Any]:
-    """A function from the program's results and the arguments to what the call returns."""
-    if isinstance(value, Tensor):
-        for k, t in enumerate(tensors):
-            if t is value:
-                return lambda found, given: given[k]
-        traced = ARRAY.__get__(value)
-        if type(traced) is not Traced:
-            return lambda found, given: value
-        number = next((k for k, t in enumerate(made) if t is value), len(made))
-        if number == len(made):
-            made.append(value)
-            results.append(session.result(traced))
-        return lambda found, given: found[number]
-    if type(value) in (tuple, list) or (isinstance(value, tuple) and hasattr(value, "_fields")):
-        parts = [_structure(session, v, tensors, results, made) for v in value]
-        kind = type(value)
-        if hasattr(kind, "_fields"):
-            return lambda found, given: kind(*[p(found, given) for p in parts])
-        return lambda found, given: kind([p(found, given) for p in parts])
-    if type(value) is dict:
-        items = {k: _structure(session, v, tensors, results, made) for k, v in value.items()}
-        return lambda found, given: {k: p(found, given) for k, p in items.items()}
-    return lambda found, given: value
+    if found():
+        # Graphs of gradients are circles.
+        gc.collect()
+    return found()
 
 
 def _reachable(roots: list[Tensor]) -> set[int]:
@@ -382,8 +412,7 @@ def _reachable(roots: list[Tensor]) -> set[int]:
         if id(x) in seen or not isinstance(x, (Tensor, Node)):
             continue
         seen.add(id(x))
-        if isinstance(x, Tensor):
-            stack += [x._node, *x.__dict__.values()]
-        else:
-            stack += [*x.parents, *(x.saved or ())]
+        stack += [x._node, *x.__dict__.values()] if isinstance(x, Tensor) else [
+            *x.parents, *(x.saved or ())
+        ]  # fmt: skip
     return seen

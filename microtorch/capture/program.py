@@ -5,15 +5,14 @@ import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
-from weakref import ref
 
 from .. import dtypes
-from ..graph.node import LEAF, clock, mode
+from ..graph.node import LEAF, mode
 from ..tensor import TENSORS, Tensor
 from .build import build
-from .guards import SIMPLE, Watch
+from .guards import SIMPLE, Guards
 from .hooks import recording
-from .kept import EVERY, Kept, finish
+from .kept import MISS, Kept
 from .session import Session
 from .tape import CaptureError, active
 
@@ -22,8 +21,8 @@ MOST_SIGNATURES = 8
 WARM_UP = 2
 
 
-def flatten(value: Any, tensors: list[Tensor]) -> Any:
-    """The key of an argument; its tensors are appended in order."""
+def flatten(value: Any, tensors: list[Tensor], held: list[Any]) -> Any:
+    """The key of an argument; its tensors, and what the key names by identity, are appended."""
     kind = value.__class__
     if kind in TENSORS or isinstance(value, Tensor):
         tensors.append(value)
@@ -31,10 +30,21 @@ def flatten(value: Any, tensors: list[Tensor]) -> Any:
         wanted = None if node is None else id(value) if node is LEAF else True
         return (array.shape, array.strides, array.dtype, wanted)
     if kind is tuple or kind is list:
-        return (kind, *[flatten(v, tensors) for v in value])
+        return (kind, *[flatten(v, tensors, held) for v in value])
     if kind is dict:
-        return (dict, *[(k, flatten(v, tensors)) for k, v in value.items()])
-    return (kind, value) if isinstance(value, SIMPLE) else (kind, id(value))
+        return (dict, *[(k, flatten(v, tensors, held)) for k, v in value.items()])
+    if isinstance(value, SIMPLE):
+        return (kind, value)
+    held.append(value)
+    return (kind, id(value))
+
+
+def _modes() -> tuple[Any, ...]:
+    return mode.enabled, mode.inference, dtypes.get_default_dtype()
+
+
+def _nothing(args: Any) -> Any:
+    return MISS
 
 
 class Compiled:
@@ -47,50 +57,44 @@ class Compiled:
         self.fallback = fallback
         self.eager = False
         self.programs: dict[Any, list[Kept]] = {}
+        # The program that ran last, and its call if the arguments were tensors alone.
         self.latest: Kept | None = None
+        self._warm: Callable[[Any], Any] = _nothing
         self.tries: dict[Any, int] = {}
         self.lock = threading.RLock()
         self.warned = False
-        # Objects that stand in keys by their identity.
-        self.held: list[Any] = []
         functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function's result, from a program if one fits."""
+        if not kwargs and active.tape is None:
+            with self.lock:
+                found = self._warm(args)
+            if found is not MISS:
+                return found
+        return self._search(args, kwargs)
+
+    def _search(self, args: Any, kwargs: Any) -> Any:
+        """The same for arguments of any kind, recorded if no program fits."""
         if self.eager or active.tape is not None:
             return self.function(*args, **kwargs)
-        latest = self.latest
-        if latest is not None and latest.fits is not None:
-            if latest.count == len(args) and not kwargs and latest.fits(*args):
-                with self.lock:
-                    if latest.holds():
-                        return self._run(latest, args, kwargs, args)
         tensors: list[Tensor] = []
-        key: Any = (
-            mode.enabled,
-            mode.inference,
-            dtypes.get_default_dtype(),
-            flatten(args, tensors),
-        )
-        if kwargs:
-            key = (*key, flatten(kwargs, tensors))
-        if len(tensors) > 1:
-            same = [id(t._array) for t in tensors]
-            if len(set(same)) < len(same):
-                key = (*key, *map(same.index, same))
+        held: list[Any] = []
+        given = flatten(args, tensors, held), flatten(kwargs, tensors, held)
+        same = [id(t._array) for t in tensors]
+        key = (_modes(), *given, *map(same.index, same))
         with self.lock:
             for kept in self.programs.get(key, ()):
-                if kept.holds():
-                    return self._run(kept, args, kwargs, tensors)
-            return self._record(key, args, kwargs, tensors)
+                found = kept.call(tensors)
+                if found is not MISS:
+                    self._use(kept, args, kwargs)
+                    return found
+            return self._record(key, args, kwargs, tensors, held)
 
-    def _run(self, kept: Kept, args: Any, kwargs: Any, tensors: Any) -> Any:
-        """One call of a program; where arguments share memory that is written, an eager one."""
-        arrays = [tensors[k]._array for k in kept.arguments]
-        if kept.apart and kept.aliased(arrays):
-            return self.function(*args, **kwargs)
+    def _use(self, kept: Kept, args: Any, kwargs: Any) -> None:
         self.latest = kept
-        return kept.run(arrays, tensors)
+        plain = not kwargs and all(isinstance(a, Tensor) for a in args)
+        self._warm = kept.call if plain else _nothing
 
     def __getattr__(self, name: str) -> Any:
         if name == "function":
@@ -121,86 +125,74 @@ class Compiled:
         return self.latest.program
 
     # -------------------------------------------------------------------------- recording
-    def _record(self, key: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
-        session = Session()
-        watch = Watch(session.give_up)
-        session.lenient = self.fallback == "eager"
-        numbers = {}
+    def _record(
+        self, key: Any, args: Any, kwargs: Any, tensors: list[Tensor], held: list[Any]
+    ) -> Any:
+        guards = Guards(self.function, (args, kwargs))
+        session = Session(guards, self.fallback == "eager")
         for position, t in enumerate(tensors):
             if t._node is not LEAF:
-                argument = session.capture(t._array, "argument", position)
-                if argument.ref.storage.position == position:
-                    numbers[position] = argument.ref
-        function = self.function
-        # What refers to gradients of other programs; what this one adds is no one else's.
-        others = [(ref(k), k.referrers()) for k in list(EVERY)]
-        watch.note("the function", {"itself": function}, "itself", function)
-        with recording(session), watch:
-            result = function(*args, **kwargs)
-            watch.__exit__()
+                session.capture(t._array, "argument", position)
+        with recording(session):
+            result = self.function(*args, **kwargs)
             try:
-                if session.failure is None:
-                    kept = Kept(session, watch, tensors)
-                    finish(session, kept, result, tensors, numbers)
+                if session.live and guards.drawn():
+                    raise CaptureError(
+                        f"{self._where()}: random numbers that are not microtorch's are drawn "
+                        'inside a compiled function. Use torch.rand, or fallback="eager".'
+                    )
+                kept = Kept(session, guards, result, tensors) if session.live else None
             except CaptureError as error:
                 session.give_up(error)
-        if session.failure is not None:
+        if session.failure is not None or kept is None:
             self._give_up(str(session.failure))
             return result
-        problem = self._problem(session, kept)
+        problem = self._problem(session, kept, key[0])
         if problem is None:
-            if not (
-                kept.mixed or (kept.apart and kept.aliased([tensors[k]._array for k in numbers]))
-            ):
+            if kept.usable:
+                kept.held = held
                 self._keep(key, kept)
-                for table in (session.known, session.casts, session.numbers, session.tensors):
-                    table.clear()
-                session.made.clear()
-                kept.match(args, tensors)
-                kept.measure()
-                _adjust(others)
-        else:
-            self.tries[key] = self.tries.get(key, 0) + 1
-            if self.tries[key] > WARM_UP:
-                if self.fallback == "error":
-                    raise CaptureError(problem)
-                self._give_up(problem)
+                self._use(kept, args, kwargs)
+            return result
+        self.tries[key] = self.tries.get(key, 0) + 1
+        if self.tries[key] > WARM_UP:
+            if self.fallback == "error":
+                raise CaptureError(problem)
+            self._give_up(problem)
         return result
 
-    def _problem(self, session: Session, kept: Kept) -> str | None:
+    def _problem(self, session: Session, kept: Kept, modes: Any) -> str | None:
         """Why a recording cannot be used again: it changed what it cannot change again."""
-        remedy = 'Return it, or compile with fallback="eager"'
-        escaped = kept.escaped
-        if escaped:
-            return (f"{escaped[0]}: a tensor made inside a compiled function is kept outside of it,"
-                    f" where later calls would not replace it. {remedy}.")  # fmt: skip
-        changed = kept.watch.changes()
+        if kept.escaped:
+            return (f"{kept.escaped[0]}: a tensor made inside a compiled function is kept outside "
+                    "of it, where later calls would not replace it. Return it, or compile with "
+                    'fallback="eager".')  # fmt: skip
+        changed = kept.guards.changes() + ["the grad mode or default dtype"] * (_modes() != modes)
+        changed += ["a number of an optimizer" for n in session.numbers.values()
+                    if float(n.ref.storage.source()) != n.value]  # fmt: skip
         if changed:
-            return (f"{self._where()}: {changed[0]} is changed inside a "
-                    "compiled function, which later calls would not do again. Change it outside, "
-                    'or compile with fallback="eager".')  # fmt: skip
-        if any(float(n.ref.storage.source()) != n.value for n in session.numbers.values()):
-            return "a number of an optimizer is changed inside a compiled function"
+            return (f"{self._where()}: {changed[0]} is changed inside a compiled function, which "
+                    "later calls would not do again. Change it outside, or compile with "
+                    'fallback="eager".')  # fmt: skip
         return None
 
     def _name(self) -> str:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     def _where(self) -> str:
-        code = getattr(self.function, "__code__", None)
-        return code.co_filename if code else type(self.function).__name__
+        function = getattr(self.function, "__func__", self.function)
+        code = getattr(function, "__code__", None) or type(function).__call__.__code__
+        return f"{code.co_filename}:{code.co_firstlineno}"
 
     def _give_up(self, reason: str) -> None:
-        self.eager = True
+        self.eager, self._warm = True, _nothing
         warnings.warn(f"microtorch.compile runs eagerly from now on: {reason}", stacklevel=4)
 
     def _keep(self, key: Any, kept: Kept) -> None:
-        kept.program = build(kept.recording)
-        if kept.adjoint is not None:
-            kept.adjoint.program = build(kept.adjoint.recording)
-        kept.epoch = clock.epoch
-        kept.tensors = [(t, t._array, node) for t, _, node in kept.tensors]
-        self.latest = kept
+        for part in (kept, kept.adjoint):
+            if part is not None:
+                part.program = build(part.recording)
+        kept.ready()
         known = self.programs.setdefault(key, [])
         known.insert(0, kept)
         every = [(k, p) for k, ps in self.programs.items() for p in ps]
@@ -216,19 +208,6 @@ class Compiled:
             self.programs[k].remove(least)
             if not self.programs[k]:
                 del self.programs[k]
-
-
-def _adjust(others: Any) -> None:
-    """Let programs expect the references that a new program, or the loss of one, has changed."""
-    for reference, before in others:
-        kept = reference()
-        if kept is not None:
-            kept.counts = [
-                (c + x - a, d + y - b)
-                for (a, b), (c, d), (x, y) in zip(
-                    before, kept.counts, kept.referrers(), strict=True
-                )
-            ]
 
 
 def compile(fn: Any = None, *, fallback: str = "error") -> Any:

@@ -1,14 +1,21 @@
-"""What each NumPy operation on recorded arrays becomes: map, fold, product, view or call."""
+"""What each NumPy operation on recorded arrays becomes: map, fold, product, view or call.
 
+`perform` does an operation on the real values. A result that lies in an operand's memory is a view
+of it. For others a rule, found by the operation's name, says what they are; where there is none,
+or it gives False, the program calls the same function again.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from ..kernels.ufuncs import MEANINGS
 from ..table import ROWWISE
-from .ir import Fold, Product, Ref, Rows
-from .replay import again, leaves, plain
-from .tape import Tape, broadcast, literal, permuted, refusal
+from .ir import Call, Fold, Map, Product, Ref, Rows
+from .tape import active, broadcast, inserted, permuted, read_error, refusal
 from .traced import Traced
 
 # NumPy's own ufuncs, for floats; those of EXACT for integers too, those of LOGICAL for bools.
@@ -37,381 +44,235 @@ LOGICAL = {
     "equal": "(x == 0) == (y == 0)", "not_equal": "(x == 0) != (y == 0)",
     "bitwise_xor": "(x == 0) != (y == 0)", "logical_xor": "(x == 0) != (y == 0)",
 }  # fmt: skip
-FOLDS = {"sum": "sum", "mean": "mean", "prod": "prod", "max": "max", "min": "min",
-         "amax": "max", "amin": "min"}  # fmt: skip
+FLOATS = (np.float32, np.float64)
 # What gives numbers from shapes alone, and what has results whose shape depends on values.
 SHAPES = frozenset("shape ndim size may_share_memory shares_memory result_type can_cast".split())
 BY_VALUE = frozenset(
     "nonzero flatnonzero argwhere unique extract compress trim_zeros setdiff1d union1d "
-    "intersect1d delete bincount histogram repeat".split()
+    "intersect1d delete bincount histogram".split()
 )
-TO_PYTHON = frozenset("array_equal allclose array_equiv array_repr array_str array2string".split())
-# Functions that write into their first argument.
-WRITES = frozenset("put_along_axis put place putmask fill_diagonal sort partition".split())
-_SIZES = frozenset("zeros_like empty_like ones_like full_like".split())
+# Functions that write into their first argument, and those that make new memory.
+WRITES = frozenset(
+    "at copyto setitem put_along_axis place put putmask fill_diagonal sort partition".split()
+)
+MAKES = frozenset("zeros ones full zeros_like ones_like full_like".split())
+Rule = Callable[..., Any]
+RULES: dict[str, Rule] = {}
 
 
-class Recorder(Tape):
-    """A tape with the rules of NumPy's operations."""
+# -------------------------------------------------------------------------- real values
+def plain(value: Any) -> Any:
+    """The same with real arrays."""
+    return replaced(value, lambda x: x.value if type(x) is Traced else x)
 
-    def __init__(self) -> None:
-        super().__init__(Traced)
 
-    # ---------------------------------------------------------------------------- ufuncs
-    def ufunc(self, ufunc: Any, method: str, inputs: Any, options: dict[str, Any]) -> Any:
-        """A ufunc or one of its methods."""
-        options = dict(options)
-        out = options.pop("out", None)
-        outs = out if isinstance(out, tuple) and out[0] is not ... else ()
-        if not self.live:
-            found = getattr(ufunc, method)(*plain(inputs), **plain(options), **_out(plain(outs)))
-            return found
-        if method == "at":
-            return self._writing(ufunc.at, inputs, options)
-        if method != "__call__" or options.keys() - {"axis", "dtype", "casting", "where"}:
-            return self.anything(getattr(ufunc, method), inputs, {**options, **_out(outs)})
-        if any(type(o) is not Traced for o in outs):
-            raise refusal("a recorded array is written into a plain one", "Use tensors")
-        constant = all(_known(x) for x in inputs)
-        if constant and all(o.ref.storage not in self.used and _known(o) for o in outs):
-            for o in outs:
-                self._overwritten(o)
-            found = ufunc(*plain(inputs), **options, **_out(plain(outs)))
-            return outs[0] if outs else found
-        meaning = MEANINGS.get(ufunc)
-        if meaning is not None and meaning[0] != "map":
-            return self._reduction(ufunc, meaning, inputs, outs, options)
-        kinds = [_kind(x) for x in inputs]
-        loop = ufunc.resolve_dtypes((*kinds, *(None,) * ufunc.nout), **_signature(options))
-        formulas = meaning[1] if meaning else _formula(ufunc.__name__, loop)
-        names = meaning[2] if meaning else ("x", "y")[: ufunc.nin]
-        if formulas is None or "where" in options or ufunc is np.matmul:
-            if ufunc is np.matmul:
-                return self._product(np.matmul, *inputs)
-            return self.anything(ufunc, inputs, {**options, **_out(outs)})
-        for o in outs:
-            self.writable(o)
+def replaced(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The same with all that is in nested tuples, lists and dicts changed."""
+    if type(value) in (tuple, list):
+        return type(value)([replaced(v, change) for v in value])
+    if type(value) is dict:
+        return {k: replaced(v, change) for k, v in value.items()}
+    return change(value)
+
+
+def recorded(value: Any) -> list[Traced]:
+    """All recorded arrays in nested tuples, lists and dicts."""
+    found: list[Traced] = []
+    replaced(value, lambda x: found.append(x) if type(x) is Traced else None)
+    return found
+
+
+@contextmanager
+def paused() -> Iterator[Any]:
+    """Real arrays for a while, and no floating-point warnings."""
+    tape, active.tape = active.tape, None
+    try:
         with np.errstate(all="ignore"):
-            values = ufunc(*plain(inputs), **options)
-        values = values if isinstance(values, tuple) else (values,)
-        ins = [self.as_dtype(x, dtype) for x, dtype in zip(inputs, loop, strict=False)]
-        made = [self.fresh(np.asarray(v)) for v in values]
-        if outs and made[0].shape == outs[0].shape and made[0].dtype == outs[0].dtype:
-            for o, v in zip(outs, values, strict=True):
-                o.value[...] = v
-            made = list(outs)
-        self.map(made, ins, formulas, names, ufunc.__name__)
-        if outs and made[0] is not outs[0]:
-            self.setitem(outs[0], ..., made[0])
-            made = list(outs)
-        return made[0] if len(made) == 1 else tuple(made)
+            yield tape
+    finally:
+        active.tape = tape
 
-    def _overwritten(self, x: Any) -> None:
-        """A constant is written while nothing that is recorded has read it."""
-        self.filled.pop(x.ref.storage, None)
-        self.undefined.discard(x.ref.storage)
 
-    def as_dtype(self, x: Any, dtype: Any) -> Any:
-        """An operand as the dtype that a loop takes."""
-        if type(x) is not Traced:
-            return self.constant(np.asarray(x, dtype))
-        return x if x.dtype == dtype else self.copied(x, dtype, "C")
+class _Slot(int):
+    """The place of a recorded array among the arguments of a call."""
 
-    def _reduction(self, ufunc: Any, meaning: Any, inputs: Any, outs: Any, options: Any) -> Any:
-        """A fold or an op on rows, along one dimension."""
-        axis = options.get("axis", -1)
-        rows = meaning[0] == "rows"
+
+def again(function: Any, given: Any, places: list[int]) -> Any:
+    """`f(outs, ins)` that calls the function with the arrays of a later call."""
+    count = iter(range(len(recorded(given))))
+    kept = replaced(given, lambda x: _Slot(next(count)) if type(x) is Traced else x)
+
+    def once_more(outs: list[Any], ins: list[Any]) -> None:
+        args, options = replaced(kept, lambda x: ins[x] if type(x) is _Slot else x)
         with np.errstate(all="ignore"):
-            value = np.asarray(ufunc(*plain(inputs), **options))
-        result = self.fresh(value)
-        ins = [self.lift(x) for x in inputs]
-        full = np.broadcast_shapes(*(x.shape for x in ins))
-        dim = axis % len(full)
-        order = [d for d in range(len(full)) if d != dim] + [dim]
-        if rows:
-            count = len(_row_inputs(meaning[1]))
-            lead = tuple(full[d] for d in order[:-1])
-            refs = [permuted(broadcast(x.ref, full), order) for x in ins[:count]]
-            refs += [broadcast(x.ref, lead) for x in ins[count:]]
-            target = permuted(result.ref, order)
-            self.emit(Rows((target,), tuple(refs), name=meaning[1], label=meaning[1]))
-        else:
-            self.fold(result, ins, meaning[1], (dim,), meaning[2], meaning[3])
-        return result
+            found = function(*args, **options)
+        found = found if isinstance(found, (tuple, list)) else (found,)
+        for out, k in zip(outs, places, strict=False):
+            value = np.asarray(found[k])
+            if value.shape != out.shape:
+                raise RuntimeError(f"{function.__name__} gave {value.shape}, not {out.shape}")
+            out[...] = value
 
-    def fold(
-        self, result: Any, ins: Any, name: str, dims: tuple[int, ...], formula: str, names: Any
-    ) -> None:
-        """Record a fold."""
-        full = np.broadcast_shapes(*(x.shape for x in ins))
-        kept = tuple(n for d, n in enumerate(full) if d not in dims)
-        strides = result.ref.strides
-        if len(strides) != len(kept):
-            strides = tuple(s for d, s in enumerate(strides) if d not in dims)
-        target = Ref(result.ref.storage, kept, strides, result.ref.offset)
-        refs = tuple(broadcast(x.ref, full) for x in ins)
-        self.emit(Fold((target,), refs, fold=name, dims=dims, formula=formula, names=names,
-                       label=name))  # fmt: skip
+    return once_more
 
-    def _product(self, function: Any, a: Any, b: Any) -> Any:
-        """A product of vectors, matrices or stacks of matrices."""
-        if all(_known(x) for x in (a, b)):
-            return function(*plain((a, b)))
-        x, y = self.lift(a), self.lift(b)
-        if x.ndim == 0 or y.ndim == 0 or (function is np.dot and max(x.ndim, y.ndim) > 2):
-            return self.anything(function, (a, b), {})
-        if x.dtype != y.dtype or x.dtype not in (np.float32, np.float64):
-            return self.anything(function, (a, b), {})
-        with np.errstate(all="ignore"):
-            result = self.fresh(np.asarray(function(x.value, y.value)))
-        left = _inserted(x.ref, 0) if x.ndim == 1 else x.ref
-        right = _inserted(y.ref, 1) if y.ndim == 1 else y.ref
-        target = result.ref
-        if x.ndim == 1:
-            target = _inserted(target, len(target.shape) - (y.ndim > 1))
-        if y.ndim == 1:
-            target = _inserted(target, len(target.shape))
-        lead = target.shape[:-2]
-        refs = tuple(broadcast(r, (*lead, *r.shape[-2:])) for r in (left, right))
-        self.emit(Product((target,), refs, label="matmul"))
-        return result
 
-    # ------------------------------------------------------------------------- functions
-    def function(self, function: Any, args: Any, options: dict[str, Any]) -> Any:
-        """A function of NumPy's or a method of ndarray."""
-        if not self.live:
-            return function(*plain(args), **plain(options))
-        name = function.__name__
-        if name in SHAPES:
-            return function(*plain(args), **plain(options))
-        if name in _SIZES:
-            return self.constant_of(function, args, options)
-        if name in ("dot", "matmul"):
-            return self._product(function, *args)
-        if name == "where" and len(args) == 3:
-            return self._where(*args)
-        if name == "copyto":
-            return self.setitem(args[0], ..., args[1])
-        if name in ("stack", "concatenate"):
-            return self._joined(function, name, args, options)
-        if name in WRITES:
-            return self._writing(function, args, options)
-        known = all(_known(x) for x in leaves((args, options)))
-        if known:
-            return function(*plain(args), **plain(options))
-        if name in BY_VALUE and not (name == "repeat" and not isinstance(args[1], np.ndarray)):
-            raise refusal(f"the shape of a result depends on values ({name})", "Use masks")
-        if name in TO_PYTHON:
-            args[0].read(name)
-        dtype = getattr(args[0], "dtype", None)
-        extra = options.keys() - {"axis", "keepdims"}
-        if extra == {"dtype"} and options["dtype"] == dtype:
-            extra, options = set(), {k: v for k, v in options.items() if k != "dtype"}
-        if name in FOLDS and dtype in (np.float32, np.float64) and not extra:
-            folded = self._numpy_fold(function, name, args, options)
-            if folded is not None:
-                return folded
-        if name in ("any", "all") and dtype == np.bool_ and not args[1:]:
-            return self._logical_fold(function, name, args[0], options)
-        return self.anything(function, args, options)
+# ----------------------------------------------------------------------------- recording
+def perform(
+    tape: Any, function: Any, args: Any, options: Any, target: Any = None, effect: bool = False
+) -> Any:
+    """Do an operation and record it.
 
-    def constant_of(self, function: Any, args: Any, options: dict[str, Any]) -> Any:
-        """New memory of one known number everywhere."""
-        made = self.fresh(function(*plain(args), **plain(options)), "constant")
-        made.ref.storage.array = made.value.T.reshape(-1) if made.value.flags.f_contiguous else (
-            made.value.reshape(-1)
-        )  # fmt: skip
-        name = function.__name__.removesuffix("_like")
-        self.filled[made.ref.storage] = made.value.flat[0] if name == "full" and made.size else (
-            1 if name == "ones" else 0
-        )  # fmt: skip
-        return made
+    target: what it writes into. effect: it changes what no array shows, or asks for that.
 
-    def _numpy_fold(self, function: Any, name: str, args: Any, options: Any) -> Any:
-        x = args[0]
-        axis = args[1] if len(args) > 1 else options.get("axis")
-        if x.ndim == 0:
-            return self.copied(x, x.dtype)
-        if len(args) > 2 or not x.size:
-            return None
-        dims = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
-        result = self.fresh(np.asarray(function(*plain(args), **plain(options))))
-        self.fold(result, [x], FOLDS[name], tuple(d % x.ndim for d in dims), "x", ("x",))
-        return result
-
-    def _logical_fold(self, function: Any, name: str, x: Any, options: Any) -> Any:
-        """any and all are the largest and smallest of bools."""
-        made = self._numpy_fold(function, "max" if name == "any" else "min", (x,), options)
-        return self.anything(function, (x,), options) if made is None else made
-
-    def _joined(self, function: Any, name: str, args: Any, options: Any) -> Any:
-        """Arrays one after another: each is copied into its part."""
-        parts = list(args[0])
-        value = function(plain(parts), *args[1:], **options)
-        if all(_known(p) for p in parts):
-            return value
-        result, start = self.fresh(value), 0
-        dim = (args[1] if len(args) > 1 else options.get("axis", 0)) % value.ndim
-        for p in parts:
-            n = 1 if name == "stack" else p.shape[dim]
-            at = (slice(None),) * dim + (
-                (start,) if name == "stack" else (slice(start, start + n),)
-            )
-            start += n
-            if np.size(p):
-                part = self.view(result, value[(*at, ...)])
-                self.map([part], [self.as_dtype(p, value.dtype)], ("x",), ("x",), "join")
-        return result
-
-    def _where(self, condition: Any, x: Any, y: Any) -> Any:
-        values = plain((condition, x, y))
-        if all(_known(v) for v in (condition, x, y)):
-            return np.where(*values)
-        result = self.fresh(np.asarray(np.where(*values)))
-        if values[0].dtype != np.bool_:
-            condition = condition != 0
-        ins = [self.lift(condition), *(self.as_dtype(v, result.dtype) for v in (x, y))]
-        self.map([result], ins, ("where(c, x, y)",), ("c", "x", "y"), "where")
-        return result
-
-    def copied(self, x: Any, dtype: Any, order: Any = "C") -> Any:
-        """A copy, perhaps of another dtype."""
-        dtype = np.dtype(dtype)
-        with np.errstate(all="ignore"):
-            value = x.value.astype(dtype, order=order)
-        if not self.live or _known(x):
-            return value
-        result = self.fresh(value)
-        formula = "x != 0" if dtype == np.bool_ != x.dtype else "x"
-        self.map([result], [x], (formula,), ("x",), "copy")
-        return result
-
-    def anything(self, function: Any, args: Any, options: dict[str, Any]) -> Any:
-        """A function without an op of its own: its results are views, or it is called again."""
-        outs = options.get("out") or ()
-        if outs:
-            return self._writing(function, args, options, outs[0])
-        with np.errstate(all="ignore"):
-            found = function(*plain(args), **plain(options))
-        several = isinstance(found, (tuple, list))
-        values = [np.asarray(v) for v in (found if several else (found,))]
-        sources = [x for x in leaves((args, options)) if type(x) is Traced]
-        if not all(
-            isinstance(v, (np.ndarray, np.generic)) for v in (found if several else (found,))
-        ):
-            sources[0].read(function.__name__)
-        results = []
-        for v in values:
-            parent = next((s for s in sources if _within(v, s)), None)
-            results.append(self.view(parent, v) if parent is not None else self.fresh(v))
-        new = [r for r, v in zip(results, values, strict=True) if r.ref.storage not in self.used]
-        new = [r for r in new if not any(r.ref.storage is s.ref.storage for s in sources)]
-        if new:
-            places = [k for k, r in enumerate(results) if any(r is n for n in new)]
-            self.call(function.__name__, new, sources, again(function, args, options, places))
-        return type(found)(results) if isinstance(found, list) else (
-            _tuple(found, results) if several else results[0]
-        )  # fmt: skip
-
-    def _writing(
-        self, function: Any, args: Any, options: dict[str, Any], target: Any = None
-    ) -> Any:
-        """A function that writes into its first argument, or into `target`."""
-        target = args[0] if target is None else target
-        sources = [x for x in leaves((args, options)) if type(x) is Traced]
-        if type(target) is not Traced:
-            raise refusal("a recorded array is written into a plain one", "Use tensors")
-        self.writable(target)
+    Raises:
+        CaptureError: for what cannot be done again.
+    """
+    name, given = function.__name__, (args, options)
+    if not tape.live or name in SHAPES:
+        return function(*plain(args), **plain(options))
+    if name in MAKES:
+        return tape.constant(function(*plain(args), **plain(options)))
+    if name == "getitem":
+        args = given[0][0], _whole_key(args[1])
+        given = (args, options)
+    sources = recorded(given)
+    if name in WRITES and not effect:
+        target = args[0]
+    elif options.get("out") is not None:
+        target = options["out"]
+    known = not effect and all(x.ref.storage.kind == "constant" for x in sources)
+    if target is None:
+        if not known:
+            _refuse_by_value(name, args)
+    elif type(target) is not Traced:
+        raise refusal("a recorded array is written into a plain one", "Use tensors")
+    elif known and tape.untouched(target):
         function(*plain(args), **plain(options))
-        self.call(function.__name__, [target], sources, again(function, args, options, ()))
         return target
-
-    # -------------------------------------------------------------------------- indexing
-    def getitem(self, x: Any, key: Any) -> Any:
-        """Elements: a view for a basic index, else what NumPy copies."""
-        if not self.live:
-            return x.value[plain(key)]
-        parts = key if isinstance(key, tuple) else (key,)
-        if any(getattr(k, "dtype", None) == np.bool_ for k in parts) and not all(
-            map(_known, parts)
-        ):
-            raise refusal("the shape of a result depends on values (a mask)", "Use torch.where")
-        found = x.value[plain(key)]
-        if _known(x) and all(_known(k) for k in leaves(key)):
-            return self.view(x, found) if _within(np.asarray(found), x) else found
-        if not isinstance(found, np.ndarray) and not any(isinstance(k, np.ndarray) for k in parts):
-            # An element, which NumPy gives as a number.
-            return self.view(x, x.value[(*parts, ...)])
-        return self.anything(_take, (x, key), {})
-
-    def setitem(self, x: Any, key: Any, value: Any) -> None:
-        """Write elements."""
-        if not self.live:
-            x.value[plain(key)] = plain(value)
-            return
-        known = _known(value) and all(_known(k) for k in leaves(key))
-        if known and _known(x) and x.ref.storage not in self.used:
-            self._overwritten(x)
-            x.value[plain(key)] = plain(value)
-            return
-        parts = key if isinstance(key, tuple) else (key,)
-        masks = [k for k in parts if getattr(k, "dtype", None) == np.bool_]
-        self.writable(x)
-        if len(parts) == 1 and masks and np.ndim(value) == 0 and masks[0].shape == x.shape:
-            ins = [self.lift(masks[0]), self.as_dtype(value, x.dtype), x]
-            x.value[plain(key)] = plain(value)
-            self.map([x], ins, ("where(c, x, y)",), ("c", "x", "y"), "where")
-            return
-        if any(isinstance(k, (np.ndarray, list)) for k in parts):
-            self._writing(_put, (x, key, value), {})
-            return
-        whole = key is ... or key == ()
-        part = x if whole else self.view(x, x.value[(*parts, ...) if ... not in parts else key])
-        with np.errstate(all="ignore"):
-            part.value[...] = plain(value)
-        if not part.size:
-            return
-        if not isinstance(value, np.ndarray):
-            if x.dtype == np.float16:
-                self.call("fill", [part], [], lambda outs, ins: outs[0].fill(value))
-                return
-            formula = literal(np.asarray(value).astype(x.dtype), x.dtype)
-            self.map([part], [], (formula,), (), "fill")
-            return
-        source = self.lift(value)
-        formula = "x != 0" if x.dtype == np.bool_ != source.dtype else "x"
-        if source.ndim > part.ndim:
-            source = source.reshape(source.shape[source.ndim - part.ndim :])
-        self.map([part], [source], (formula,), ("x",), "copy")
+    else:
+        tape.writable(target)
+    with paused():
+        found = function(*plain(args), **plain(options))
+    several = isinstance(found, (tuple, list))
+    values = list(found) if several else [found]
+    if target is not None:
+        results, new = [target], [0]
+    elif all(isinstance(v, (np.ndarray, np.generic)) for v in values):
+        parents = [next((s for s in sources if _within(v, s)), None) for v in values]
+        results = [tape.view(p, v) if p is not None else v if known else tape.fresh(v)
+                   for v, p in zip(values, parents, strict=True)]  # fmt: skip
+        new = [k for k, p in enumerate(parents) if p is None and not known]
+    else:
+        if effect:
+            _call(tape, function, given, [], [], True)
+        elif not known:
+            tape.give_up(read_error(name))
+        return found
+    if new:
+        rule = RULES.get("ufunc" if isinstance(function, np.ufunc) else name)
+        if rule is None or effect or rule(tape, results, function, *args, **options) is False:
+            outs = [results[k] for k in new]
+            _call(tape, function, given, outs, [] if target is not None else new, effect)
+    if not several or target is not None:
+        return results[0]
+    return type(found)(*results) if hasattr(found, "_fields") else type(found)(results)
 
 
-def _take(x: Any, key: Any) -> Any:
-    return x[key]
+def _call(
+    tape: Any, function: Any, given: Any, outs: list[Any], places: list[int], effect: bool
+) -> None:
+    """Record that the function is called again; its results go to `places` of the outs."""
+    refs = tuple(x.ref for x in outs), tuple(x.ref for x in recorded(given))
+    once_more = again(function, given, places)
+    tape.emit(Call(*refs, function=once_more, label=function.__name__, effect=effect))
 
 
-def _put(x: Any, key: Any, value: Any) -> None:
-    x[key] = value
+def _within(value: Any, x: Traced) -> bool:
+    return bool(value.size and np.may_share_memory(value, x.value) and value.dtype == x.dtype)
 
 
-def _row_inputs(name: str) -> tuple[str, ...]:
-    return ROWWISE[name].inputs
+def _whole_key(key: Any) -> Any:
+    """A key that gives an array, where NumPy would give one element as a number."""
+    parts = key if isinstance(key, tuple) else (key,)
+    if any(isinstance(k, (np.ndarray, list)) or k is ... for k in parts):
+        return key
+    return (*parts, ...)
 
 
-def _known(x: Any) -> bool:
-    """Whether a value is known when recorded: no array, a plain one, or a constant."""
-    return type(x) is not Traced or x.ref.storage.kind == "constant"
+def _refuse_by_value(name: str, args: Any) -> None:
+    """Refuse results whose shape depends on values."""
+    keys = args[1] if isinstance(args[1:2], tuple) and name == "getitem" else ()
+    masks = [k for k in recorded((keys,)) if k.dtype == np.bool_]
+    if any(m.ref.storage.kind != "constant" for m in masks):
+        raise refusal("the shape of a result depends on values (a mask)", "Use torch.where")
+    counts = name == "repeat" and isinstance(args[1], np.ndarray)
+    if name in BY_VALUE or counts:
+        raise refusal(f"the shape of a result depends on values ({name})", "Use masks")
 
 
-def _kind(x: Any) -> Any:
-    return type(x) if type(x) in (int, float) else np.asarray(plain(x)).dtype
+# --------------------------------------------------------------------------------- rules
+def rule(names: str) -> Callable[[Rule], Rule]:
+    """Make a function the rule of these operations: `rule(tape, results, function, *args)`."""
+
+    def enter(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names.split(), function))
+        return function
+
+    return enter
 
 
-def _out(outs: Any) -> dict[str, Any]:
-    return {"out": outs} if outs else {}
+def _as_dtype(tape: Any, x: Any, dtype: Any) -> Any:
+    """An operand as the dtype that a loop takes."""
+    if type(x) is not Traced:
+        return tape.constant(np.asarray(x, dtype))
+    return x if x.dtype == dtype else perform(tape, np.ndarray.astype, (x, dtype), {})
 
 
-def _signature(options: dict[str, Any]) -> dict[str, Any]:
-    return {"signature": (None, None, options["dtype"])} if "dtype" in options else {}
+def _map(tape: Any, outs: list[Any], ins: list[Any], formulas: Any, names: Any, label: str) -> Any:
+    """Formulas over whole arrays; a target of another shape or dtype gets a copy."""
+    if any(x.dtype == np.float16 for x in (*outs, *ins)):
+        # No kernels are made for it.
+        return False
+    shape = outs[0].shape
+    refs = tuple(broadcast(x.ref, shape) for x in ins)
+    targets = tuple(x.ref for x in outs)
+    tape.emit(Map(targets, refs, formulas=tuple(formulas), names=tuple(names), label=label))
+    return True
+
+
+def _copy(tape: Any, out: Any, x: Any, label: str = "copy") -> Any:
+    formula = "x != 0" if out.dtype == np.bool_ != x.dtype else "x"
+    return _map(tape, [out], [x], (formula,), ("x",), label)
+
+
+@rule("ufunc")
+def _ufunc(tape: Any, results: list[Any], ufunc: Any, *inputs: Any, **options: Any) -> Any:
+    """A kernel of the package's, whose meaning is known, or a ufunc of NumPy's."""
+    out = options.pop("out", None)
+    kind, *meaning = MEANINGS.get(ufunc, ("map",))
+    if kind == "call":
+        return False
+    if kind != "map":
+        return out is None and _reduction(tape, results[0], kind, meaning, inputs, **options)
+    if ufunc is np.matmul:
+        return out is None and _product(tape, results, ufunc, *inputs)
+    if options.keys() - {"dtype", "casting"}:
+        return False
+    kinds = [type(x) if type(x) in (int, float) else np.asarray(plain(x)).dtype for x in inputs]
+    types: Any = {"signature": (None,) * ufunc.nin + (options["dtype"],)} if (
+        "dtype" in options) else {}  # fmt: skip
+    loop = ufunc.resolve_dtypes((*kinds, *(None,) * ufunc.nout), **types)
+    formulas, names = meaning or (_formula(ufunc.__name__, loop), ("x", "y")[: ufunc.nin])
+    if formulas is None:
+        return False
+    ins = [_as_dtype(tape, x, dtype) for x, dtype in zip(inputs, loop, strict=False)]
+    shape = np.broadcast_shapes(*(x.shape for x in ins))
+    if out is None or (shape == results[0].shape and loop[-1] == results[0].dtype):
+        return _map(tape, results, ins, formulas, names, ufunc.__name__)
+    made = tape.fresh(np.empty(shape, loop[-1]))
+    return _map(tape, [made], ins, formulas, names, ufunc.__name__) and _copy(
+        tape, results[0], made
+    )
 
 
 def _formula(name: str, loop: Any) -> tuple[str, ...] | None:
@@ -421,23 +282,149 @@ def _formula(name: str, loop: Any) -> tuple[str, ...] | None:
         return None
     if first == np.bool_:
         found = LOGICAL.get(name)
-    elif first in (np.float32, np.float64) or (first.kind in "iu" and name in EXACT):
-        found = FORMULAS.get(name)
     else:
-        found = None
+        exact = first.kind in "iu" and name in EXACT
+        found = FORMULAS.get(name) if first in FLOATS or exact else None
     return None if found is None else (found,)
 
 
-def _inserted(ref: Ref, dim: int) -> Ref:
-    """With a dimension of length 1 more."""
-    shape = (*ref.shape[:dim], 1, *ref.shape[dim:])
-    strides = (*ref.strides[:dim], 0, *ref.strides[dim:])
-    return Ref(ref.storage, shape, strides, ref.offset)
+def _reduction(
+    tape: Any, result: Any, kind: str, meaning: Any, inputs: Any, axis: int = -1
+) -> bool:
+    """A fold or an op on rows, along one dimension."""
+    ins = [tape.lift(x) for x in inputs]
+    full = np.broadcast_shapes(*(x.shape for x in ins))
+    dim = axis % len(full)
+    if kind == "fold":
+        return _fold(tape, result, ins, meaning[0], (dim,), *meaning[1:])
+    name = meaning[0]
+    order = [d for d in range(len(full)) if d != dim] + [dim]
+    count, lead = len(ROWWISE[name].inputs), tuple(full[d] for d in order[:-1])
+    refs = [permuted(broadcast(x.ref, full), order) for x in ins[:count]]
+    refs += [broadcast(x.ref, lead) for x in ins[count:]]
+    tape.emit(Rows((permuted(result.ref, order),), tuple(refs), name=name, label=name))
+    return True
 
 
-def _within(value: Any, x: Any) -> bool:
-    return bool(value.size and np.may_share_memory(value, x.value) and value.dtype == x.dtype)
+def _fold(
+    tape: Any, result: Any, ins: Any, name: str, dims: Any, formula: str = "x", names: Any = ("x",)
+) -> bool:
+    full = np.broadcast_shapes(*(x.shape for x in ins))
+    kept = tuple(n for d, n in enumerate(full) if d not in dims)
+    strides = result.ref.strides
+    if len(strides) != len(kept):
+        strides = tuple(s for d, s in enumerate(strides) if d not in dims)
+    target = Ref(result.ref.storage, kept, strides, result.ref.offset)
+    refs = tuple(broadcast(x.ref, full) for x in ins)
+    tape.emit(Fold((target,), refs, fold=name, dims=tuple(dims), formula=formula, names=names,
+                   label=name))  # fmt: skip
+    return True
 
 
-def _tuple(found: Any, results: list[Any]) -> Any:
-    return type(found)(*results) if hasattr(found, "_fields") else tuple(results)
+@rule("sum mean prod max min amax amin any all")
+def _numpy_fold(
+    tape: Any, results: list[Any], function: Any, x: Any, axis: Any = None, *rest: Any,
+    dtype: Any = None, keepdims: bool = False, **others: Any,
+) -> bool:  # fmt: skip
+    """A fold of NumPy's; any and all are the largest and the smallest of bools."""
+    name = function.__name__
+    kinds = (np.bool_,) if name in ("any", "all") else FLOATS
+    if rest or others or not x.size or x.dtype not in kinds or dtype not in (None, x.dtype):
+        return False
+    if x.ndim == 0:
+        return bool(_copy(tape, results[0], x))
+    fold = {"any": "max", "all": "min"}.get(name, name.removeprefix("a"))
+    dims = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    return _fold(tape, results[0], [x], fold, tuple(d % x.ndim for d in dims))
+
+
+@rule("dot matmul")
+def _product(tape: Any, results: list[Any], function: Any, a: Any, b: Any) -> bool:
+    """A product of vectors, matrices or stacks of matrices."""
+    x, y = tape.lift(a), tape.lift(b)
+    if x.ndim == 0 or y.ndim == 0 or (function is np.dot and max(x.ndim, y.ndim) > 2):
+        return False
+    if x.dtype != y.dtype or x.dtype not in FLOATS:
+        return False
+    left = inserted(x.ref, 0) if x.ndim == 1 else x.ref
+    right = inserted(y.ref, 1) if y.ndim == 1 else y.ref
+    target = results[0].ref
+    if x.ndim == 1:
+        target = inserted(target, len(target.shape) - (y.ndim > 1))
+    if y.ndim == 1:
+        target = inserted(target, len(target.shape))
+    refs = tuple(broadcast(r, (*target.shape[:-2], *r.shape[-2:])) for r in (left, right))
+    tape.emit(Product((target,), refs, label="matmul"))
+    return True
+
+
+@rule("where")
+def _where(tape: Any, results: list[Any], function: Any, condition: Any, x: Any, y: Any) -> Any:
+    if plain(condition).dtype != np.bool_:
+        condition = condition != 0
+    ins = [tape.lift(condition), *(_as_dtype(tape, v, results[0].dtype) for v in (x, y))]
+    return _map(tape, results, ins, ("where(c, x, y)",), ("c", "x", "y"), "where")
+
+
+@rule("astype copy array asarray ascontiguousarray")
+def _copied(tape: Any, results: list[Any], function: Any, x: Any, *_: Any, **options: Any) -> Any:
+    return _copy(tape, results[0], x) if type(x) is Traced else False
+
+
+@rule("reshape ravel flatten")
+def _flattened(
+    tape: Any, results: list[Any], function: Any, x: Any, *args: Any, order: str = "C"
+) -> Any:
+    """A copy of another shape: the same elements in the same order."""
+    order = next((a for a in args if isinstance(a, str)), order)
+    if order not in "CK" or type(x) is not Traced:
+        return False
+    turned = np.argsort([-abs(s) for s in x.strides], kind="stable")
+    source = permuted(x.ref, turned) if order == "K" else x.ref
+    steps = [math.prod(source.shape[d + 1 :]) for d in range(len(source.shape))]
+    target = Ref(results[0].ref.storage, source.shape, tuple(steps))
+    tape.emit(Map((target,), (source,), formulas=("x",), names=("x",), label="copy"))
+    return x.dtype != np.float16
+
+
+@rule("stack concatenate")
+def _joined(
+    tape: Any, results: list[Any], function: Any, parts: Any, axis: int = 0, **others: Any
+) -> Any:
+    """Arrays one after another: each is copied into its part."""
+    out, start = results[0], 0
+    if others or out.dtype == np.float16:
+        return False
+    for p in parts:
+        n = 1 if function is np.stack else p.shape[axis]
+        at = slice(start, start + n) if function is np.concatenate else start
+        start += n
+        if np.size(p):
+            part = tape.view(out, out.value[(slice(None),) * (axis % out.ndim) + (at, ...)])
+            _copy(tape, part, _as_dtype(tape, p, out.dtype), "join")
+    return True
+
+
+@rule("copyto")
+def _copyto(tape: Any, results: list[Any], function: Any, x: Any, value: Any, **_: Any) -> Any:
+    return _setitem(tape, results, function, x, ..., value)
+
+
+@rule("setitem")
+def _setitem(tape: Any, results: list[Any], function: Any, x: Any, key: Any, value: Any) -> Any:
+    """Elements written: a copy into a view, or a choice by a mask."""
+    parts = key if isinstance(key, tuple) else (key,)
+    first: Any = parts[0] if parts else ...
+    if len(parts) == 1 and getattr(first, "dtype", None) == np.bool_ and np.ndim(value) == 0:
+        if first.shape == x.shape:
+            ins = [tape.lift(first), _as_dtype(tape, value, x.dtype), x]
+            return _map(tape, [x], ins, ("where(c, x, y)",), ("c", "x", "y"), "where")
+    if any(isinstance(k, (np.ndarray, list)) for k in parts):
+        return False
+    part = tape.view(x, x.value[_whole_key(key)])
+    if not isinstance(value, np.ndarray):
+        value = np.asarray(value).astype(x.dtype)
+    source = tape.lift(value)
+    if source.ndim > part.ndim:
+        source = source.reshape(source.shape[source.ndim - part.ndim :])
+    return not part.size or _copy(tape, part, source)

@@ -1,72 +1,209 @@
-"""A recording in the terms of the package: its tensors, gradients and hyper-parameters."""
+"""A recording: memory that a call touches, its operations, and the tensors that it met.
 
-import contextlib
-from collections.abc import Callable, Iterator
+Operations on constants alone are not recorded: their results are constants.
+"""
+
+import re
 from typing import Any
 from weakref import ref
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
+from numpy.lib.stride_tricks import as_strided
 
 from ..optim.optimizer import Optimizer
-from ..tensor import Tensor
-from .ir import Ref, Storage
-from .record import Recorder
-from .replay import plain
-from .tape import active, place, refusal
+from ..tensor import Tensor, root_of
+from .guards import Guards
+from .ir import Array, Map, Op, Ref, Storage
+from .record import perform, plain
+from .tape import CaptureError, active, place, refusal
 from .traced import Traced
 
 ARRAY = Tensor.__dict__["_array"]
 
 
-class Session(Recorder):
-    """A recording, with the tensors, gradients and numbers that it met."""
+class Session:
+    """What is recorded of one call."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        # Tensors from outside: id -> (tensor, its array, node, changes before).
+    def __init__(self, guards: Guards | None = None, lenient: bool = False) -> None:
+        self.guards = guards or Guards(None, ())
+        self.ops: list[Op] = []
+        # Whether operations are still recorded; whether what cannot be recorded ends the
+        # recording, not the call; and then why.
+        self.live = True
+        self.lenient = lenient
+        self.failure: CaptureError | None = None
+        # Arrays by identity, with what stands for each; held, so that identities stay.
+        self.known: dict[int, tuple[Array, Traced]] = {}
+        # Memory from outside: (first address, end, storage).
+        self.outside: list[tuple[int, int, Storage]] = []
+        # Constants that np.empty made, until they are written.
+        self.undefined: set[Storage] = set()
+        # What the forward program reads, while the backward program is recorded.
+        self.frozen: set[Storage] = set()
+        # Tensors from outside: id -> (tensor, its array, its node, its storage's changes).
         self.tensors: dict[int, tuple[Any, Any, Any, Any]] = {}
         # Gradients of tensors from outside: id -> (tensor, at entry, whether that was looked at).
         self.grads: dict[int, tuple[Any, Any, bool]] = {}
         # Tensors made, with the places where.
         self.made: list[tuple[Any, str]] = []
-        # Tensors from outside that got other memory: id -> (tensor, its array before).
-        self.swapped: dict[int, tuple[Any, Any]] = {}
+        # Tensors from outside that got other memory, by id.
+        self.swapped: set[int] = set()
         self.numbers: dict[Any, Any] = {}
-        # What must be as it was for the program to run again.
-        self.guards: list[Callable[[], bool]] = []
+        self.origins: dict[Storage, tuple[Any, str]] = {}
         self.optimizers: dict[int, Optimizer] = {}
         self.casts: dict[Any, Any] = {}
 
-    def number(self, key: Any, source: Callable[[], float]) -> Any:
-        """A hyper-parameter, read again at every call."""
-        found = self.numbers.get(key)
-        if found is None:
-            value = np.array(float(source()))
-            storage = Storage(value.dtype, 1, "number", str(key[1]), source=source)
-            found = self.numbers[key] = Traced(self, value, Ref(storage, (), ()))
-        return found
+    # ------------------------------------------------------------------------ operations
+    def attempt(self, function: Any, args: Any, options: Any, **more: Any) -> Any:
+        """Record an operation, or give up and do it eagerly."""
+        try:
+            return perform(self, function, args, options, **more)
+        except CaptureError as error:
+            self.give_up(error)
+            return function(*plain(args), **plain(options))
 
-    def truth(self, number: Any) -> bool:
-        """Whether a hyper-parameter is not 0, which a program takes for granted."""
-        source, found = number.ref.storage.source, bool(number.value)
-        self.guards.append(lambda: bool(source()) == found)
-        return found
+    def give_up(self, error: CaptureError) -> None:
+        """End the recording and let the call go on eagerly, if that is allowed.
+
+        Raises:
+            CaptureError: else.
+        """
+        if not self.lenient:
+            raise error
+        self.live, self.failure, active.tape = False, error, None
+
+    def emit(self, op: Op) -> None:
+        """Note an operation."""
+        op.origin = place()
+        self.ops.append(op)
+
+    # -------------------------------------------------------------------------- storages
+    def fresh(self, value: Any, kind: str = "temporary") -> Traced:
+        """A new array of memory of its own."""
+        value = np.asarray(value)
+        size, strides = value.size, _steps(value)
+        extent = 1 + sum((n - 1) * s for n, s in zip(value.shape, strides, strict=True) if n)
+        if size and (extent != size or min(strides, default=0) < 0):
+            value = value.copy()
+            strides = _steps(value)
+        return Traced(self, value, Ref(Storage(value.dtype, size, kind), value.shape, strides))
+
+    def constant(self, value: Array) -> Traced:
+        """What stands for an array that is known now."""
+        if id(value) not in self.known:
+            made = self.fresh(value, "constant")
+            memory = made.value
+            made.ref.storage.array = as_strided(memory, (memory.size,), (memory.itemsize,))
+            self.known[id(value)] = value, made
+        return self.known[id(value)][1]
+
+    def lift(self, value: Any) -> Traced:
+        """What stands for an operand: recorded, an array, or a number."""
+        if type(value) is Traced:
+            if value.tape is not self:
+                raise refusal("an array of another recording is used", "Keep calls apart")
+            return value
+        return self.constant(value if type(value) is np.ndarray else np.asarray(value))
+
+    def capture(self, value: Array, kind: str = "captured", position: int = -1) -> Traced:
+        """What stands for memory from outside, which is read and written in place."""
+        if id(value) in self.known:
+            return self.known[id(value)][1]
+        low, high = byte_bounds(value)
+        for first, end, storage in self.outside if kind == "captured" and value.size else ():
+            if low < end and first < high:
+                if low < first or high > end or storage.dtype != value.dtype:
+                    words = "tensors share a part of their memory in a way that cannot be recorded"
+                    raise refusal(words, "Clone one of them")
+                break
+        else:
+            root = value if kind == "argument" else _root(value)
+            first, end = byte_bounds(root)
+            size = (end - first) // root.itemsize if root.size else 0
+            storage = Storage(value.dtype, size, kind, position=position)
+            if kind != "argument":
+                ends = (slice(None, None, -1 if s < 0 else 1) for s in root.strides)
+                at = root[(*ends, ...)]  # type: ignore[arg-type]
+                storage.array = as_strided(at, (size,), (value.itemsize,))
+                if size:
+                    self.outside.append((first, end, storage))
+        offset = (value.ctypes.data - first) // value.itemsize if value.size else 0
+        made = Traced(self, value, Ref(storage, value.shape, _steps(value), offset))
+        self.known[id(value)] = value, made
+        return made
+
+    def view(self, parent: Any, value: Array) -> Traced:
+        """A view of the parent's memory."""
+        offset = parent.ref.offset
+        if value.size:
+            offset += (value.ctypes.data - parent.value.ctypes.data) // value.itemsize
+        return Traced(self, value, Ref(parent.ref.storage, value.shape, _steps(value), offset))
+
+    def untouched(self, target: Any) -> bool:
+        """Whether a constant may be written now, as nothing recorded has read it."""
+        storage = target.ref.storage
+        own = not any(np.may_share_memory(storage.array, a) for a in self.guards.arrays)
+        if own and not any(storage is r.storage for op in self.ops for r in (*op.ins, *op.outs)):
+            self.undefined.discard(storage)
+            return storage not in self.frozen
+        return False
+
+    def writable(self, target: Any) -> None:
+        """Prepare memory for being written: a constant becomes a copy of one."""
+        storage = target.ref.storage
+        if storage.kind == "number":
+            raise refusal("a number of an optimizer is written", "Write to a tensor")
+        if storage.kind != "constant":
+            return
+        memory = storage.array
+        if storage in self.frozen:
+            raise refusal("a constant of the forward pass is written in backward", "Clone it")
+        if any(np.may_share_memory(memory, a) for a in self.guards.arrays):
+            raise refusal("an array from outside is written in place", "Use a tensor")
+        kept = Storage(storage.dtype, storage.size, "constant", array=memory.copy())
+        storage.kind, storage.array = "temporary", None
+        if storage in self.undefined:
+            return
+        whole, source = (Ref(s, (storage.size,), (1,)) for s in (storage, kept))
+        self.ops.insert(0, Map((whole,), (source,), formulas=("x",), names=("x",)))
 
     def result(self, traced: Any) -> Ref:
         """Memory that a caller gets."""
         self.writable(traced)
         storage = traced.ref.storage
         if storage.kind not in ("temporary", "result") or storage.size != traced.size:
-            copied = self.fresh(traced.value.copy())
-            self.map([copied], [traced], ("x",), ("x",), "copy")
-            traced = copied
+            traced = self.copied(traced)
         traced.ref.storage.kind = "result"
         return traced.ref  # type: ignore[no-any-return]
+
+    def copied(self, traced: Any) -> Any:
+        """The elements in memory of their own."""
+        return perform(self, np.array, (traced,), {"order": "C"})
+
+    # ------------------------------------------------------- hyper-parameters and tensors
+    def number(self, owner: Any, text: str) -> Any:
+        """A hyper-parameter, the value of `owner` and the text, read again at every call."""
+        found = self.numbers.get((id(owner), text))
+        if found is None:
+            source = eval(f"lambda: owner{text}", {"owner": owner})
+            storage = Storage(np.dtype(float), 1, "number", re.sub(r"\W", "", text), source=source)
+            found = Traced(self, np.array(float(source())), Ref(storage, (), ()))
+            self.numbers[id(owner), text] = found
+            self.origins[storage] = owner, text
+        return found
+
+    def truth(self, number: Any) -> bool:
+        """Whether a hyper-parameter is not 0, which a program takes for granted."""
+        found = bool(number.value)
+        owner, text = self.origins[number.ref.storage]
+        self.guards.add(f"{'' if found else 'not '}{{}}{text}", owner)
+        return found
 
     def of_tensor(self, t: Tensor, array: Any) -> Any:
         """What stands for the array of a tensor from outside."""
         if id(t) not in self.tensors:
-            self.tensors[id(t)] = (t, array, t._node, t.__dict__.get("_changes"))
+            self.tensors[id(t)] = (t, array, t._node, root_of(t).__dict__.get("_changes"))
         return self.capture(array)
 
 
@@ -100,7 +237,7 @@ class ArrayHook:
                     return ARRAY.__set__(t, plain(value))
             if tape.of_tensor(t, before).ref == traced.ref:
                 return
-            tape.swapped[id(t)] = (t, before)
+            tape.swapped.add(id(t))
         ARRAY.__set__(t, traced)
         tape.made.append((ref(t), place(True)))
 
@@ -111,29 +248,27 @@ class GradHook:
     def __get__(self, t: Any, owner: Any = None) -> Any:
         if t is None:
             return None
-        tape: Any = active.tape
-        if tape is not None:
-            self.note(tape, t, True)
+        self._note(t, True)
         return t.__dict__.get("_grad")
 
     def __set__(self, t: Any, value: Any) -> None:
-        tape: Any = active.tape
-        if tape is not None:
-            self.note(tape, t, False)
+        self._note(t, False)
         t.__dict__["_grad"] = value
 
-    def note(self, tape: Any, t: Any, read: bool) -> None:
+    def _note(self, t: Any, read: bool) -> None:
         """Remember the gradient that a tensor from outside had."""
-        if id(t) not in tape.grads and type(ARRAY.__get__(t)) is np.ndarray:
+        tape, array = active.tape, ARRAY.__get__(t)
+        if tape is not None and id(t) not in tape.grads and type(array) is np.ndarray:
             tape.grads[id(t)] = (t, t.__dict__.get("_grad"), read)
-            tape.of_tensor(t, ARRAY.__get__(t))
+            tape.of_tensor(t, array)
 
 
-@contextlib.contextmanager
-def paused() -> Iterator[Any]:
-    """Real arrays for a while."""
-    tape, active.tape = active.tape, None
-    try:
-        yield tape
-    finally:
-        active.tape = tape
+def _steps(value: Array) -> tuple[int, ...]:
+    return tuple(s // value.itemsize for s in value.strides)
+
+
+def _root(value: Array) -> Array:
+    """The array of the same dtype that owns the memory."""
+    while type(value.base) is np.ndarray and value.base.dtype == value.dtype:
+        value = value.base
+    return value

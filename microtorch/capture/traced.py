@@ -2,9 +2,10 @@
 
 A `Traced` holds the real value and says which memory it is. For Python code it passes as an
 ndarray (`isinstance` included); C code does not take it for one, so nothing reads its elements
-unnoticed: ufuncs, NumPy functions and methods come to the `Tape`, and anything else fails.
+unnoticed: ufuncs, NumPy functions and methods come to the tape, and anything else fails.
 """
 
+import operator
 import sys
 from typing import Any
 
@@ -52,16 +53,12 @@ class Traced(NDArrayOperatorsMixin):
     def __class__(self) -> Any:
         return np.ndarray
 
-    shape = property(lambda self: self.value.shape)
-    dtype = property(lambda self: self.value.dtype)
-    ndim = property(lambda self: self.value.ndim)
-    size = property(lambda self: self.value.size)
-    strides = property(lambda self: self.value.strides)
-    itemsize = property(lambda self: self.value.itemsize)
-    nbytes = property(lambda self: self.value.nbytes)
-    flags = property(lambda self: self.value.flags)
+    shape, dtype, ndim, size, strides, itemsize, nbytes, flags = (
+        property(operator.attrgetter(f"value.{name}"))
+        for name in "shape dtype ndim size strides itemsize nbytes flags".split()
+    )
     ctypes = property(lambda self: _Address(self.value))
-    T = property(lambda self: self.tape.view(self, self.value.T))
+    T = property(lambda self: self.transpose())
 
     @property
     def base(self) -> Any:
@@ -70,53 +67,18 @@ class Traced(NDArrayOperatorsMixin):
 
     # ------------------------------------------------------------------- NumPy's protocols
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        return self.tape.attempt(self.tape.ufunc, ufunc, method, inputs, options)
+        function = ufunc if method == "__call__" else getattr(ufunc, method)
+        if isinstance(out := options.get("out"), tuple) and out[0] is not ...:
+            options["out"] = out[0] if len(out) == 1 else out
+        else:
+            options.pop("out", None)
+        return self.tape.attempt(function, inputs, options)
 
     def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
-        return self.tape.attempt(self.tape.function, function, args, options)
+        return self.tape.attempt(function, args, options)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
         return self.read("np.asarray").value
-
-    # --------------------------------------------------------------------------- elements
-    def __getitem__(self, key: Any) -> Any:
-        return self.tape.attempt(self.tape.getitem, self, key)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.tape.attempt(self.tape.setitem, self, key, value)
-
-    def __len__(self) -> int:
-        return len(self.value)
-
-    def __iter__(self) -> Any:
-        return (self[k] for k in range(len(self.value)))
-
-    def astype(self, dtype: Any, order: Any = "K", copy: bool = True, **_: Any) -> Any:
-        """A copy of another dtype."""
-        return self if not copy and self.dtype == dtype else self.tape.copied(self, dtype, order)
-
-    def copy(self, order: Any = "C") -> Any:
-        """A copy."""
-        return self.tape.copied(self, self.dtype, order)
-
-    def fill(self, value: Any) -> None:
-        """Write a number everywhere."""
-        self[...] = value
-
-    def reshape(self, *shape: Any, **options: Any) -> Any:
-        """Another shape: a view where strides allow, else a copy."""
-        seen = self.value.reshape(*shape, **options)
-        if self.value.size == 0 or np.may_share_memory(seen, self.value):
-            return self.tape.view(self, seen)
-        return self.tape.copied(self, self.dtype, "C").reshape(*shape)
-
-    def ravel(self, order: Any = "C") -> Any:
-        """One dimension."""
-        seen = self.value.ravel(order)
-        if np.may_share_memory(seen, self.value):
-            return self.tape.view(self, seen)
-        turned = np.argsort([-abs(s) for s in self.strides], kind="stable")
-        return (self.transpose(turned) if order == "K" else self).reshape(-1)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -126,7 +88,24 @@ class Traced(NDArrayOperatorsMixin):
         found = getattr(np.ndarray, name)
         if not callable(found):
             raise CaptureError(f"'.{name}' of an array cannot be recorded")
-        return lambda *args, **options: self.__array_function__(found, (), (self, *args), options)
+        return lambda *args, **options: self.tape.attempt(found, (self, *args), options)
+
+    # --------------------------------------------------------------------------- elements
+    def __getitem__(self, key: Any) -> Any:
+        return self.tape.attempt(operator.getitem, (self, key), {})
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tape.attempt(operator.setitem, (self, key, value), {})
+
+    def fill(self, value: Any) -> None:
+        """Write a number everywhere."""
+        self[...] = value
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __iter__(self) -> Any:
+        return (self[k] for k in range(len(self.value)))
 
     # ------------------------------------------------------------------------ reading
     def read(self, what: str) -> "Traced":

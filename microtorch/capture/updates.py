@@ -1,16 +1,21 @@
 """Optimizers while a call is recorded: an update is one map a parameter."""
 
-import functools
+import re
 from typing import Any
 
 import numpy as np
 
+from ..optim.optimizer import Optimizer, Update
 from ..table import STEPS
-from ..tensor import Tensor, changed
-from .replay import plain
-from .session import ARRAY, Session, paused
-from .tape import active, refusal, substitute
+from ..tensor import Tensor, changed, wrap
+from .ir import Map
+from .record import paused, perform, plain
+from .session import Session
+from .tape import active, broadcast, refusal
 from .traced import Traced
+
+_STEP, _UPDATE, _STEPS_MADE = Optimizer.step, Update.__call__, Optimizer.steps_made
+_NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
 
 
 class Options(dict[str, Any]):
@@ -22,93 +27,65 @@ class Options(dict[str, Any]):
         self.group = group
 
     def __getitem__(self, name: str) -> Any:
-        value, group = super().__getitem__(name), self.group
-        if name == "params":
+        value, text = super().__getitem__(name), f"[{name!r}]"
+        if name == "params" or isinstance(value, Tensor):
             return value
         if type(value) in (int, float):
-            return self.tape.number((id(group), name), lambda: group[name])
+            return self.tape.number(self.group, text)
         if type(value) is tuple and all(type(v) in (int, float) for v in value):
-            return tuple(
-                self.tape.number(
-                    (id(group), f"{name}{k}"), functools.partial(lambda k: group[name][k], k)
-                )
-                for k in range(len(value))
-            )
-        if not isinstance(value, Tensor):
-            self.tape.guards.append(lambda: group[name] == value)
+            return tuple(self.tape.number(self.group, f"{text}[{k}]") for k in range(len(value)))
+        self.tape.guards.note(f"an optimizer's {name}", self.group, text)
         return value
 
 
-def stepping(method: Any) -> Any:
+def stepping(self: Any, closure: Any = None) -> Any:
     """`Optimizer.step`, with numbers that are read again at every call."""
-
-    @functools.wraps(method)
-    def step(self: Any, closure: Any = None) -> Any:
-        tape: Any = active.tape
-        if tape is None:
-            return method(self, closure)
-        tape.optimizers[id(self)] = self
-        groups, self.param_groups = self.param_groups, [Options(tape, g) for g in self.param_groups]
-        try:
-            return method(self, closure)
-        finally:
-            self.param_groups = groups
-
-    return step
+    tape, groups = active.tape, self.param_groups
+    tape.optimizers[id(self)] = self
+    self.param_groups = [Options(tape, g) for g in groups]
+    try:
+        return _STEP(self, closure)
+    finally:
+        self.param_groups = groups
 
 
-def counting(function: Any) -> Any:
+def counting(count: Any) -> Any:
     """`Optimizer.steps_made`, as a part of the recording."""
-
-    def steps_made(count: Any) -> Any:
-        tape: Any = active.tape
-        if tape is None:
-            return function(count)
-        number = plain(count).item()
-        if type(count) is not Traced or count.ref.storage.kind == "constant":
-            return number + 1
-        # Parameters that have made equally many steps go together.
-        key = ("steps", number)
-        if key not in tape.casts:
-            tape.casts[key] = count.astype(np.float64) + 1
-        return tape.casts[key]
-
-    return staticmethod(steps_made)
+    tape, number = active.tape, plain(count).item()
+    if type(count) is not Traced or count.ref.storage.kind == "constant":
+        return number + 1
+    # Parameters that have made equally many steps go together.
+    if ("steps", number) not in tape.casts:
+        tape.casts["steps", number] = count.astype(np.float64) + 1
+    return tape.casts["steps", number]
 
 
-def updating(method: Any) -> Any:
+def updating(self: Any, lines: Any, numbers: Any) -> None:
     """An update of parameters as one map each."""
-
-    @functools.wraps(method)
-    def update(self: Any, lines: Any, numbers: Any) -> None:
-        tape: Any = active.tape
-        if tape is None:
-            method(self, lines, numbers)
-            return
-        row = STEPS[self.name]
-        for line in lines:
-            arrays = [t._array for t in line]
-            dtype = arrays[0].dtype
-            if any(a.dtype != dtype or a.shape != arrays[0].shape for a in arrays):
-                tape.give_up(refusal("a gradient or state of another dtype or shape", "Cast it"))
-                return method(self, lines, [float(plain(n)) for n in numbers])
-            given = [_as_scalar(tape, n, dtype) for n in numbers]
-            texts: dict[str, str] = {}
-            for line_text in row.statements:
-                target, _, formula = line_text.partition(" = ")
-                texts[target] = f"({substitute(formula, texts)})"
-            written = [k for k, n in enumerate(row.arrays) if n in texts]
-            ins = [tape.lift(x) for x in (*arrays, *given)]
-            outs = [arrays[k] for k in written]
-            for o in outs:
-                tape.writable(o)
-            with paused():
-                method(self, [tuple(_plain_tensor(a) for a in arrays)], [plain(n) for n in given])
-            formulas = tuple(texts[row.arrays[k]][1:-1] for k in written)
-            tape.map(outs, ins, formulas, (*row.arrays, *row.numbers), self.name)
-            changed(line[0])
-
-    return update
+    tape, row = active.tape, STEPS[self.name]
+    texts: dict[str, str] = {}
+    for statement in row.statements:
+        target, _, formula = statement.partition(" = ")
+        texts[target] = f"({_NAME.sub(lambda m: texts.get(m[0], m[0]), formula)})"
+    for line in lines:
+        arrays = [t._array for t in line]
+        shape, dtype = arrays[0].shape, arrays[0].dtype
+        if any(a.dtype != dtype or a.shape != shape for a in arrays):
+            tape.give_up(refusal("a gradient or state of another dtype or shape", "Cast it"))
+            return _UPDATE(self, lines, tuple([float(plain(n)) for n in numbers]))
+        given = [_as_scalar(tape, n, dtype) for n in numbers]
+        written = {n: tape.lift(a) for n, a in zip(row.arrays, arrays) if n in texts}
+        for array in written.values():
+            tape.writable(array)
+        with paused():
+            real = tuple([wrap(plain(a)) for a in arrays])
+            _UPDATE(self, [real], tuple([float(plain(n)) for n in given]))
+        ins = tuple(broadcast(tape.lift(x).ref, shape) for x in (*arrays, *given))
+        tape.emit(Map(
+            tuple(a.ref for a in written.values()), ins, label=self.name,
+            formulas=tuple(texts[n] for n in written), names=(*row.arrays, *row.numbers),
+        ))  # fmt: skip
+        changed(line[0])
 
 
 def _as_scalar(tape: Any, number: Any, dtype: Any) -> Any:
@@ -116,14 +93,7 @@ def _as_scalar(tape: Any, number: Any, dtype: Any) -> Any:
         number = number._array.reshape(())
     if type(number) is not Traced:
         return np.asarray(number, dtype)
-    key = (number, dtype)
-    if key not in tape.casts:
-        tape.casts[key] = number.astype(dtype, copy=False)
-    return tape.casts[key]
-
-
-def _plain_tensor(a: Any) -> Tensor:
-    made = object.__new__(Tensor)
-    ARRAY.__set__(made, a.value)
-    made._node = None
-    return made
+    if (number, dtype) not in tape.casts:
+        cast = perform(tape, np.ndarray.astype, (number, dtype), {"copy": False})
+        tape.casts[number, dtype] = cast
+    return tape.casts[number, dtype]

@@ -39,9 +39,22 @@ class State(dict[str, Any]):
 
     __slots__ = ()
 
-    def __setitem__(self, name: str, value: Any) -> None:
+
+class States(defaultdict[Any, dict[str, Any]]):
+    """The states of all parameters, likewise."""
+
+
+def _counted(method: Any) -> Any:
+    def change(self: Any, *args: Any) -> Any:
         clock.epoch += 1
-        dict.__setitem__(self, name, value)
+        return method(self, *args)
+
+    return change
+
+
+for _kind in (State, States):
+    for _name in ("__setitem__", "__delitem__", "clear", "pop", "popitem"):
+        setattr(_kind, _name, _counted(getattr(dict, _name)))
 
 
 class Optimizer:
@@ -60,7 +73,7 @@ class Optimizer:
                 f"but got {params.type()}"
             )
         self.defaults = defaults
-        self.state: defaultdict[Any, dict[str, Any]] = defaultdict(State)
+        self.state = States(State)
         self.param_groups: list[dict[str, Any]] = []
         groups = list(params)
         if not groups:
@@ -196,7 +209,7 @@ class Optimizer:
         numbers = [n for g in groups for n in g["params"]]
         params = [p for g in self.param_groups for p in g["params"]]
         by_number = dict(zip(numbers, params, strict=True))
-        state: defaultdict[Any, dict[str, Any]] = defaultdict(State)
+        state = States(State)
         for number, values in state_dict["state"].items():
             p = by_number[number]
             state[p] = State(
