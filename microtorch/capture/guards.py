@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy import random as numpy_random
 
+from ..graph.node import Node
 from ..nn.module import Module
 from ..tensor import Tensor
 from .tape import OUTSIDE
@@ -27,7 +28,7 @@ _CONTAINERS = (list, tuple, set, frozenset, dict)
 _WRAPPERS = (types.MethodType, staticmethod, classmethod)
 # Objects that are no owners of attributes of the user's.
 _CLOSED = (*SIMPLE, *_CONTAINERS, *_WRAPPERS, types.FunctionType, types.BuiltinFunctionType,
-           property, functools.partial, np.ndarray, np.ufunc, np.dtype, Tensor)  # fmt: skip
+           property, functools.partial, np.ndarray, np.ufunc, np.dtype, Tensor, Node)  # fmt: skip
 _GENERATORS = (random.Random, numpy_random.Generator, numpy_random.RandomState)
 
 

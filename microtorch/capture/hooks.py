@@ -21,9 +21,9 @@ from ..kernels import cpu
 from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor
-from ..value import Value
 from .guards import of_library
 from .record import MAKES, paused, plain, recorded
+from .scalars import HOOKS as SCALAR_HOOKS
 from .session import ARRAY, ArrayHook, GradHook, Session
 from .tape import active, read_error, refusal
 from .traced import CHECKS, Traced
@@ -251,7 +251,7 @@ _HOOKS: list[tuple[Any, str, Any]] = [
     *((owner, n, _refusing(f"{n}() is called", getattr(owner, n)))
       for owner, names in ((builtins, "print input open"), (time, _CLOCKS))
       for n in names.split()),
-    (Value, "__init__", _refusing("a graph of Values is made", Value.__init__)),
+    *SCALAR_HOOKS,
     (cpu, "constant", _aside(cpu.constant)), (cpu, "full", _aside(cpu.full)),
     (cpu, "spread", _only_traced(cpu.spread, _spread)),
     (cpu, "expand", _only_traced(cpu.expand, np.broadcast_to)),
@@ -295,6 +295,7 @@ def recording(tape: Session) -> Iterator[None]:
     finally:
         active.tape = None
         tape.live = False
+        tape.scalars.restore()
         for made, _ in tape.made:
             t = made()
             if t is not None and type(ARRAY.__get__(t)) is Traced:

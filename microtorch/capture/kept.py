@@ -14,6 +14,7 @@ from .. import dtypes
 from ..graph.node import LEAF, Node, clock, mode, next_seq
 from ..tensor import Tensor, changed, new, root_of
 from .adjoint import Adjoint, freed_node
+from .build import build
 from .gradients import Gradients
 from .guards import Guards, frozen
 from .ir import Recording, Ref
@@ -279,7 +280,10 @@ class Kept:
 
     # ---------------------------------------------------------------------------- running
     def ready(self) -> None:
-        """Make `call`."""
+        """Make the program, and `call`."""
+        for part in (self, self.adjoint):
+            if part is not None:
+                part.program = build(part.recording)
         default = dtypes.get_default_dtype()
         scope = self.guards.scope
         like = [(r.shape, r.dtype) for r in self._own]
@@ -356,6 +360,33 @@ class Kept:
     def uses(self) -> int:
         """How often the program ran."""
         return self.runs.count
+
+
+class KeptScalars:
+    """One recorded call of a function of Values that can run again."""
+
+    usable = True
+    escaped = ()
+    held: list[Any]
+
+    def __init__(
+        self, session: Session, guards: Guards, result: Any, tensors: list[Tensor]
+    ) -> None:
+        self.guards = guards
+        self.uses = 0
+        self.program = session.scalars.program(result)
+
+    def ready(self) -> None:
+        """Make `call`."""
+        holds = eval(f"lambda: {' and '.join(self.guards.texts) or True}", self.guards.scope)
+
+        def call(tensors: Any) -> Any:
+            if tensors or not (holds() and self.guards.rare()):
+                return MISS
+            self.uses += 1
+            return self.program.run()
+
+        self.call = call
 
 
 def _hooks(t: Tensor) -> tuple[Any, ...]:

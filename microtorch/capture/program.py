@@ -9,12 +9,12 @@ from typing import Any
 from .. import dtypes
 from ..graph.node import LEAF, mode
 from ..tensor import TENSORS, Tensor
-from .build import build
 from .guards import SIMPLE, Guards
 from .hooks import recording
-from .kept import MISS, Kept
+from .kept import MISS, Kept, KeptScalars
+from .scalars import NumberRead
 from .session import Session
-from .tape import CaptureError, active
+from .tape import CaptureError, active, refusal
 
 MOST_SIGNATURES = 8
 # Calls that may make lasting things (an optimizer's state) before that is an error.
@@ -133,18 +133,30 @@ class Compiled:
         for position, t in enumerate(tensors):
             if t._node is not LEAF:
                 session.capture(t._array, "argument", position)
+        kept: Any = None
+        scalars = session.scalars
         with recording(session):
-            result = self.function(*args, **kwargs)
+            try:
+                result = self.function(*args, **kwargs)
+            except NumberRead as error:
+                session.give_up(error)
+            if scalars.used and session.ops:
+                raise refusal("Values and tensors are mixed", "Compile the two apart")
             try:
                 if session.live and guards.drawn():
                     raise CaptureError(
                         f"{self._where()}: random numbers that are not microtorch's are drawn "
                         'inside a compiled function. Use torch.rand, or fallback="eager".'
                     )
-                kept = Kept(session, guards, result, tensors) if session.live else None
+                if session.live:
+                    kind: Any = KeptScalars if scalars.used else Kept
+                    kept = kind(session, guards, result, tensors)
             except CaptureError as error:
                 session.give_up(error)
-        if session.failure is not None or kept is None:
+        if scalars.used:
+            # Nothing has been done so far.
+            result = kept.program.run() if kept else self.function(*args, **kwargs)
+        if kept is None:
             self._give_up(str(session.failure))
             return result
         problem = self._problem(session, kept, key[0])
@@ -161,7 +173,7 @@ class Compiled:
             self._give_up(problem)
         return result
 
-    def _problem(self, session: Session, kept: Kept, modes: Any) -> str | None:
+    def _problem(self, session: Session, kept: Any, modes: Any) -> str | None:
         """Why a recording cannot be used again: it changed what it cannot change again."""
         if kept.escaped:
             return (f"{kept.escaped[0]}: a tensor made inside a compiled function is kept outside "
@@ -189,9 +201,6 @@ class Compiled:
         warnings.warn(f"microtorch.compile runs eagerly from now on: {reason}", stacklevel=4)
 
     def _keep(self, key: Any, kept: Kept) -> None:
-        for part in (kept, kept.adjoint):
-            if part is not None:
-                part.program = build(part.recording)
         kept.ready()
         known = self.programs.setdefault(key, [])
         known.insert(0, kept)

@@ -50,6 +50,7 @@ class Number:
     def __abs__(self) -> Any:
         return self.scalars.note("fabs(x)", ("x",), (self,))
 
+    __round__ = __floor__ = __ceil__ = __trunc__ = __mod__ = __rmod__ = __floordiv__ = _read
     __bool__ = __float__ = __int__ = __index__ = __format__ = __str__ = __repr__ = _read
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _read
 
@@ -93,9 +94,16 @@ class Scalars:
         # (id of Value, slot) -> (Value, slot, number at entry, what the slot held).
         self.inputs: dict[tuple[int, str], tuple[Value, str, int, float]] = {}
         self.start = next_seq()
+        self.closed = False
 
     def note(self, formula: str, names: tuple[str, ...], operands: Any) -> Any:
-        """The result of a formula."""
+        """The result of a formula.
+
+        Raises:
+            CaptureError: after the call.
+        """
+        if self.closed:
+            raise CaptureError("a Value made in a compiled function is used outside: return it")
         if formula == "x + y" and 0.0 in [x for x in operands if x.__class__ is not Number]:
             # Gradients begin at 0.
             return next(x for x in operands if x.__class__ is Number)
@@ -136,23 +144,25 @@ class Scalars:
             self.read(v, name)
         _SLOTS[name].__set__(v, x if x.__class__ is Number else float(x))
 
-    def restore(self) -> dict[tuple[int, str], Any]:
-        """Give the caller's Values their numbers back; what the function left in them."""
-        left = {}
-        for key, (v, name, _, held) in self.inputs.items():
-            left[key] = _SLOTS[name].__get__(v)
+    def restore(self) -> None:
+        """Give the caller's Values their numbers back, at the end."""
+        self.closed = True
+        for v, name, _, held in self.inputs.values():
             _SLOTS[name].__set__(v, held)
-        return left
+
+    @property
+    def used(self) -> bool:
+        """Whether the function did anything with Values."""
+        return bool(self.inputs or self.made)
 
     # ------------------------------------------------------------------------- afterwards
     def program(self, result: Any) -> "ScalarProgram":
-        """What runs the function again, and gives its result."""
-        left = self.restore()
+        """What does all that the function did, and gives its result; while it is recorded."""
         wanted: list[int] = []
         targets: dict[str, list[Value]] = {name: [] for name in _SLOTS}
         for slot, values in targets.items():
-            for key, (v, name, index, _) in self.inputs.items():
-                if name == slot and (place := self.place(left[key])) != index:
+            for v, name, index, _ in self.inputs.values():
+                if name == slot and (place := self.place(_SLOTS[name].__get__(v))) != index:
                     values.append(v)
                     wanted.append(place)
         structure = self._structure(result, wanted)

@@ -16,6 +16,7 @@ from ..tensor import Tensor, root_of
 from .guards import Guards
 from .ir import Array, Map, Op, Ref, Storage
 from .record import perform, plain
+from .scalars import Scalars
 from .tape import CaptureError, active, place, refusal
 from .traced import Traced
 
@@ -53,6 +54,7 @@ class Session:
         self.origins: dict[Storage, tuple[Any, str]] = {}
         self.optimizers: dict[int, Optimizer] = {}
         self.casts: dict[Any, Any] = {}
+        self.scalars = Scalars()
 
     # ------------------------------------------------------------------------ operations
     def attempt(self, function: Any, args: Any, options: Any, **more: Any) -> Any:
