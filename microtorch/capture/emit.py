@@ -5,10 +5,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from ..kernels import gemm, text, threads, vecmath
 from ..table import STEPS, VOCABULARY, names_in
-from .fuse import Item, Loop, Table, columns, cost, outs_of
+from .fuse import Item, Loop, Table, columns, cost, ins_of, outs_of
 from .ir import Call, Product, Ref, Storage
 from .loops import BLOCK, INDEXES, LoopText, indented, index
 from .passes import substitute
@@ -70,14 +71,28 @@ class Writer:
         self.used, self.scalars = {}, {}
         body: list[str] = []
         alone: list[str] = []
+        # What was done since all waited: memory written, memory used, whether all took part.
+        since: list[tuple[set[Any], set[Any], bool]] = []
 
-        def wait() -> None:
-            if alone:
-                body.extend(["if me == 0:", *indented(alone), "barrier(t)"])
-                alone.clear()
+        def flush(wait: bool) -> None:
+            if alone and self.shared:
+                alone[:] = ["if me == 0:", *indented(alone)]
+            body.extend([*alone, "barrier(t)"] if wait else alone)
+            alone.clear()
+            if wait:
+                since.clear()
 
         for item in items:
             shared = self.shared and cost(item) >= SHARED
+            outs, ins = (
+                {self.slots.get(r.storage, r.storage) for r in refs}
+                for refs in (outs_of(item), ins_of(item))
+            )
+            if self.shared and any(
+                (shared or all_did) and (wrote & (outs | ins) or used & outs)
+                for wrote, used, all_did in since
+            ):
+                flush(True)
             after: list[str] = []
             if isinstance(item, Loop):
                 lines, after = LoopText(self, item, shared).lines()
@@ -86,14 +101,15 @@ class Writer:
             else:
                 lines = self._product(item, shared)
             if shared:
-                wait()
-                body += [*lines, "barrier(t)"]
-                alone += after
+                flush(False)
+                body += lines
             else:
                 alone += lines
-        if self.shared:
-            wait()
-        body += alone
+            if after:
+                flush(True)
+                alone += after
+            since.append((outs, outs | ins, shared and not after))
+        flush(False)
         lines = [f"def step_{number}(t, me, parts):", "    table = i64_at(t)"]
         return "\n".join(lines + indented(self._pointers() + body)) + "\n"
 
