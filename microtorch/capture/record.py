@@ -136,6 +136,8 @@ def perform(
         args = given[0][0], _whole_key(args[1])
         given = (args, options)
     sources = recorded(given)
+    if any(x.tape is not tape for x in sources):
+        raise refusal("an array of another recording is used", "Keep calls apart")
     if name in WRITES and not effect:
         target = args[0]
     elif options.get("out") is not None:

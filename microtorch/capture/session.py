@@ -103,8 +103,6 @@ class Session:
     def lift(self, value: Any) -> Traced:
         """What stands for an operand: recorded, an array, or a number."""
         if type(value) is Traced:
-            if value.tape is not self:
-                raise refusal("an array of another recording is used", "Keep calls apart")
             return value
         return self.constant(value if type(value) is np.ndarray else np.asarray(value))
 
