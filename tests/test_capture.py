@@ -9,7 +9,7 @@ from interpreter import Interpreter
 
 import microtorch as torch
 from microtorch import nn
-from microtorch.capture import program
+from microtorch.capture import kept
 from microtorch.capture.tape import CaptureError
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
@@ -229,7 +229,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_twenty_recorded_steps_equal_twenty_eager_ones(name, dtype, executor, monkeypatch):
     if executor == "interpreted":
-        monkeypatch.setattr(program, "build", Interpreter)
+        monkeypatch.setattr(kept, "build", Interpreter)
     torch.manual_seed(3)
     start = torch.get_rng_state()
     model, optimizers, step, args = CASES[name](dtype)
