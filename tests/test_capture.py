@@ -772,11 +772,6 @@ def test_tensors_that_joined_a_graph_between_calls_are_noticed():
     assert f(torch.ones(2)).requires_grad
 
 
-def test_graphs_of_values_are_refused():
-    with pytest.raises(CaptureError, match="Values"):
-        torch.compile(lambda: torch.Value(2.0) * 3)()
-
-
 def test_functions_of_the_users_and_hooks_are_recorded():
     class Double(torch.autograd.Function):
         @staticmethod
