@@ -79,22 +79,37 @@ def columns(op: Map) -> list[Ref]:
     arrays = [r for n, r in zip(op.names, op.ins) if n in STEPS[op.label].arrays]
     arrays = list(dict.fromkeys([*arrays, *op.outs]))
     fixed = all(r.storage.kind in ("captured", "temporary") and covers(r) for r in arrays)
-    return arrays if fixed and len({(r.shape, r.strides) for r in arrays}) == 1 else []
+    return arrays if fixed and len({(r.shape, steps(r)) for r in arrays}) == 1 else []
+
+
+def _number(ref: Ref) -> Any:
+    """What tells one number from another: constants by their values."""
+    array = ref.storage.array
+    if ref.storage.kind == "constant" and array is not None and array.size == 1:
+        return array[0].item()
+    return ref.storage, ref.offset
+
+
+def steps(ref: Ref) -> tuple[int, ...]:
+    """Strides of the dimensions that have more than one element."""
+    return tuple(s for n, s in zip(ref.shape, ref.strides, strict=True) if n > 1)
 
 
 def _gather(items: list[Item], op: Map) -> None:
-    """Into the last table of the same update, before all that it need not follow."""
+    """Into the last table of the same update, which goes to the end if it may."""
 
     def what(op: Map) -> Any:
         arrays = columns(op)
-        numbers: list[Any] = [(r.storage, r.offset) for r in op.ins if r not in arrays]
+        numbers = [_number(r) for r in op.ins if r not in arrays]
         return op.formulas, op.names, numbers, [arrays.index(r) for r in op.outs], arrays[0].dtype
 
-    for item in reversed(items):
-        if isinstance(item, Table) and what(item.works[0]) == what(op):
-            item.works.append(op)
-            return
-        if _conflict(item, op):
+    for k in reversed(range(len(items))):
+        table, later = items[k], items[k + 1 :]
+        if isinstance(table, Table) and what(table.works[0]) == what(op):
+            if not any(_conflict(item, work) for item in later for work in table.works):
+                items.append(items.pop(k))
+                table.works.append(op)
+                return
             break
     items.append(Table([op]))
 

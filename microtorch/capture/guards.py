@@ -8,6 +8,7 @@ compared only after the global counter `clock.epoch` has moved, which assignment
 
 import functools
 import random
+import re
 import sys
 import sysconfig
 import types
@@ -56,6 +57,8 @@ class Guards:
         self.places: dict[Any, tuple[str, str]] = {}
         self.modules: dict[Module, Any] = {}
         self.arrays: list[Any] = []
+        # What the user's code calls tensors, by their ids.
+        self.labels: dict[int, str] = {}
         self._names: set[str] = set()
         self._seen: dict[int, Any] = {}
         self._random: list[tuple[Callable[[], Any], Any]] = []
@@ -92,6 +95,8 @@ class Guards:
             value = eval("owner" + text, {"owner": owner})
         except AttributeError:
             return
+        if isinstance(value, Tensor):
+            self.labels.setdefault(id(value), re.split(r"[ .]", words)[-1])
         simple = isinstance(value, SIMPLE) or (
             isinstance(value, tuple) and all(isinstance(v, SIMPLE) for v in value)
         )
@@ -132,6 +137,8 @@ class Guards:
         elif isinstance(value, Module):
             for module in value.modules():
                 self.modules.setdefault(module, _module_state(module))
+                for name, t in (*module._parameters.items(), *module._buffers.items()):
+                    self.labels.setdefault(id(t), name)
                 self._visit(type(module))
                 self._visit_all(f for k in _hooks_of(module).values() for f in k.values())
         elif isinstance(value, _GENERATORS):

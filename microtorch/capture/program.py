@@ -130,9 +130,12 @@ class Compiled:
     ) -> Any:
         guards = Guards(self.function, (args, kwargs))
         session = Session(guards, self.fallback == "eager")
+        code = getattr(self.function, "__code__", None)
+        guards.labels |= zip(map(id, args), code.co_varnames if code else ())
         for position, t in enumerate(tensors):
             if t._node is not LEAF:
-                session.capture(t._array, "argument", position)
+                storage = session.capture(t._array, "argument", position).ref.storage
+                storage.name = guards.labels.get(id(t), "")
         kept: Any = None
         scalars = session.scalars
         with recording(session):

@@ -204,7 +204,9 @@ class Session:
         """What stands for the array of a tensor from outside."""
         if id(t) not in self.tensors:
             self.tensors[id(t)] = (t, array, t._node, root_of(t).__dict__.get("_changes"))
-        return self.capture(array)
+        traced = self.capture(array)
+        traced.ref.storage.name = traced.ref.storage.name or self.guards.labels.get(id(t), "")
+        return traced
 
 
 class ArrayHook:
