@@ -295,7 +295,7 @@ class Softmax(_AlongDim):
 
     def forward(self, input: Tensor) -> Any:
         """The activation."""
-        return F.softmax(input, self.dim)
+        return F.softmax(input, self.dim, 5)
 
 
 class LogSoftmax(_AlongDim):
@@ -303,7 +303,7 @@ class LogSoftmax(_AlongDim):
 
     def forward(self, input: Tensor) -> Any:
         """The activation."""
-        return F.log_softmax(input, self.dim)
+        return F.log_softmax(input, self.dim, 5)
 
 
 class Softmin(_AlongDim):
@@ -311,4 +311,4 @@ class Softmin(_AlongDim):
 
     def forward(self, input: Tensor) -> Any:
         """The activation."""
-        return F.softmin(input, self.dim)
+        return F.softmin(input, self.dim, 5)

@@ -70,11 +70,11 @@ from ..functions.normalization import (
     group_norm,
     instance_norm,
     layer_norm,
-    log_softmax,
     rms_norm,
-    softmax,
     softmin,
 )
+from ..functions.normalization import choosing_log_softmax as log_softmax
+from ..functions.normalization import choosing_softmax as softmax
 from ..functions.padding import pad
 from ..functions.pooling import (
     adaptive_avg_pool1d,
