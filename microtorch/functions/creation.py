@@ -184,7 +184,7 @@ _PLAIN = {builtins.int, builtins.float, bool}
 
 
 def _plain(data: Any, kinds: set[Any]) -> Any:
-    """Tensors of one element inside sequences as numbers; kinds are the types or dtypes of all numbers."""
+    """Tensors of one element in sequences as numbers; kinds are the types of all numbers."""
     if isinstance(data, (list, tuple)):
         types = set(map(type, data))
         if types <= _PLAIN:

@@ -30,8 +30,6 @@ from .activation import (
 from .container import (
     ModuleDict,
     ModuleList,
-    ParameterDict,
-    ParameterList,
     Sequential,
 )
 from .convolution import (
@@ -99,6 +97,10 @@ from .padding import (
 )
 from .parameter import (
     Parameter,
+)
+from .parameter_container import (
+    ParameterDict,
+    ParameterList,
 )
 from .pooling import (
     AdaptiveAvgPool1d,
