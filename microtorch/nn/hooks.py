@@ -116,11 +116,18 @@ class Hooked:
 
     def _hooks_below(self, kind: str) -> Iterator[tuple[str, Any, list[Callable[..., Any]]]]:
         """Path, module and hooks of this module and all below that have any of a kind."""
-        named: Any = self.named_modules()  # type: ignore[attr-defined]
-        for path, module in named if in_use else ():
+        for path, module in self._tree("", kind.endswith("pre")) if in_use else ():
             own = module.__dict__.get("_hooks")
             if own is not None and getattr(own, kind):
-                yield path + "." * bool(path), module, list(getattr(own, kind).values())
+                yield path, module, list(getattr(own, kind).values())
+
+    def _tree(self, path: str, parents_first: bool) -> Iterator[tuple[str, Any]]:
+        if parents_first:
+            yield path, self
+        for name, module in self.named_children():  # type: ignore[attr-defined]
+            yield from module._tree(path + name + ".", parents_first)
+        if not parents_first:
+            yield path, self
 
     def _call_state_hooks(self, kind: str, prefix: str, value: Any) -> None:
         for path, module, hooks in self._hooks_below(kind):
