@@ -82,10 +82,15 @@ def unknown_name(owner: str, name: str, known: Iterable[str]) -> AttributeError:
     return AttributeError(text)
 
 
-def unknown_names(module: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a module: what it lacks is answered with the closest name it has."""
+def unknown_names(module: str, submodules: tuple[str, ...] = ()) -> Callable[[str], Any]:
+    """The `__getattr__` of a module: submodules are loaded at first use, and what there is not is
+    answered with the closest name that there is."""
 
     def getattr_(name: str) -> Any:
+        if name in submodules:
+            import importlib
+
+            return importlib.import_module("." + name, module)
         raise unknown_name(f"module '{module}'", name, vars(sys.modules[module]))
 
     return getattr_

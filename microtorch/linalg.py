@@ -1,6 +1,6 @@
 """`torch.linalg`: linear algebra on matrices (*, n, m), loaded at first use."""
 
-from .errors import LinAlgError
+from .errors import LinAlgError, unknown_names
 from .functions.affine import multi_dot
 from .functions.decompose import (
     cholesky,
@@ -34,3 +34,5 @@ __all__ = [
     "lstsq", "matmul", "matrix_norm", "matrix_power", "matrix_rank", "multi_dot", "norm", "pinv",
     "qr", "slogdet", "solve", "svd", "svdvals", "vecdot", "vector_norm",
 ]  # fmt: skip
+
+__getattr__ = unknown_names(__name__)

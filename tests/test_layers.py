@@ -26,7 +26,7 @@ LEVELS = (
     ("tensor", "random", "functions", "value", "custom"),
     ("autograd", "capture"),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "drawing",
-     "drawing_layout", "testing", "linalg", "limits", "backends"),
+     "drawing_layout", "testing", "linalg", "limits", "backends", "types"),
     ("",),
 )  # fmt: skip
 
@@ -35,8 +35,8 @@ ON_DEMAND = {
     ("", "importlib"): "names that few programs use are loaded by __getattr__",
     ("drawing", "matplotlib"): "only to draw",
     ("errors", "difflib"): "only to word an error",
+    ("errors", "importlib"): "submodules that few programs use are loaded by __getattr__",
     ("kernels.store", "hashlib"): "3 ms for OpenSSL, not needed before the first kernel",
-    ("optim", "importlib"): "schedules are loaded by __getattr__",
     ("kernels.jit", "llvmlite"): "40 ms, not needed where link places the code",
     ("kernels.jit", "numba"): "0.4 s, not needed where the cache is warm",
     ("tensor", "microtorch.printing"): "only to show a tensor",

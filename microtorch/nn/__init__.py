@@ -236,4 +236,4 @@ __all__ = [
 ]
 
 
-__getattr__ = unknown_names(__name__)
+__getattr__ = unknown_names(__name__, ("modules",))
