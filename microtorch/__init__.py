@@ -56,6 +56,7 @@ from .value import Value
 
 __version__ = "0.1.0"
 pi, e, inf, nan = _math.pi, _math.e, _math.inf, _math.nan
+newaxis = None
 
 _methods.attach()
 globals().update(_PUBLIC)

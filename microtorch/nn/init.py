@@ -1,6 +1,7 @@
 """Initial values, drawn in place from the default generator (`torch.nn.init`)."""
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,90 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
     a[...] = (q.T if wide else q).reshape(a.shape) * a.dtype.type(gain)
     changed(tensor)
     return tensor
+
+
+def trunc_normal_(
+    tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0,
+    generator: Any = None,
+) -> Tensor:  # fmt: skip
+    """Normal, drawn again until it is in [a, b]."""
+    if mean < a - 2 * std or mean > b + 2 * std:
+        warnings.warn(
+            "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. The distribution of "
+            "values may be incorrect.",
+            stacklevel=2,
+        )
+
+    def below(x: float) -> float:
+        return (1.0 + math.erf((x - mean) / std / math.sqrt(2.0))) / 2.0
+
+    def draw(low: float = a, high: float = b) -> Any:
+        return random.uniform_(wrap(np.empty_like(values)), low, high, generator=generator)._array
+
+    values = tensor._array
+    kind = values.dtype.type
+    if below(b) - below(a) > 0.3:
+        found = random.normal_(wrap(np.empty_like(values)), mean, std, generator=generator)._array
+        while (outside := (found < kind(a)) | (found > kind(b))).any():
+            again = random.normal_(wrap(np.empty_like(values)), mean, std, generator=generator)
+            found = np.where(outside, again._array, found)
+    else:
+        # Uniform numbers, each kept with the probability of its density over the largest.
+        peak = kind(-0.5 * ((max(a, min(mean, b)) - mean) / std) ** 2)
+
+        def refused(x: Any) -> Any:
+            density = np.square((x - kind(mean)) / kind(std)) * kind(-0.5) - peak
+            return np.log(draw(0.0, 1.0)) > density
+
+        found = draw()
+        pending = refused(found)
+        while pending.any():
+            candidates = draw()
+            found = np.where(pending, candidates, found)
+            pending = np.where(pending, refused(candidates), pending)
+    return _keep(tensor, found)
+
+
+@no_grad()
+def _keep(tensor: Tensor, values: Any) -> Tensor:
+    tensor._array[...] = values
+    changed(tensor)
+    return tensor
+
+
+def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
+    """The weight of a convolution that gives its input channels, as many as there are.
+
+    Raises:
+        ValueError: unless there are 3 to 5 dimensions, the first divisible by groups.
+    """
+    shape = tensor._array.shape
+    if len(shape) not in (3, 4, 5):
+        raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
+    if shape[0] % groups:
+        raise ValueError("dim 0 must be divisible by groups")
+    each = shape[0] // groups
+    middle = tuple(n // 2 for n in shape[2:])
+    values = np.zeros(shape, tensor._array.dtype)
+    for group in range(groups):
+        for k in range(min(each, shape[1])):
+            values[(group * each + k, k, *middle)] = 1
+    return _keep(tensor, values)  # type: ignore[no-any-return]
+
+
+def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any = None) -> Tensor:
+    """Normal, with a part of each column set to 0 (Martens 2010).
+
+    Raises:
+        ValueError: for what is no matrix.
+    """
+    if tensor._array.ndim != 2:
+        raise ValueError("Only tensors with 2 dimensions are supported")
+    rows, columns = tensor._array.shape
+    drawn = random.normal_(wrap(np.empty_like(tensor._array)), 0, std, generator=generator)
+    for column in range(columns):
+        drawn._array[random.randperm(rows)._array[: math.ceil(sparsity * rows)], column] = 0
+    return _keep(tensor, drawn._array)  # type: ignore[no-any-return]
 
 
 __getattr__ = unknown_names(__name__)
