@@ -18,7 +18,7 @@ ROOT = pathlib.Path(spec.submodule_search_locations[0])
 # A module imports from its own level and those before it, and nothing in a circle. A name stands
 # for a module or a whole folder; the most exact one counts.
 LEVELS = (
-    ("dtypes", "device", "errors", "table", "derive", "cuda"),
+    ("dtypes", "device", "errors", "missing", "table", "derive", "cuda"),
     ("graph", "kernels", "kernels.text", "kernels.vecmath", "kernels.store", "printing"),
     ("kernels.jit",),
     ("kernels.convolve", "kernels.cpu", "kernels.cuda", "kernels.info", "kernels.lapack",
@@ -35,6 +35,7 @@ ON_DEMAND = {
     ("", "importlib"): "names that few programs use are loaded by __getattr__",
     ("drawing", "matplotlib"): "only to draw",
     ("errors", "difflib"): "only to word an error",
+    ("errors", "microtorch.missing"): "only to word an error",
     ("errors", "importlib"): "submodules that few programs use are loaded by __getattr__",
     ("kernels.store", "hashlib"): "3 ms for OpenSSL, not needed before the first kernel",
     ("kernels.jit", "llvmlite"): "40 ms, not needed where link places the code",
@@ -47,6 +48,7 @@ NO_PACKAGES = (
     "table",
     "derive",
     "errors",
+    "missing",
     "graph",
     "kernels.store",
     "kernels.text",

@@ -1,5 +1,9 @@
 """`torch.nn`: modules, losses, and their functions."""
 
+import functools
+from types import FunctionType
+from typing import Any
+
 from ..errors import unknown_names
 from . import functional, init, utils
 from .activation import (
@@ -241,5 +245,25 @@ __all__ = [
     "utils",
 ]
 
+
+def _own_init(cls: type) -> None:
+    """Give a class whose `__init__` is that of a private base one of its own, so that messages of
+    Python about its arguments name the class."""
+    inherited: Any = cls.__init__  # type: ignore[misc]
+    if inherited.__qualname__.startswith("_"):
+        own = FunctionType(
+            inherited.__code__, inherited.__globals__, "__init__", inherited.__defaults__,
+            inherited.__closure__,
+        )  # fmt: skip
+        functools.update_wrapper(own, inherited)
+        del own.__wrapped__  # type: ignore[attr-defined]
+        own.__kwdefaults__ = inherited.__kwdefaults__
+        own.__qualname__ = f"{cls.__name__}.__init__"
+        cls.__init__ = own  # type: ignore[misc]
+
+
+for _name in __all__:
+    if isinstance(globals()[_name], type):
+        _own_init(globals()[_name])
 
 __getattr__ = unknown_names(__name__, ("modules",))

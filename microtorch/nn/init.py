@@ -1,16 +1,19 @@
 """Initial values, drawn in place from the default generator (`torch.nn.init`)."""
 
+import functools
 import math
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..autograd.modes import no_grad
-from ..errors import unknown_names
+from ..errors import argument_error, unknown_names
 from ..functions import convert, random
 from ..tensor import Tensor, changed, wrap
 
+F = TypeVar("F", bound=Callable[..., Any])
 _GAINS = {"tanh": 5.0 / 3, "relu": math.sqrt(2.0), "selu": 0.75}
 
 
@@ -30,6 +33,18 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     return _GAINS[nonlinearity]
 
 
+def _need_tensor(f: F) -> F:
+    """Refuse what is no Tensor, naming the function."""
+
+    @functools.wraps(f)
+    def apply(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(tensor, Tensor):
+            raise argument_error(f.__name__, "tensor", 1, "Tensor", tensor)
+        return f(tensor, *args, **kwargs)
+
+    return apply  # type: ignore[return-value]
+
+
 def _fans(tensor: Tensor) -> tuple[int, int]:
     shape = tensor._array.shape
     if len(shape) < 2:
@@ -40,34 +55,40 @@ def _fans(tensor: Tensor) -> tuple[int, int]:
     return shape[1] * field, shape[0] * field
 
 
+@_need_tensor
 @no_grad()
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Any = None) -> Tensor:
     """Uniform in [a, b)."""
     return random.uniform_(tensor, a, b, generator=generator)
 
 
+@_need_tensor
 @no_grad()
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> Tensor:
     """Normal."""
     return random.normal_(tensor, mean, std, generator=generator)
 
 
+@_need_tensor
 @no_grad()
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """One number everywhere."""
     return convert.fill_(tensor, val)
 
 
+@_need_tensor
 def zeros_(tensor: Tensor) -> Tensor:
     """Zeros."""
     return constant_(tensor, 0.0)  # type: ignore[no-any-return]
 
 
+@_need_tensor
 def ones_(tensor: Tensor) -> Tensor:
     """Ones."""
     return constant_(tensor, 1.0)  # type: ignore[no-any-return]
 
 
+@_need_tensor
 @no_grad()
 def eye_(tensor: Tensor) -> Tensor:
     """The identity matrix."""
@@ -78,6 +99,7 @@ def eye_(tensor: Tensor) -> Tensor:
     return tensor
 
 
+@_need_tensor
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Any = None) -> Tensor:
     """Uniform with variance 2 gain^2 / (fan_in + fan_out) (Glorot & Bengio 2010)."""
     fan_in, fan_out = _fans(tensor)
@@ -85,6 +107,7 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Any = None) ->
     return uniform_(tensor, -bound, bound, generator)  # type: ignore[no-any-return]
 
 
+@_need_tensor
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Any = None) -> Tensor:
     """Normal with variance 2 gain^2 / (fan_in + fan_out) (Glorot & Bengio 2010)."""
     fan_in, fan_out = _fans(tensor)
@@ -99,6 +122,7 @@ def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> floa
     return calculate_gain(nonlinearity, a) / math.sqrt(fan)
 
 
+@_need_tensor
 def kaiming_uniform_(
     tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu",
     generator: Any = None,
@@ -108,6 +132,7 @@ def kaiming_uniform_(
     return uniform_(tensor, -bound, bound, generator)  # type: ignore[no-any-return]
 
 
+@_need_tensor
 def kaiming_normal_(
     tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu",
     generator: Any = None,
@@ -117,6 +142,7 @@ def kaiming_normal_(
     return normal_(tensor, 0.0, std, generator)  # type: ignore[no-any-return]
 
 
+@_need_tensor
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tensor:
     """Orthonormal rows or columns, all but the first dimension taken as one, times gain
     (Saxe et al. 2013, arXiv:1312.6120).
@@ -139,6 +165,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
     return tensor
 
 
+@_need_tensor
 def trunc_normal_(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0,
     generator: Any = None,
@@ -188,6 +215,7 @@ def _keep(tensor: Tensor, values: Any) -> Tensor:
     return tensor
 
 
+@_need_tensor
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     """The weight of a convolution that gives its input channels, as many as there are.
 
@@ -208,6 +236,7 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     return _keep(tensor, values)  # type: ignore[no-any-return]
 
 
+@_need_tensor
 def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any = None) -> Tensor:
     """Normal, with a part of each column set to 0 (Martens 2010).
 

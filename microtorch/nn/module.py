@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import dtypes
 from ..device import check as check_device
+from ..errors import kind_of
 from ..tensor import Tensor, changed, wrap
 from .hooks import Hooked, in_use
 from .parameter import Parameter
@@ -109,7 +110,8 @@ class Module(Hooked, Paths):
         for table in _TABLES:
             if table in store and name in store[table]:
                 return store[table][name]
-        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        text = f"'{type(self).__name__}' object has no attribute '{name}'"
+        raise AttributeError(text, name=name, obj=self)
 
     def __delattr__(self, name: str) -> None:
         found = [t for t in _TABLES if self.__dict__[t].pop(name, self) is not self]
@@ -171,7 +173,8 @@ class Module(Hooked, Paths):
             KeyError: for a name that is taken, empty, or has a dot in it.
         """
         if module is not None and not isinstance(module, Module):
-            raise TypeError(f"{_type_name(module)} is not a Module subclass")
+            kind = module if isinstance(module, type) else type(module)
+            raise TypeError(f"{kind.__name__} is not a Module subclass")
         self._check_name("module", name, self._modules)
         self._modules[name] = module
 
@@ -385,9 +388,10 @@ class Module(Hooked, Paths):
                 continue
             new = state_dict[key]
             if not isinstance(new, Tensor):
+                what = kind_of(new) if "asarray" in kind_of(new) else type(new)
                 errors.append(
                     f'While copying the parameter named "{key}", expected torch.Tensor or '
-                    f"Tensor-like object from checkpoint but received {type(new)}"
+                    f"Tensor-like object from checkpoint but received {what}"
                 )
             elif new._array.shape != tensor._array.shape:
                 errors.append(
@@ -444,7 +448,3 @@ def indented(text: str) -> str:
 
 def _quoted(keys: list[str]) -> str:
     return ", ".join(f'"{k}"' for k in keys)
-
-
-def _type_name(value: Any) -> str:
-    return value.__name__ if isinstance(value, type) else type(value).__name__
