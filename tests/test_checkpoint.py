@@ -462,3 +462,20 @@ def test_an_int_without_end():
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         mt.load(tmp_path / "none.pt")
+
+
+def test_numbers_of_numpy_are_saved_as_those_of_python():
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    given = {
+        "loss": np.float64(3.5),
+        "step": np.int64(7),
+        "on": np.bool_(True),
+        "x": [np.float32(2)],
+    }
+    file = io.BytesIO()
+    microtorch.save(given, file, _use_new_zipfile_serialization=False)
+    for library in (microtorch, pytorch):
+        file.seek(0)
+        found = library.load(file)
+        assert found == {"loss": 3.5, "step": 7, "on": True, "x": [2.0]}
+        assert [type(v) for v in found.values()] == [float, int, bool, list]

@@ -259,10 +259,3 @@ def test_a_state_of_pytorch_is_refused_with_what_to_do():
     pytorch = pytest.importorskip("torch")
     with pytest.raises(RuntimeError, match=r"PyTorch's Tensor \(microtorch.asarray"):
         microtorch.nn.Linear(1, 1).load_state_dict(pytorch.nn.Linear(1, 1).state_dict())
-
-
-def test_a_traceback_names_the_attribute_of_a_module_that_is_close():
-    with pytest.raises(AttributeError) as raised:
-        microtorch.nn.Linear(1, 1).weigth
-    text = "".join(traceback.format_exception(raised.value))
-    assert text.count("Did you mean: 'weight'?") == 1
