@@ -158,6 +158,25 @@ def test_combined_schedules_go_on_from_a_state(code):
     assert rates[0] == rates[1]
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("code", [c for c in SCHEDULES if "Plateau" not in c])
+def test_states_are_exchanged_with_pytorch(code):
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    for one, other in ((microtorch, torch), (torch, microtorch)):
+        rates = []
+        first, second = scene(one), scene(other)
+        scheduler, again = eval(code, first), eval(code, second)
+        for _ in range(5):
+            scheduler.step()
+        again.load_state_dict(scheduler.state_dict())
+        for mine, theirs in zip(first["o"].param_groups, second["o"].param_groups):
+            theirs["lr"], theirs["momentum"] = mine["lr"], mine["momentum"]
+        for which in (scheduler, again):
+            found = [which.step() or list(which.get_last_lr()) for _ in range(8)]
+            rates.append([lr for step in found for lr in step])
+        assert rates[0] == pytest.approx(rates[1], rel=1e-12, abs=1e-15)
+
+
 @pytest.mark.parametrize("code", ERRORS)
 def test_errors_beside_pytorch(code):
     torch = pytest.importorskip("torch", reason="parity needs PyTorch")

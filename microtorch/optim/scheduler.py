@@ -90,16 +90,23 @@ class LRScheduler:
         self._last_lr = self._rates
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the optimizer and functions."""
-        return {k: v for k, v in vars(self).items() if k != "optimizer" and not _holds_functions(v)}
+        """Everything but the optimizer, with None for functions."""
+        return {k: _without_functions(v) for k, v in vars(self).items() if k != "optimizer"}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state."""
-        vars(self).update(state_dict)
+        """Go on from a state; functions stay as they are."""
+        own = vars(self)
+        own.update({k: v for k, v in state_dict.items() if not _has_functions(own.get(k))})
 
 
-def _holds_functions(value: Any) -> bool:
+def _has_functions(value: Any) -> bool:
     return callable(value) or (isinstance(value, list) and any(map(callable, value)))
+
+
+def _without_functions(value: Any) -> Any:
+    if not _has_functions(value):
+        return value
+    return [None] * len(value) if isinstance(value, list) else None
 
 
 def _watched(optimizer: Optimizer) -> bool:
