@@ -111,24 +111,24 @@ def _fold(
     return z
 
 
-# The dim of `sum` and `mean` that was not given, which allows no keepdim; None does.
-ALL: Any = object()
-
-
 @public()
 def sum(
     input: Tensor,
-    dim: Dims = ALL,
+    dim: Any = ...,
     keepdim: bool = False,
     *,
     dtype: Any = None,
     out: Tensor | None = None,
-    axis: Dims = ALL,
+    axis: Any = ...,
     keepdims: bool = False,
 ) -> Tensor:
-    """Sum over all elements or over dimensions; integers and bools give int64."""
-    dim, keepdim = dim if axis is ALL else axis, keepdim or keepdims
-    if dim is ALL:
+    """Sum over all elements or over dimensions; integers and bools give int64.
+
+    Raises:
+        TypeError: for keepdim without a dim, which may be None.
+    """
+    dim, keepdim = dim if axis is ... else axis, keepdim or keepdims
+    if dim is ...:
         if keepdim is False and dtype is None and out is None:
             return _of_all("sum", input, _SUMS, SUM[0])
         dim = need_dim("sum", None, keepdim)
@@ -168,20 +168,21 @@ def _of_all(name: str, input: Tensor, kernels: Any, op: Rule) -> Tensor:
 @public()
 def mean(
     input: Tensor,
-    dim: Dims = ALL,
+    dim: Any = ...,
     keepdim: bool = False,
     *,
     dtype: Any = None,
     out: Tensor | None = None,
-    axis: Dims = ALL,
+    axis: Any = ...,
     keepdims: bool = False,
 ) -> Tensor:
     """Mean over all elements or over dimensions.
 
     Raises:
+        TypeError: for keepdim without a dim, which may be None.
         RuntimeError: for integer tensors.
     """
-    dim, keepdim = dim if axis is ALL else axis, keepdim or keepdims
+    dim, keepdim = dim if axis is ... else axis, keepdim or keepdims
     need_tensor("mean", "input", 1, input)
     if dtype is not None:
         input = cast(input, dtype)
@@ -190,7 +191,7 @@ def mean(
             "mean(): could not infer output dtype. Input dtype must be either a floating point or "
             f"complex dtype. Got: {input.dtype.short}"
         )
-    if dim is ALL:
+    if dim is ...:
         if keepdim is False and out is None:
             return _of_all("mean", input, _MEANS, MEAN[0])
         dim = need_dim("mean", None, keepdim)
