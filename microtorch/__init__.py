@@ -56,6 +56,7 @@ from .value import Value
 
 __version__ = "0.1.0"
 pi, e, inf, nan = _math.pi, _math.e, _math.inf, _math.nan
+newaxis = None
 
 _methods.attach()
 globals().update(_PUBLIC)
@@ -69,7 +70,7 @@ _LAZY = {
     "from_dlpack": "interop", "draw": "drawing", "finfo": "limits", "iinfo": "limits",
     "set_printoptions": "printing", "get_printoptions": "printing",
 }  # fmt: skip
-_SUBMODULES = ("backends", "linalg", "nn", "optim", "utils")
+_SUBMODULES = ("backends", "linalg", "nn", "optim", "testing", "types", "utils")
 if TYPE_CHECKING:
     from . import nn, optim
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import derive
-from .errors import argument_error, broadcast_error
+from .errors import argument_error, broadcast_error, kind_of
 from .functions.elementwise import make, prepare
 from .functions.names import PUBLIC
 from .functions.op import record, saved_tensors, tensors
@@ -49,10 +49,15 @@ def register(
     on which the formula is meant. The same row once more gives the same function.
 
     Raises:
+        TypeError: for a formula that is no string.
         ValueError: for a name that is taken, names that are unknown, functions called with a
             wrong number of arguments, and derivatives or domains that do not fit the inputs.
             Nothing is registered then.
     """
+    if not isinstance(formula, str):
+        raise TypeError(
+            f'register(): the formula must be a string, such as "x * x", not {kind_of(formula)}'
+        )
     given = (inputs, formula, derivatives, domain, params)
     if name in _registered:
         earlier, function = _registered[name]

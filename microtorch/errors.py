@@ -66,26 +66,49 @@ def refuse_foreign(value: Any) -> None:
 
 
 def unknown_name(owner: str, name: str, known: Iterable[str]) -> AttributeError:
-    """The AttributeError for a name that does not exist, with the closest one that does."""
+    """The AttributeError for a name that does not exist: says whether PyTorch has it, else which
+    name is close."""
     text = f"{owner} has no attribute '{name}'"
-    if not name.startswith("_"):
-        import difflib
+    if name.startswith("_"):
+        return AttributeError(text)
+    from .missing import NAMES
 
-        names = [k for k in known if k[0] != "_"]
-        lower = {k.lower(): k for k in names}
-        close = difflib.get_close_matches(name, names, 1)
-        close = close or [lower[k] for k in difflib.get_close_matches(name.lower(), lower, 1)]
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        text += f'.{hint} See "What differs from PyTorch" in the README.'
-        # With an object of its own, so that a traceback does not look for a name once more.
-        return AttributeError(text, name=name, obj=None)
-    return AttributeError(text)
+    where = "torch.Tensor" if "Tensor" in owner else owner[8:-1].replace("microtorch", "torch")
+    close = _closest(name, [k for k in known if k[0] != "_"])
+    if name in NAMES.get(where, ()):
+        text += f": microtorch has no {where}.{name}. {_PAGE}"
+    else:
+        text += f". Did you mean '{close}'?" if close else f". {_PAGE}"
+    # With an object of its own, so that a traceback does not look for a name once more.
+    return AttributeError(text, name=name, obj=None)
 
 
-def unknown_names(module: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a module: what it lacks is answered with the closest name it has."""
+_PAGE = 'See "What differs from PyTorch" in the README.'
+
+
+def _closest(name: str, names: list[str]) -> str | None:
+    """The name that is really close, whatever its capitals: nearly the same letters, or the same
+    beginning and most letters."""
+    import difflib
+
+    lower = {k.lower(): k for k in names}
+    for one, others in ((name, names), (name.lower(), list(lower))):
+        for found in difflib.get_close_matches(one, others, 3, 0.7):
+            ratio = difflib.SequenceMatcher(None, found, one).ratio()
+            if ratio >= 0.8 or (found[:3] == one[:3] and ratio >= 0.7):
+                return lower.get(found.lower(), found) if others is not names else found
+    return None
+
+
+def unknown_names(module: str, submodules: tuple[str, ...] = ()) -> Callable[[str], Any]:
+    """The `__getattr__` of a module: submodules are loaded at first use, and what there is not is
+    answered with the closest name that there is."""
 
     def getattr_(name: str) -> Any:
+        if name in submodules:
+            import importlib
+
+            return importlib.import_module("." + name, module)
         raise unknown_name(f"module '{module}'", name, vars(sys.modules[module]))
 
     return getattr_

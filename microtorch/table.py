@@ -129,6 +129,8 @@ ROWS: dict[str, Row] = {
             doc="Absolute value; derivative 0 at 0."),
         Row("sign", "x", "where(x > 0, 1.0, where(x < 0, -1.0, 0.0))", "0", types="any", kinks="x",
             doc="Sign: -1, 0 or 1; 0 for nan."),
+        Row("sgn", "x", "where(x > 0, 1.0, where(x < 0, -1.0, 0.0))", "0", types="any", kinks="x",
+            doc="Sign, as sign; there are no complex numbers."),
         Row("reciprocal", "x", "1 / x", "-(z * z)", domain="0.2 4", doc="1 / input."),
         Row("square", "x", "x * x", "2 * x", types="any", node="PowBackward0",
             doc="Square of input."),
@@ -260,6 +262,10 @@ ROWS: dict[str, Row] = {
             "where(x <= low, 0, where(x >= high, 0, 1))", params="low high", types="any",
             kinks="x - low; x - high", public=False,
             doc="input limited to [low, high]; derivative 0 at the bounds."),
+        Row("softshrink", "x", "where(x > lambd, x - lambd, where(x < -lambd, x + lambd, x * 0))",
+            "where((x >= -lambd) * (x <= lambd) != 0, 0, 1)", params="lambd", types="real",
+            kinks="x - lambd; x + lambd", public=False,
+            doc="input nearer to 0 by lambd; 0 between -lambd and lambd."),
         Row("clamp", "x", "where(x < low, low, where(x > high, high, x)) + where(low > high, "
             "high - where(x < low, low, where(x > high, high, x)), 0)",
             "where((x >= low) * (x <= high) != 0, 1, 0)", params="low high", types="any",
@@ -511,6 +517,19 @@ STEPS: dict[str, Step] = {
         Step("adagrad", "p g v", "rate sign weight_decay eps",
              "d = sign * g + weight_decay * p; v = v + d * d; p = p - rate * d / (sqrt(v) + eps)",
              doc="Adagrad (Duchi, Hazan & Singer 2011)."),
+        Step("adamax", "p g m u", "rate sign weight_decay keep1 beta2 eps",
+             "d = sign * g + weight_decay * p; m = m + (d - m) * keep1; "
+             "u = maximum(u * beta2, fabs(d) + eps); p = p - rate * m / u",
+             doc="Adamax (arXiv:1412.6980): Adam with the largest gradient so far."),
+        Step("nadam", "p g m v", "now ahead sign weight_decay keep1 beta2 keep2 bias eps shrink",
+             "d = sign * g + weight_decay * p; m = m + (d - m) * keep1; "
+             "v = v * beta2 + d * d * keep2; u = sqrt(v / bias) + eps; "
+             "p = p * shrink - now * d / u - ahead * m / u",
+             doc="Adam with Nesterov's momentum (Dozat 2016)."),
+        Step("adadelta", "p g v a", "lr sign weight_decay rho fresh eps",
+             "d = sign * g + weight_decay * p; v = v * rho + d * d * fresh; "
+             "e = sqrt(a + eps) / sqrt(v + eps) * d; a = a * rho + e * e * fresh; p = p - lr * e",
+             doc="Adadelta (arXiv:1212.5701)."),
         *(Step("rmsprop" + "_centered" * centered + "_momentum" * momentum,
                "p g v" + " a" * centered + " b" * momentum,
                "lr sign weight_decay keep fresh eps decay",

@@ -177,6 +177,7 @@ class Tensor:
         return CPU
 
     layout = strided
+    is_cpu = True
     is_cuda = False
     is_sparse = False
     is_quantized = False
@@ -205,6 +206,11 @@ class Tensor:
         return self._array.ctypes.data
 
     def element_size(self) -> int:
+        """Bytes an element."""
+        return self._array.itemsize
+
+    @property
+    def itemsize(self) -> int:
         """Bytes an element."""
         return self._array.itemsize
 

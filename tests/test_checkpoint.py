@@ -441,7 +441,7 @@ UNSUPPORTED = {
     "builtins.type": lambda: Unknown,
     "builtins.module": lambda: os,
     "numpy.ndarray": lambda: np.ones(2),
-    "numpy.float64": lambda: np.float64(1),
+    "numpy.datetime64": lambda: np.datetime64(1, "s"),
     "collections.defaultdict": lambda: collections.defaultdict(list),
     "builtins.frozenset": lambda: frozenset([1]),
 }
@@ -462,3 +462,20 @@ def test_an_int_without_end():
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         mt.load(tmp_path / "none.pt")
+
+
+def test_numbers_of_numpy_are_saved_as_those_of_python():
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    given = {
+        "loss": np.float64(3.5),
+        "step": np.int64(7),
+        "on": np.bool_(True),
+        "x": [np.float32(2)],
+    }
+    file = io.BytesIO()
+    mt.save(given, file, _use_new_zipfile_serialization=False)
+    for library in (mt, pytorch):
+        file.seek(0)
+        found = library.load(file)
+        assert found == {"loss": 3.5, "step": 7, "on": True, "x": [2.0]}
+        assert [type(v) for v in found.values()] == [float, int, bool, list]

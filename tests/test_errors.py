@@ -155,19 +155,39 @@ def test_reader_notices_a_wrong_type_and_wrong_words():
         ("microtorch.cuda", "is_availabel", "is_available"),
         ("microtorch.random", "manual_sed", "manual_seed"),
         ("microtorch", "Tensor.reshap", "reshape"),
+        ("microtorch.linalg", "sovle", "solve"),
+        ("microtorch.nn.utils", "clip_grad_nrm_", "clip_grad_norm_"),
+        ("microtorch.optim.lr_scheduler", "StepLr", "StepLR"),
         ("microtorch", "wholly_unknown_xyz", None),
+        ("microtorch", "foo", None),
+        ("microtorch", "Tensor.foo", None),
     ],
 )
 def test_unknown_names_are_answered_with_the_closest(owner, name, closest):
     place = importlib.import_module(owner)
     if name.startswith("Tensor."):
         place, name = microtorch.ones(2), name.partition(".")[2]
-    hint = f" Did you mean '{closest}'?" if closest else ""
+    page = 'See "What differs from PyTorch" in the README.'
+    hint = f"Did you mean '{closest}'?" if closest else page
     with pytest.raises(AttributeError) as caught:
         getattr(place, name)
-    words = f"has no attribute '{name}'.{hint} See \"What differs from PyTorch\" in the README."
-    assert str(caught.value).endswith(words)
+    assert str(caught.value).endswith(f"has no attribute '{name}'. {hint}")
     assert not hasattr(place, name)
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("torch.stft", "torch.stft"),
+        ("torch.ones(2).lgamma", "torch.Tensor.lgamma"),
+        ("torch.nn.Transformer", "torch.nn.Transformer"),
+        ("torch.nn.functional.ctc_loss", "torch.nn.functional.ctc_loss"),
+        ("torch.optim.LBFGS", "torch.optim.LBFGS"),
+    ],
+)
+def test_a_name_that_pytorch_has_is_known_to_be_missing(code, name):
+    with pytest.raises(AttributeError, match=f": microtorch has no {name}. See "):
+        eval(code, {"torch": microtorch})
 
 
 def test_the_page_of_differences_exists():
@@ -212,3 +232,30 @@ def test_a_traceback_has_one_suggestion(code):
         eval(code, names)
     text = "".join(traceback.format_exception(raised.value))
     assert text.count("Did you mean") == 1
+
+
+OWN_WORDS = """
+nn.Conv2d(3, 4) | Conv2d.__init__() missing 1 required positional argument: 'kernel_size'
+nn.BatchNorm2d() | BatchNorm2d.__init__() missing 1 required positional argument: 'num_features'
+nn.Softmax(1, 2) | Softmax.__init__() takes from 1 to 2 positional arguments but 3 were given
+nn.init.constant_(3, 1) | constant_(): argument 'tensor' (position 1) must be Tensor, not int
+nn.init.xavier_uniform_(nn.Linear(2, 2)) | xavier_uniform_(): argument 'tensor' (position 1)
+nn.LSTM(2, 3)(torch.ones(4, 5, 2), torch.ones(1, 5, 3)) | must be tuple of Tensors (h, c), not
+nn.LSTMCell(2, 3)(torch.ones(5, 2), torch.ones(5, 3)) | must be tuple of Tensors (h, c), not
+nn.GRU(2, 3)(torch.ones(4, 5, 2), (torch.ones(1, 5, 3),)) | 'hx' (position 2) must be Tensor, not
+torch.register("f", "x", lambda x: x) | register(): the formula must be a string
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("case", OWN_WORDS)
+def test_messages_name_what_the_user_named(case):
+    code, words = case.split(" | ")
+    with pytest.raises(TypeError) as caught:
+        eval(code, {"torch": microtorch, "nn": microtorch.nn})
+    assert words in str(caught.value)
+
+
+def test_a_state_of_pytorch_is_refused_with_what_to_do():
+    pytorch = pytest.importorskip("torch")
+    with pytest.raises(RuntimeError, match=r"PyTorch's Tensor \(microtorch.asarray"):
+        microtorch.nn.Linear(1, 1).load_state_dict(pytorch.nn.Linear(1, 1).state_dict())

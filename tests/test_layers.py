@@ -18,7 +18,7 @@ ROOT = pathlib.Path(spec.submodule_search_locations[0])
 # A module imports from its own level and those before it, and nothing in a circle. A name stands
 # for a module or a whole folder; the most exact one counts.
 LEVELS = (
-    ("dtypes", "device", "errors", "table", "derive", "cuda"),
+    ("dtypes", "device", "errors", "missing", "table", "derive", "cuda"),
     ("graph", "kernels", "kernels.text", "kernels.vecmath", "kernels.store", "printing"),
     ("kernels.jit",),
     ("kernels.convolve", "kernels.cpu", "kernels.cuda", "kernels.entry", "kernels.gemm",
@@ -27,8 +27,12 @@ LEVELS = (
     ("tensor", "random", "functions", "value", "custom"),
     ("autograd",),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "drawing",
+<<<<<<< HEAD
      "drawing_layout", "testing", "linalg", "limits", "backends"),
     ("capture",),
+=======
+     "drawing_layout", "testing", "linalg", "limits", "backends", "types"),
+>>>>>>> b-fix
     ("",),
 )  # fmt: skip
 
@@ -37,8 +41,9 @@ ON_DEMAND = {
     ("", "importlib"): "names that few programs use are loaded by __getattr__",
     ("drawing", "matplotlib"): "only to draw",
     ("errors", "difflib"): "only to word an error",
+    ("errors", "microtorch.missing"): "only to word an error",
+    ("errors", "importlib"): "submodules that few programs use are loaded by __getattr__",
     ("kernels.store", "hashlib"): "3 ms for OpenSSL, not needed before the first kernel",
-    ("optim", "importlib"): "schedules are loaded by __getattr__",
     ("kernels.jit", "llvmlite"): "40 ms, not needed where link places the code",
     ("kernels.jit", "numba"): "0.4 s, not needed where the cache is warm",
     ("tensor", "microtorch.printing"): "only to show a tensor",
@@ -49,6 +54,7 @@ NO_PACKAGES = (
     "table",
     "derive",
     "errors",
+    "missing",
     "graph",
     "kernels.steps",
     "kernels.store",

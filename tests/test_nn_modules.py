@@ -570,3 +570,22 @@ def test_hooks_that_are_always_called(fails):
         return seen
 
     assert result(microtorch) == result(pytorch)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "F.softmax(x)", "F.log_softmax(x)", "F.softmin(x)", "nn.Softmax()(x)", "nn.LogSoftmax()(x)",
+        "nn.Softmin()(x)",
+    ],
+)  # fmt: skip
+def test_a_dimension_that_is_not_named_is_warned_of(code):
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    found = []
+    for torch in (pytorch, microtorch):
+        names = {"nn": torch.nn, "F": torch.nn.functional, "x": torch.ones(2, 3)}
+        with pytest.warns(UserWarning, match="Implicit dimension choice") as caught:
+            eval(code, names)
+        found.append([str(w.message) for w in caught])
+    assert found[0] == found[1]
+    assert caught[0].filename == "<string>"

@@ -19,6 +19,13 @@ RMSprop(p, 0.01, centered=True)
 RMSprop(p, 0.01, centered=True, momentum=0.5, maximize=True)
 Adagrad(p)
 Adagrad(p, 0.1, 0.05, 0.01, 0.5)
+Adamax(p)
+Adamax(p, 0.01, (0.8, 0.99), 1e-6, 0.1, maximize=True)
+NAdam(p)
+NAdam(p, 0.01, weight_decay=0.1, momentum_decay=0.01)
+NAdam(p, 0.01, weight_decay=0.1, decoupled_weight_decay=True, maximize=True)
+Adadelta(p)
+Adadelta(p, 0.5, 0.8, 1e-5, 0.1, maximize=True)
 """.strip().splitlines()
 ERRORS = """
 RMSprop(p, -1)
@@ -27,6 +34,12 @@ RMSprop(p, momentum=-0.5)
 Adagrad(p, -1)
 Adagrad(p, lr_decay=-1)
 Adagrad(p, eps=-1)
+Adamax(p, -1)
+Adamax(p, betas=(0.5, 1.0))
+NAdam(p, momentum_decay=-1)
+NAdam(p, eps=-1)
+Adadelta(p, rho=2)
+Adadelta(p, weight_decay=-1)
 """.strip().splitlines()
 
 
@@ -70,7 +83,7 @@ def test_steps_beside_pytorch(code, dtype):
             if isinstance(b, (str, type(None)))
             else pytest.approx(b, tolerance, tolerance, nan_ok=True)
         )
-    if "RMSprop" in code or "Adagrad" in code:
+    if code.startswith(("RMSprop", "Ada", "NAdam")) and not code.startswith(("Adam(", "AdamW(")):
         assert mine[1:] == theirs[1:]
 
 
@@ -85,7 +98,16 @@ def test_errors_beside_pytorch(code):
     assert words[0] == words[1]
 
 
-STATEFUL = ["SGD(p, 0.1, momentum=0.9)", "Adam(p)", "AdamW(p)", "RMSprop(p)", "Adagrad(p)"]
+STATEFUL = [
+    "SGD(p, 0.1, momentum=0.9)",
+    "Adam(p)",
+    "AdamW(p)",
+    "RMSprop(p)",
+    "Adagrad(p)",
+    "Adamax(p)",
+    "NAdam(p)",
+    "Adadelta(p)",
+]
 
 
 def values(optimizer):

@@ -33,7 +33,10 @@ NO_CUDA = (
 )
 
 
-def save(obj: Any, f: Path | IO[bytes]) -> None:
+def save(
+    obj: Any, f: Path | IO[bytes], pickle_module: Any = None, pickle_protocol: int = 2,
+    _use_new_zipfile_serialization: bool = True,
+) -> None:  # fmt: skip
     """Write a checkpoint that `load` and PyTorch's `torch.load` read.
 
     A tensor's whole storage is saved, once for all the tensors that share it; `clone()` a small
@@ -42,8 +45,11 @@ def save(obj: Any, f: Path | IO[bytes]) -> None:
 
     Args:
         obj: tensors, parameters, numbers, strings, bytes, None, dtypes, devices, sizes, and
-            dicts, OrderedDicts, Counters, lists, tuples and sets of them.
+            dicts, OrderedDicts, Counters, lists, tuples and sets of them. NumPy's numbers become
+            Python's.
         f: a path, or a binary file to write to.
+        pickle_module, pickle_protocol, _use_new_zipfile_serialization: accepted for
+            compatibility; the file is always a zip archive.
 
     Raises:
         pickle.PicklingError: if obj holds anything else, such as a whole module.

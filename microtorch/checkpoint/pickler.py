@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pickle import PicklingError
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class Global(NamedTuple):
     """A name to write: the reader of the pickle decides what it stands for."""
@@ -74,6 +76,10 @@ class Writer:
         write = _WRITERS.get(type(obj))
         if write is not None:
             write(self, obj)
+            return
+        if isinstance(obj, np.generic) and type(obj.item()) in (bool, int, float):
+            # PyTorch writes an object of NumPy's, which its own reader refuses by default.
+            self._write(obj.item())
             return
         call = _CALLS.get(type(obj))
         found = self._encode(obj) if call is None else call(obj)

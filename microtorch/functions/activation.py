@@ -9,6 +9,7 @@ from .elementwise import FUNCTIONS
 from .in_place import placed
 from .names import PUBLIC, function
 from .op import need_tensor
+from .refusals import not_implemented
 from .view import narrow, reshape
 
 sigmoid, tanh = FUNCTIONS["sigmoid"], FUNCTIONS["tanh"]
@@ -159,6 +160,23 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta * input)) / beta; input where beta * input > threshold."""
     return FUNCTIONS["softplus_beta"](input, beta, threshold)
+
+
+def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """input nearer to 0 by lambd; 0 between -lambd and lambd.
+
+    Raises:
+        RuntimeError: for a negative lambd.
+    """
+    need_tensor("softshrink", "input", 1, input)
+    if not lambd >= 0:
+        raise RuntimeError(
+            f"lambda must be in range [0, inf) for input dtype {input.dtype.short}, but found "
+            f"{lambd:g}"
+        )
+    if not input.is_floating_point():
+        raise not_implemented("softshrink_check", input.dtype)
+    return FUNCTIONS["softshrink"](input, lambd)
 
 
 def softsign(input: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def _ragged(data: Any, shape: tuple[int, ...], dim: int = 0) -> None:
 
 
 def _array_of(data: Any, dtype: dtypes.dtype | None) -> Array:
-    """A new array of numbers, sequences of numbers or of tensors, or an ndarray."""
+    """A new array of numbers, sequences of numbers or of tensors of one element, or an ndarray."""
     if isinstance(data, (np.ndarray, np.generic)):
         array = np.array(data)
         dtypes.of(array.dtype)
@@ -185,7 +185,7 @@ _PLAIN = {builtins.int, builtins.float, bool}
 
 
 def _plain(data: Any, kinds: set[Any]) -> Any:
-    """Tensors inside sequences as numbers; kinds are the types or dtypes of all numbers."""
+    """Tensors of one element in sequences as numbers; kinds are the types of all numbers."""
     if isinstance(data, (list, tuple)):
         types = set(map(type, data))
         if types <= _PLAIN:
@@ -193,8 +193,10 @@ def _plain(data: Any, kinds: set[Any]) -> Any:
             return data
         return [_plain(d, kinds) for d in data]
     if isinstance(data, Tensor):
+        if data._array.size != 1:
+            raise ValueError("only one element tensors can be converted to Python scalars")
         kinds.add(data.dtype)
-        return data._array.tolist()
+        return data._array.item()
     if hasattr(data, "__array__"):
         array = np.asarray(data)
         kinds.add(dtypes.of(array.dtype))
@@ -336,6 +338,8 @@ def _filled(name: str, value: Any) -> Any:
         pin_memory: bool = False,
         memory_format: Any = None,
     ) -> Tensor:
+        if size is None and not sizes:
+            raise TypeError(f'{name}() missing 1 required positional arguments: "size"')
         shape = sizes_of(name, sizes if size is None else (size,))
         numpy_dtype = dtype_for(dtype, out)
         array = np.empty(shape, numpy_dtype)

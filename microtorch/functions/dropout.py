@@ -1,13 +1,17 @@
 """Dropout: random zeros in training, by PyTorch's stream."""
 
+import warnings
 from typing import Any
 
 import numpy as np
 
 from ..random import default_generator
 from ..tensor import Tensor, check_in_place, wrap
+from .elementwise import FUNCTIONS
 from .in_place import placed
+from .normalization import softmax
 from .op import Rule, need_tensor, primitive, record
+from .random import exponential_
 
 DROPOUT = Rule("MulBackward0", lambda F, g, const, mask: (F.mul(g, mask),))
 
@@ -79,3 +83,24 @@ def _dropped(
         mask = np.broadcast_to(mask, a.shape).copy()
     z = record(DROPOUT, a * mask, (input,), (wrap(mask),))
     return placed(input, z) if inplace else z
+
+
+def gumbel_softmax(
+    logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
+) -> Tensor:
+    """Softmax of (logits + Gumbel noise) / tau along dim (arXiv:1611.01144); hard: 1 at the
+    largest and 0 elsewhere, with the gradient of the soft one."""
+    if eps != 1e-10:
+        warnings.warn("`eps` parameter is deprecated and has no effect.", stacklevel=2)
+    drawn = wrap(np.empty(logits._array.shape, logits._array.dtype))
+    noise = -FUNCTIONS["log"](exponential_(drawn))
+    soft = softmax((logits + noise) / tau, dim)
+    if not hard:
+        return soft
+    places = np.expand_dims(np.argmax(soft._array, dim), dim) if soft.ndim else np.array(0)
+    one = np.zeros_like(soft._array, order="C")
+    if one.ndim:
+        np.put_along_axis(one, places, 1, dim)
+    else:
+        one[...] = 1
+    return wrap(one) - soft.detach() + soft  # type: ignore[attr-defined,no-any-return,operator]

@@ -141,7 +141,8 @@ def old_reduction(size_average: Any, reduce: Any, reduction: str) -> str:
     """The reduction that PyTorch's two old flags ask for."""
     if size_average is None and reduce is None:
         return reduction
-    chosen = "none" if reduce is False else "sum" if size_average is False else "mean"
+    average, whole = (True if flag is None else bool(flag) for flag in (size_average, reduce))
+    chosen = "none" if not whole else "mean" if average else "sum"
     warnings.warn(
         "size_average and reduce args will be deprecated, please use "
         f"reduction='{chosen}' instead.",
@@ -258,6 +259,7 @@ def binary_cross_entropy_with_logits(
             f"Target size ({target.shape}) must be the same as input size ({input.shape})"
         )
     if input._array.dtype is not target._array.dtype:
+        _need_floats(input, target)
         input, target = tensors.same_dtype(input, target)
     if pos_weight is not None:
         # -w t log s(x) - (1 - t) log(1 - s(x)), with log s(x) = -softplus(-x).
@@ -267,6 +269,20 @@ def binary_cross_entropy_with_logits(
     if weight is None:
         return _bce_logits(input, target, reduction)
     return _weighted(_bce_logits(input, target, "none"), weight, reduction)
+
+
+def _need_floats(input: Tensor, target: Tensor) -> None:
+    """Refuse integer and bool targets."""
+    if target.dtype.category == 0:
+        raise RuntimeError(
+            "Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
+            "`logical_xor()` operator instead."
+        )
+    if not target.is_floating_point():
+        raise RuntimeError(
+            f"result type {input.dtype.short} can't be cast to the desired output type "
+            + target.dtype.short
+        )
 
 
 # ------------------------------------------------------------------------------ classes
@@ -382,6 +398,11 @@ def cross_entropy(
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing:g}")
     if target.is_floating_point() and target._array.shape == input._array.shape:
         return _soft_cross_entropy(logs, target, weight, reduction, label_smoothing, dim)
+    if target._array.shape == input._array.shape:
+        raise RuntimeError(
+            "Expected floating point type for target with class probabilities, got "
+            + target.dtype.short
+        )
     loss = nll_loss(logs, target, weight, None, ignore_index, None, reduction)
     if not label_smoothing:
         return loss

@@ -7,6 +7,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ..errors import kind_of
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # `microtorch.name`, `Tensor.name`, and the functions whose in-place form `Tensor.name_` exists.
@@ -20,14 +22,33 @@ def public(*aliases: str, in_place: bool = False) -> Callable[[F], F]:
     return _enter(aliases, (PUBLIC, METHODS, IN_PLACE) if in_place else (PUBLIC, METHODS))
 
 
+def need_bool(name: str, keepdim: Any, place: int = 0) -> None:
+    """Refuse a keepdim that is no bool.
+
+    Raises:
+        TypeError: naming the function, and the argument's place if it was given by place.
+    """
+    if keepdim.__class__ is not bool:
+        where = f" (position {place})" if place else ""
+        raise TypeError(f"{name}(): argument 'keepdim'{where} must be bool, not {kind_of(keepdim)}")
+
+
 def numpy_names(f: F) -> F:
-    """Let a function take `axis` for dim and `keepdims` for keepdim, as PyTorch does."""
+    """Let a function take `axis` for dim and `keepdims` for keepdim, as PyTorch does; keepdim
+    must be a bool."""
+    code = f.__code__  # type: ignore[attr-defined]
+    positional = code.co_varnames[: code.co_argcount]
+    place = positional.index("keepdim") if "keepdim" in positional else len(positional)
 
     @functools.wraps(f)
     def apply(*args: Any, **kwargs: Any) -> Any:
-        for theirs, ours in (("axis", "dim"), ("keepdims", "keepdim")):
-            if theirs in kwargs:
-                kwargs[ours] = kwargs.pop(theirs)
+        if kwargs:
+            for theirs, ours in (("axis", "dim"), ("keepdims", "keepdim")):
+                if theirs in kwargs:
+                    kwargs[ours] = kwargs.pop(theirs)
+            need_bool(f.__name__, kwargs.get("keepdim", False))
+        if len(args) > place:
+            need_bool(f.__name__, args[place], place)
         return f(*args, **kwargs)
 
     return apply  # type: ignore[return-value]

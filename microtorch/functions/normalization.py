@@ -1,11 +1,14 @@
 """Softmax and the layers that normalize: ops on whole rows, and what is built on them."""
 
 import math
+import operator
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..errors import argument_error
 from ..kernels import cpu
 from ..table import ROWWISE
 from ..tensor import Tensor, changed, normal_dim, wrap
@@ -49,9 +52,9 @@ RMS_NORM = Rule("FusedRmsNormBackward0", _rms_rule)
 
 
 def _normalized(name: str, op: Rule) -> Callable[..., Tensor]:
-    def apply(
-        input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
-    ) -> Tensor:
+    def apply(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
+        if dim.__class__ is not int:
+            dim = _as_int(name, dim)
         if dtype is not None:
             input = tensors.cast(input, dtype)
         a = input._array
@@ -59,8 +62,6 @@ def _normalized(name: str, op: Rule) -> Callable[..., Tensor]:
             raise NotImplementedError(
                 f"\"{name}_lastdim_kernel_impl\" not implemented for '{input.dtype.short}'"
             )
-        if dim is None:
-            dim = 0 if a.ndim in (0, 1, 3) else 1
         dim = normal_dim(dim, a.ndim)
         return record(op, cpu.along(name, dim, a), (input,), (...,), dim)
 
@@ -69,17 +70,45 @@ def _normalized(name: str, op: Rule) -> Callable[..., Tensor]:
     return apply
 
 
+def _as_int(name: str, dim: Any) -> int:
+    try:
+        return operator.index(dim)
+    except TypeError:
+        raise argument_error(name, "dim", 2, "int", dim) from None
+
+
 softmax: Callable[..., Tensor] = public()(_normalized("softmax", SOFTMAX))
 log_softmax: Callable[..., Tensor] = public()(_normalized("log_softmax", LOG_SOFTMAX))
 
 
-def softmin(
-    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
-) -> Tensor:
+def _with_choice(name: str, normalized: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function of `nn.functional`, which chooses a dimension, with a warning."""
+
+    def apply(
+        input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+    ) -> Tensor:
+        if dim is None:
+            warnings.warn(
+                f"Implicit dimension choice for {name} has been deprecated. Change the call to "
+                "include dim=X as an argument.",
+                stacklevel=_stacklevel - 1,
+            )
+            dim = 0 if input._array.ndim in (0, 1, 3) else 1
+        return normalized(input, dim, dtype)
+
+    apply.__name__ = apply.__qualname__ = name
+    apply.__doc__ = normalized.__doc__
+    return apply
+
+
+def _softmin(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """Softmax of -input."""
-    if dim is None:
-        dim = 0 if input._array.ndim in (0, 1, 3) else 1
-    return softmax(FUNCTIONS["neg"](input), dim, dtype=dtype)
+    return softmax(FUNCTIONS["neg"](input), dim, dtype)
+
+
+choosing_softmax = _with_choice("softmax", softmax)
+choosing_log_softmax = _with_choice("log_softmax", log_softmax)
+softmin = _with_choice("softmin", _softmin)
 
 
 def along(name: str, dim: int, *operands: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from .gather import gather, in_shape, key_along, lifted
 from .index import place_rule
 from .names import numpy_names, public
 from .op import Array, Rule, deliver, need_tensor, record
-from .reduce import MEDIAN, shared
+from .reduce import MEDIAN, need_dim, shared
 from .results import deliver_each, named
 from .view import permute, reshape
 
@@ -184,6 +184,7 @@ def _median(name: str, input: Tensor, dim: int | None, keepdim: bool) -> Any:
     need_tensor(name, "input", 1, input)
     skip = name == "nanmedian"
     if dim is None:
+        need_dim(name, dim, keepdim)
         a = input._array.reshape(-1)
         if not a.size:
             least = np.nan if a.dtype.kind == "f" else np.iinfo(a.dtype).min

@@ -36,6 +36,13 @@ def _shape(name: str, size: tuple[Any, ...]) -> tuple[int, ...]:
     return sizes_of(name, size)
 
 
+def _size(name: str, sizes: tuple[Any, ...], size: Any) -> tuple[int, ...]:
+    """A shape given as numbers, as one sequence, or by name."""
+    if size is None and not sizes:
+        raise combination_error(name, expected="tuple of ints size")
+    return _shape(name, sizes if size is None else (size,))
+
+
 @function()
 def rand(
     *sizes: Any, size: Any = None, generator: Generator | None = None, out: Tensor | None = None,
@@ -43,7 +50,7 @@ def rand(
 ) -> Tensor:  # fmt: skip
     """Uniform numbers in [0, 1)."""
     kind = _float_dtype(dtype, out, "check_uniform_bounds")
-    array = np.empty(_shape("rand", sizes if size is None else (size,)), kind)
+    array = np.empty(_size("rand", sizes, size), kind)
     _source(generator).uniform(array, 0.0, 1.0)
     return finish("rand", array, out, **options)
 
@@ -55,7 +62,7 @@ def randn(
 ) -> Tensor:  # fmt: skip
     """Standard normal numbers."""
     kind = _float_dtype(dtype, out, "normal_kernel_cpu")
-    array = np.empty(_shape("randn", sizes if size is None else (size,)), kind)
+    array = np.empty(_size("randn", sizes, size), kind)
     _source(generator).normal(array, 0.0, 1.0)
     return finish("randn", array, out, **options)
 

@@ -13,7 +13,7 @@ from ..kernels import cpu
 from ..tensor import Tensor, edge, new, normal_dim, normal_dims, wrap
 from .convert import cast
 from .elementwise import FUNCTIONS
-from .names import numpy_names, public
+from .names import need_bool, numpy_names, public
 from .op import Array, Rule, deliver, need_tensor, record
 from .results import deliver_each, named
 
@@ -114,19 +114,27 @@ def _fold(
 @public()
 def sum(
     input: Tensor,
-    dim: Dims = None,
+    dim: Any = ...,
     keepdim: bool = False,
     *,
     dtype: Any = None,
     out: Tensor | None = None,
-    axis: Dims = None,
+    axis: Any = ...,
     keepdims: bool = False,
 ) -> Tensor:
-    """Sum over all elements or over dimensions; integers and bools give int64."""
-    dim, keepdim = dim if axis is None else axis, keepdim or keepdims
-    if dim is None and not keepdim and dtype is None and out is None:
-        return _of_all("sum", input, _SUMS, SUM[0])
+    """Sum over all elements or over dimensions; integers and bools give int64.
+
+    Raises:
+        TypeError: for keepdim without a dim, which may be None.
+    """
+    dim, keepdim = dim if axis is ... else axis, keepdim or keepdims
+    if dim is ...:
+        if keepdim is False and dtype is None and out is None:
+            return _of_all("sum", input, _SUMS, SUM[0])
+        dim = need_dim("sum", None, keepdim)
     need_tensor("sum", "input", 1, input)
+    if keepdim.__class__ is not bool:
+        need_bool("sum", keepdim, 2)
     if dtype is not None:
         input = cast(input, dtype)
     z = _fold("sum", input, dim, keepdim, SUM)
@@ -160,20 +168,21 @@ def _of_all(name: str, input: Tensor, kernels: Any, op: Rule) -> Tensor:
 @public()
 def mean(
     input: Tensor,
-    dim: Dims = None,
+    dim: Any = ...,
     keepdim: bool = False,
     *,
     dtype: Any = None,
     out: Tensor | None = None,
-    axis: Dims = None,
+    axis: Any = ...,
     keepdims: bool = False,
 ) -> Tensor:
     """Mean over all elements or over dimensions.
 
     Raises:
+        TypeError: for keepdim without a dim, which may be None.
         RuntimeError: for integer tensors.
     """
-    dim, keepdim = dim if axis is None else axis, keepdim or keepdims
+    dim, keepdim = dim if axis is ... else axis, keepdim or keepdims
     need_tensor("mean", "input", 1, input)
     if dtype is not None:
         input = cast(input, dtype)
@@ -182,8 +191,12 @@ def mean(
             "mean(): could not infer output dtype. Input dtype must be either a floating point or "
             f"complex dtype. Got: {input.dtype.short}"
         )
-    if dim is None and not keepdim and out is None:
-        return _of_all("mean", input, _MEANS, MEAN[0])
+    if dim is ...:
+        if keepdim is False and out is None:
+            return _of_all("mean", input, _MEANS, MEAN[0])
+        dim = need_dim("mean", None, keepdim)
+    if keepdim.__class__ is not bool:
+        need_bool("mean", keepdim, 2)
     return deliver(_fold("mean", input, dim, keepdim, MEAN), out)
 
 
@@ -199,12 +212,20 @@ def prod(
 ) -> Tensor:
     """Product over all elements or over one dimension; integers and bools give int64."""
     need_tensor("prod", "input", 1, input)
+    need_dim("prod", dim, keepdim)
     if dim is not None and not isinstance(dim, int):
         raise combination_error("prod", input, dim, expected="(Tensor input, int dim)")
     if dtype is not None:
         input = cast(input, dtype)
     z = _fold("prod", input, dim, keepdim, PROD, ("x",))
     return deliver(z if dtype is None else cast(z, dtype), out)
+
+
+def need_dim(name: str, dim: Dims, keepdim: bool) -> Dims:
+    """Refuse to keep a dimension that is not named."""
+    if keepdim and dim is None:
+        raise TypeError(f'{name}() missing 1 required positional arguments: "dim"')
+    return dim
 
 
 def _need_elements(
@@ -317,6 +338,7 @@ def _min_max(name: str, input: Tensor, dim: Any, keepdim: bool, out: Any) -> Any
         if not isinstance(dim, int):
             raise combination_error(name, input, dim, expected="(Tensor input, int dim)")
         return deliver_each(_along(name, input, dim, keepdim), out)
+    need_dim(name, dim, keepdim)
     _need_elements(name, input, None)
     return deliver(_fold(name, input, None, False, MAX if name == "max" else MIN, ("x", "z")), out)
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
+from ..errors import combination_error
 from ..kernels import cpu
 from ..tensor import Tensor, normal_dims, wrap
 from .convert import cast, where
 from .elementwise import FUNCTIONS
-from .names import numpy_names, public
+from .names import need_bool, numpy_names, public
 from .op import Rule, deliver, need_tensor, record
 from .reduce import Dims, amax, amin, mean, sum
 
@@ -69,6 +70,10 @@ def _spread(
     need_tensor(name, "input", 1, input)
     if isinstance(dim, bool):
         dim, unbiased = None, dim
+    if unbiased is not None and not isinstance(unbiased, bool):
+        raise combination_error(
+            name, dim, unbiased, expected="(tuple of ints dim, bool unbiased, bool keepdim)"
+        )
     if correction is None:
         correction = 1 if unbiased is None else int(unbiased)
     if not input.is_floating_point():
@@ -215,6 +220,7 @@ def norm(
         RuntimeError: for integer tensors.
     """
     need_tensor("norm", "input", 1, input)
+    need_bool("norm", keepdim, 3)
     if isinstance(p, str) and p != "fro":
         if p == "nuc":
             raise NotImplementedError("the nuclear norm is not part of microtorch")

@@ -1,5 +1,9 @@
 """`torch.nn`: modules, losses, and their functions."""
 
+import functools
+from types import FunctionType
+from typing import Any
+
 from ..errors import unknown_names
 from . import functional, init, utils
 from .activation import (
@@ -21,8 +25,10 @@ from .activation import (
     Sigmoid,
     SiLU,
     Softmax,
+    Softmax2d,
     Softmin,
     Softplus,
+    Softshrink,
     Softsign,
     Tanh,
     Threshold,
@@ -30,8 +36,6 @@ from .activation import (
 from .container import (
     ModuleDict,
     ModuleList,
-    ParameterDict,
-    ParameterList,
     Sequential,
 )
 from .convolution import (
@@ -100,6 +104,10 @@ from .padding import (
 from .parameter import (
     Parameter,
 )
+from .parameter_container import (
+    ParameterDict,
+    ParameterList,
+)
 from .pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -121,6 +129,7 @@ from .recurrent import (
 from .shape import (
     Flatten,
     PixelShuffle,
+    PixelUnshuffle,
     Unflatten,
     Upsample,
     UpsamplingBilinear2d,
@@ -204,6 +213,7 @@ __all__ = [
     "Parameter",
     "ParameterList",
     "PixelShuffle",
+    "PixelUnshuffle",
     "PoissonNLLLoss",
     "RMSNorm",
     "ReLU",
@@ -219,8 +229,10 @@ __all__ = [
     "SmoothL1Loss",
     "SoftMarginLoss",
     "Softmax",
+    "Softmax2d",
     "Softmin",
     "Softplus",
+    "Softshrink",
     "Softsign",
     "Tanh",
     "TripletMarginLoss",
@@ -234,4 +246,24 @@ __all__ = [
 ]
 
 
-__getattr__ = unknown_names(__name__)
+def _own_init(cls: type) -> None:
+    """Give a class whose `__init__` is that of a private base one of its own, so that messages of
+    Python about its arguments name the class."""
+    inherited: Any = cls.__init__  # type: ignore[misc]
+    if inherited.__qualname__.startswith("_"):
+        own = FunctionType(
+            inherited.__code__, inherited.__globals__, "__init__", inherited.__defaults__,
+            inherited.__closure__,
+        )  # fmt: skip
+        functools.update_wrapper(own, inherited)
+        del own.__wrapped__  # type: ignore[attr-defined]
+        own.__kwdefaults__ = inherited.__kwdefaults__
+        own.__qualname__ = f"{cls.__name__}.__init__"
+        cls.__init__ = own  # type: ignore[misc]
+
+
+for _name in __all__:
+    if isinstance(globals()[_name], type):
+        _own_init(globals()[_name])
+
+__getattr__ = unknown_names(__name__, ("modules",))

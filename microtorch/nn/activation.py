@@ -247,6 +247,22 @@ class GELU(Module):
         return f"approximate='{self.approximate}'"
 
 
+class Softshrink(Module):
+    """x nearer to 0 by lambd; 0 between -lambd and lambd."""
+
+    def __init__(self, lambd: float = 0.5) -> None:
+        super().__init__()
+        self.lambd = lambd
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.softshrink(input, self.lambd)
+
+    def extra_repr(self) -> str:
+        """The arguments that the printed form shows."""
+        return str(self.lambd)
+
+
 class Softsign(Module):
     """X / (1 + |x|)."""
 
@@ -295,7 +311,21 @@ class Softmax(_AlongDim):
 
     def forward(self, input: Tensor) -> Any:
         """The activation."""
-        return F.softmax(input, self.dim)
+        return F.softmax(input, self.dim, 5)
+
+
+class Softmax2d(Module):
+    """Softmax over the channels of images (*, C, H, W)."""
+
+    def forward(self, input: Tensor) -> Any:
+        """The activation.
+
+        Raises:
+            ValueError: for what is no image.
+        """
+        if input.ndim not in (3, 4):
+            raise ValueError(f"Softmax2d: expected input to be 3D or 4D, got {input.ndim}D instead")
+        return F.softmax(input, -3)
 
 
 class LogSoftmax(_AlongDim):
@@ -303,7 +333,7 @@ class LogSoftmax(_AlongDim):
 
     def forward(self, input: Tensor) -> Any:
         """The activation."""
-        return F.log_softmax(input, self.dim)
+        return F.log_softmax(input, self.dim, 5)
 
 
 class Softmin(_AlongDim):
@@ -311,4 +341,4 @@ class Softmin(_AlongDim):
 
     def forward(self, input: Tensor) -> Any:
         """The activation."""
-        return F.softmin(input, self.dim)
+        return F.softmin(input, self.dim, 5)

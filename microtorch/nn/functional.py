@@ -25,6 +25,7 @@ from ..functions.activation import (
     sigmoid,
     silu,
     softplus,
+    softshrink,
     softsign,
     tanh,
     threshold,
@@ -56,7 +57,7 @@ from ..functions.distance import (
     pairwise_distance,
     triplet_margin_loss,
 )
-from ..functions.dropout import dropout, dropout1d, dropout2d
+from ..functions.dropout import dropout, dropout1d, dropout2d, gumbel_softmax
 from ..functions.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -70,11 +71,11 @@ from ..functions.normalization import (
     group_norm,
     instance_norm,
     layer_norm,
-    log_softmax,
     rms_norm,
-    softmax,
     softmin,
 )
+from ..functions.normalization import choosing_log_softmax as log_softmax
+from ..functions.normalization import choosing_softmax as softmax
 from ..functions.padding import pad
 from ..functions.pooling import (
     adaptive_avg_pool1d,
@@ -128,6 +129,7 @@ __all__ = [
     "gaussian_nll_loss",
     "gelu",
     "group_norm",
+    "gumbel_softmax",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
@@ -167,6 +169,7 @@ __all__ = [
     "softmax",
     "softmin",
     "softplus",
+    "softshrink",
     "softsign",
     "tanh",
     "triplet_margin_loss",

@@ -1,7 +1,7 @@
 """Hooks of modules: called around forward, and when gradients pass a module's border."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..autograd.function import Function
@@ -21,6 +21,11 @@ class ModuleHooks:
         self.forward: dict[int, Callable[..., Any]] = {}
         self.backward_pre: dict[int, Callable[..., Any]] = {}
         self.backward: dict[int, Callable[..., Any]] = {}
+        # Around state_dict and load_state_dict.
+        self.state_pre: dict[int, Callable[..., Any]] = {}
+        self.state: dict[int, Callable[..., Any]] = {}
+        self.load_pre: dict[int, Callable[..., Any]] = {}
+        self.load: dict[int, Callable[..., Any]] = {}
         self.keyword: dict[int, bool] = {}
         # Hooks of forward that are called also where it, or a hook before them, raises.
         self.always: dict[int, bool] = {}
@@ -88,6 +93,62 @@ class Hooked:
         """Call `hook(module, grad_input, grad_output)` when gradients of the inputs are there; it
         may give other gradients of the inputs."""
         return self._add_hook("backward", hook, prepend)
+
+    def register_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call `hook(module, prefix, keep_vars)` before the module's state is taken."""
+        return self._add_hook("state_pre", hook, False)
+
+    def register_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call `hook(module, state_dict, prefix, local_metadata)` when the state is taken; it may
+        change state_dict, and must return None."""
+        return self._add_hook("state", hook, False)
+
+    def register_load_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call `hook(module, state_dict, prefix, local_metadata, strict, missing_keys,
+        unexpected_keys, error_msgs)` before a state is loaded; it may change state_dict, a copy of
+        the module's part.
+        The three lists are empty."""
+        return self._add_hook("load_pre", hook, False)
+
+    def register_load_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call `hook(module, incompatible_keys)` when a state has been loaded; it may change the
+        lists of keys, and must return None."""
+        return self._add_hook("load", hook, False)
+
+    def _hooks_below(self, kind: str) -> Iterator[tuple[str, Any, list[Callable[..., Any]]]]:
+        """Path, module and hooks of this module and all below that have any of a kind."""
+        for path, module in self._tree("", kind.endswith("pre")) if in_use else ():
+            own = module.__dict__.get("_hooks")
+            if own is not None and getattr(own, kind):
+                yield path, module, list(getattr(own, kind).values())
+
+    def _tree(self, path: str, parents_first: bool) -> Iterator[tuple[str, Any]]:
+        if parents_first:
+            yield path, self
+        for name, module in self.named_children():  # type: ignore[attr-defined]
+            yield from module._tree(path + name + ".", parents_first)
+        if not parents_first:
+            yield path, self
+
+    def _call_state_hooks(self, kind: str, prefix: str, value: Any) -> None:
+        for path, module, hooks in self._hooks_below(kind):
+            for hook in hooks:
+                if kind == "state_pre":
+                    hook(module, prefix + path, value)
+                    continue
+                more = (prefix + path, {"version": 1}) if kind == "state" else ()
+                if hook(module, value, *more) is not None:
+                    raise RuntimeError("state_dict post-hook must return None")
+
+    def _before_load(self, state_dict: Mapping[str, Any], strict: bool) -> Mapping[str, Any]:
+        """The state to load, after the hooks that may change it."""
+        for path, module, hooks in self._hooks_below("load_pre"):
+            part = {k: v for k, v in state_dict.items() if k.startswith(path)}
+            others = {k: v for k, v in state_dict.items() if k not in part}
+            for hook in hooks:
+                hook(module, part, path, {"version": 1}, strict, [], [], [])
+            state_dict = others | part
+        return state_dict
 
     def _call_with_hooks(self, own: ModuleHooks, args: Any, kwargs: Any) -> Any:
         call = _Call(args, kwargs)

@@ -8,10 +8,15 @@ import numpy as np
 
 from .. import dtypes
 from ..device import check as check_device
+<<<<<<< HEAD
 from ..graph.node import clock
+=======
+from ..errors import kind_of
+>>>>>>> b-fix
 from ..tensor import Tensor, changed, wrap
 from .hooks import Hooked, in_use
 from .parameter import Parameter
+from .paths import Paths
 
 _TABLES = ("_parameters", "_buffers", "_modules")
 
@@ -29,7 +34,7 @@ class _IncompatibleKeys(NamedTuple):
         )
 
 
-class Module(Hooked):
+class Module(Hooked, Paths):
     """Base class of all layers and models; define `__init__` and `forward`.
 
     Attributes that are Parameters, Modules or registered buffers are found again by
@@ -110,7 +115,8 @@ class Module(Hooked):
         for table in _TABLES:
             if table in store and name in store[table]:
                 return store[table][name]
-        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        text = f"'{type(self).__name__}' object has no attribute '{name}'"
+        raise AttributeError(text, name=name, obj=self)
 
     def __delattr__(self, name: str) -> None:
         clock.epoch += 1
@@ -175,7 +181,8 @@ class Module(Hooked):
             KeyError: for a name that is taken, empty, or has a dot in it.
         """
         if module is not None and not isinstance(module, Module):
-            raise TypeError(f"{_type_name(module)} is not a Module subclass")
+            kind = module if isinstance(module, type) else type(module)
+            raise TypeError(f"{kind.__name__} is not a Module subclass")
         self._check_name("module", name, self._modules)
         self._modules[name] = module
         clock.epoch += 1
@@ -235,17 +242,6 @@ class Module(Hooked):
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
         """Buffers, in the order of registration."""
         return (value for _, value in self._named("_buffers", "", recurse))
-
-    def get_submodule(self, target: str) -> "Module":
-        """The module of a dotted name."""
-        module: Any = self
-        for name in target.split(".") if target else ():
-            if not hasattr(module, name):
-                raise AttributeError(f"{type(module).__name__} has no attribute `{name}`")
-            module = getattr(module, name)
-            if not isinstance(module, Module):
-                raise AttributeError(f"`{name}` is not an nn.Module")
-        return module  # type: ignore[no-any-return]
 
     # ------------------------------------------------------------------------- changes
     def apply(self, fn: Callable[["Module"], Any]) -> Self:
@@ -328,6 +324,34 @@ class Module(Hooked):
         """Parameters and buffers as float64."""
         return self.to(dtypes.float64)
 
+    def half(self) -> Self:
+        """Parameters and buffers as float16, which can be stored but not computed with."""
+        return self.to(dtypes.float16)
+
+    def bfloat16(self) -> Self:
+        """Refused with a RuntimeError: there is no such dtype."""
+        raise RuntimeError("microtorch has no dtype bfloat16")
+
+    def type(self, dst_type: Any) -> Self:
+        """Parameters and buffers, those of integers too, as another dtype."""
+        found = [(t, t.type(dst_type)) for t in (*self.parameters(), *self.buffers())]
+        for tensor, cast in found:
+            if tensor.requires_grad and not cast.is_floating_point():
+                raise RuntimeError(
+                    "data set to a tensor that requires gradients must be floating point or "
+                    "complex dtype"
+                )
+        for tensor, cast in found:
+            tensor._array = cast._array
+        return self
+
+    def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
+        """Parameters and buffers with memory that is not initialized."""
+        check_device(device)
+        for tensor in (*self.parameters(recurse), *self.buffers(recurse)):
+            tensor._array = np.empty_like(tensor._array)
+        return self
+
     # --------------------------------------------------------------------------- state
     def _state(self, prefix: str = "", keep: bool = True) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._parameters.items():
@@ -344,8 +368,10 @@ class Module(Hooked):
     ) -> "OrderedDict[str, Tensor]":
         """Parameters and buffers by dotted name, sharing memory with the module."""
         found = OrderedDict() if destination is None else destination
+        self._call_state_hooks("state_pre", prefix, keep_vars)
         for name, tensor in self._state(prefix):
             found[name] = tensor if keep_vars else wrap(tensor._array)
+        self._call_state_hooks("state", prefix, found)
         return found
 
     def load_state_dict(
@@ -359,6 +385,7 @@ class Module(Hooked):
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
+        state_dict = self._before_load(state_dict, strict)
         own = dict(self._state())
         missing = [k for k in own if k not in state_dict]
         unexpected = self._in_order([k for k in state_dict if k not in own])
@@ -372,9 +399,10 @@ class Module(Hooked):
                 continue
             new = state_dict[key]
             if not isinstance(new, Tensor):
+                what = kind_of(new) if "asarray" in kind_of(new) else type(new)
                 errors.append(
                     f'While copying the parameter named "{key}", expected torch.Tensor or '
-                    f"Tensor-like object from checkpoint but received {type(new)}"
+                    f"Tensor-like object from checkpoint but received {what}"
                 )
             elif new._array.shape != tensor._array.shape:
                 errors.append(
@@ -394,7 +422,9 @@ class Module(Hooked):
                 else:
                     np.copyto(tensor._array, state_dict[key]._array, casting="unsafe")
                     changed(tensor)
-        return _IncompatibleKeys(missing, unexpected)
+        keys = _IncompatibleKeys(missing, unexpected)
+        self._call_state_hooks("load", "", keys)
+        return keys
 
     def _in_order(self, keys: list[str]) -> list[str]:
         """Dotted names that there are not, in the order of the modules that they lead to."""
@@ -430,7 +460,3 @@ def indented(text: str) -> str:
 
 def _quoted(keys: list[str]) -> str:
     return ", ".join(f'"{k}"' for k in keys)
-
-
-def _type_name(value: Any) -> str:
-    return value.__name__ if isinstance(value, type) else type(value).__name__

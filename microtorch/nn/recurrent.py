@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..autograd.function import Function
+from ..errors import argument_error
 from ..functions.cat import cat, stack
 from ..functions.creation import empty, zeros
 from ..functions.op import need_tensor
@@ -38,6 +39,16 @@ def _gru(x: Tensor, w_hh: Any, b_hh: Any, state: State) -> State:
     z = F.sigmoid(x_z + h_z)
     n = F.tanh(x_n + F.sigmoid(x_r + h_r) * h_n)
     return ((h - n) * z + n,)
+
+
+def _parts(name: str, hx: Any, lstm: bool) -> tuple[Any, ...] | None:
+    """A state as a tuple: (h, c) of an LSTM, (h,) of others."""
+    if hx is None:
+        return None
+    if isinstance(hx, Tensor) == lstm or (lstm and len(hx) != 2):
+        wanted, got = ("tuple of Tensors (h, c)", hx) if lstm else ("Tensor", hx)
+        raise argument_error(name, "hx", 2, wanted, got)
+    return tuple(hx) if lstm else (hx,)
 
 
 class _Steps(Function):
@@ -144,7 +155,7 @@ class RNNBase(Module):
         if rank not in (2, 3):
             end = "D tensor instead" if name == "RNN" else "D instead"
             raise ValueError(f"{name}: Expected input to be 2D or 3D, got {rank}{end}")
-        state = None if hx is None else tuple(hx) if lstm else (hx,)
+        state = _parts(type(self).__name__, hx, lstm)
         if state is not None:
             _check_ranks(state, rank)
         along = 1 if self.batch_first and rank == 3 else 0
@@ -393,7 +404,7 @@ class RNNCell(RNNCellBase):
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         self._mode = "RNN_" + self.nonlinearity.upper()
-        return self._next(input, None if hx is None else (hx,))[0]
+        return self._next(input, _parts(type(self).__name__, hx, False))[0]
 
     def extra_repr(self) -> str:
         """The arguments that the printed form shows."""
@@ -416,7 +427,7 @@ class LSTMCell(RNNCellBase):
 
     def forward(self, input: Tensor, hx: Any = None) -> State:
         """The next h and c."""
-        return self._next(input, None if hx is None else tuple(hx))
+        return self._next(input, _parts("LSTMCell", hx, True))
 
 
 class GRUCell(RNNCellBase):
@@ -432,4 +443,4 @@ class GRUCell(RNNCellBase):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """The next state."""
-        return self._next(input, None if hx is None else (hx,))[0]
+        return self._next(input, _parts(type(self).__name__, hx, False))[0]

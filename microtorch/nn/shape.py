@@ -101,6 +101,22 @@ class Unflatten(Module):
         return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
 
 
+class PixelUnshuffle(Module):
+    """(*, C, H r, W r) as (*, C r^2, H, W)."""
+
+    def __init__(self, downscale_factor: int) -> None:
+        super().__init__()
+        self.downscale_factor = downscale_factor
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The smaller images."""
+        return F.pixel_unshuffle(input, self.downscale_factor)
+
+    def extra_repr(self) -> str:
+        """The arguments that the printed form shows."""
+        return f"downscale_factor={self.downscale_factor}"
+
+
 class PixelShuffle(Module):
     """(*, C r^2, H, W) as (*, C, H r, W r)."""
 

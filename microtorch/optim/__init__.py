@@ -1,22 +1,15 @@
 """`torch.optim`: every update is a row of the table, one compiled call a group."""
 
-from typing import Any
-
 from ..errors import unknown_names
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
+from .adaptive import Adadelta, Adamax, NAdam
 from .optimizer import Optimizer
 from .rmsprop import RMSprop
 from .sgd import SGD
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop"]
+__all__ = [
+    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "Optimizer", "RMSprop",
+]  # fmt: skip
 
-_unknown = unknown_names(__name__)
-
-
-def __getattr__(name: str) -> Any:
-    if name == "lr_scheduler":
-        import importlib
-
-        return importlib.import_module(".lr_scheduler", __name__)
-    return _unknown(name)
+__getattr__ = unknown_names(__name__, ("lr_scheduler",))

@@ -66,6 +66,10 @@ class Optimizer:
         TypeError, ValueError: for anything that cannot be optimized, as PyTorch.
     """
 
+    # Whether it has a scheduler, and has made a step since.
+    _scheduled = False
+    _stepped = True
+
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor):
             raise TypeError(
@@ -143,6 +147,7 @@ class Optimizer:
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient; returns what closure returns."""
+        self._stepped = True
         loss = None
         if closure is not None:
             with enable_grad():

@@ -5,6 +5,7 @@ Orders come from the same draws as PyTorch's, so one seed gives the same batches
 
 import bisect
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -373,5 +374,10 @@ class DataLoader:
             return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
         return len(self.sampler if self.batch_sampler is None else self.batch_sampler)
 
+
+# PyTorch's import paths, as other names of this module.
+dataset = sampler = dataloader = sys.modules[__name__]
+for _name in ("dataset", "sampler", "dataloader"):
+    sys.modules[f"{__name__}.{_name}"] = dataset
 
 __getattr__ = unknown_names(__name__)

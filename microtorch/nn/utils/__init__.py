@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ...autograd.modes import no_grad
+from ...errors import unknown_names
 from ...functions.cat import cat, stack
 from ...functions.elementwise import FUNCTIONS
 from ...functions.reduce import amax, sum
@@ -81,3 +82,6 @@ def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
         count = p.numel()
         p.data = vec[start : start + count].view_as(p).data  # type: ignore[index]
         start += count
+
+
+__getattr__ = unknown_names(__name__, ("rnn",))

@@ -1,0 +1,178 @@
+"""Relatives of Adam: Adamax, NAdam and Adadelta."""
+
+from typing import Any
+
+import numpy as np
+
+from ..tensor import Tensor, wrap
+from .optimizer import Optimizer, Update
+
+_ADAMAX = Update("adamax")
+_NADAM = Update("nadam")
+_ADADELTA = Update("adadelta")
+
+
+class _Adaptive(Optimizer):
+    """What the three have in common: the checks of rates, and arrays of zeros as a state."""
+
+    _kept: tuple[str, str]
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Refuse rates out of range."""
+        if not group["lr"] >= 0:
+            raise ValueError(f"Invalid learning rate: {group['lr']}")
+        if not 0 <= group.get("rho", 0) <= 1:
+            raise ValueError(f"Invalid rho value: {group['rho']}")
+        if not group["eps"] >= 0:
+            raise ValueError(f"Invalid epsilon value: {group['eps']}")
+        for k, beta in enumerate(group.get("betas", ())):
+            if not 0 <= beta < 1:
+                raise ValueError(f"Invalid beta parameter at index {k}: {beta}")
+        for name in ("weight_decay", "momentum_decay"):
+            if not group.get(name, 0) >= 0:
+                raise ValueError(f"Invalid {name} value: {group[name]}")
+
+    def _state_of(self, p: Tensor) -> dict[str, Any]:
+        """A parameter's state, made where there is none yet."""
+        state = self.state.get(p)
+        if not state:
+            state = {"step": wrap(np.zeros((), np.float32))}
+            state |= {name: wrap(np.zeros_like(p._array, order="C")) for name in self._kept}
+        return state
+
+    def _line(self, p: Tensor, state: dict[str, Any]) -> tuple[Any, ...]:
+        return (p, p._grad, *(state[name] for name in self._kept))
+
+
+class Adamax(_Adaptive):
+    """Adamax (Kingma & Ba 2014, arXiv:1412.6980).
+
+    m += (g - m)(1 - beta1); u = max(beta2 u, |g| + eps); p -= lr / (1 - beta1^t) * m / u.
+    """
+
+    _kept = ("exp_avg", "exp_inf")
+
+    def __init__(
+        self, params: Any, lr: float = 2e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 0, foreach: bool | None = None, *,
+        maximize: bool = False, differentiable: bool = False, capturable: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            params,
+            {
+                "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
+                "foreach": foreach, "maximize": maximize, "differentiable": differentiable,
+                "capturable": capturable,
+            },
+        )  # fmt: skip
+
+    def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """One step; parameters that have made equally many go in one call."""
+        states = {p: self._state_of(p) for p in params}
+        lines: dict[float, list[Any]] = {}
+        for p, state in states.items():
+            lines.setdefault(state["step"].item() + 1, []).append(self._line(p, state))
+        beta1, beta2 = group["betas"]
+        sign, lr = -1.0 if group["maximize"] else 1.0, float(group["lr"])
+        rest = (sign, float(group["weight_decay"]), 1 - beta1, beta2, float(group["eps"]))
+        _ADAMAX.each([(same, (lr / (1 - beta1**t), *rest)) for t, same in lines.items()])
+        self.keep(states)
+
+
+class NAdam(_Adaptive):
+    """Adam with Nesterov's momentum (Dozat 2016), whose weight grows by `momentum_decay`."""
+
+    _kept = ("exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self, params: Any, lr: float = 2e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 0, momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False, *, foreach: bool | None = None,
+        maximize: bool = False, capturable: bool = False, differentiable: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            params,
+            {
+                "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
+                "momentum_decay": momentum_decay,
+                "decoupled_weight_decay": decoupled_weight_decay, "maximize": maximize,
+                "foreach": foreach, "capturable": capturable, "differentiable": differentiable,
+            },
+        )  # fmt: skip
+
+    def _state_of(self, p: Tensor) -> dict[str, Any]:
+        return {"mu_product": wrap(np.ones((), np.float32))} | super()._state_of(p)
+
+    def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """One step; parameters of equal history go in one call."""
+        states = {p: self._state_of(p) for p in params}
+        beta1, beta2 = group["betas"]
+        lr, decay = float(group["lr"]), float(group["weight_decay"])
+        decoupled = group["decoupled_weight_decay"]
+        lines: dict[tuple[float, float], list[Any]] = {}
+        products = {}
+        for p, state in states.items():
+            t = state["step"].item() + 1
+            product = state["mu_product"]._array * np.float32(self._weight(group, t))
+            products[p] = np.asarray(product)
+            lines.setdefault((t, float(product)), []).append(self._line(p, state))
+        calls = []
+        for (t, product), same in lines.items():
+            mu, after = self._weight(group, t), self._weight(group, t + 1)
+            numbers = (
+                lr * (1 - mu) / (1 - product),
+                lr * after / (1 - product * after),
+                -1.0 if group["maximize"] else 1.0,
+                0.0 if decoupled else decay,
+                1 - beta1,
+                beta2,
+                1 - beta2,
+                1 - beta2**t,
+                float(group["eps"]),
+                1 - lr * decay if decoupled else 1.0,
+            )
+            calls.append((same, numbers))
+        _NADAM.each(calls)
+        for p, state in states.items():
+            state["mu_product"]._array[...] = products[p]
+        self.keep(states)
+
+    @staticmethod
+    def _weight(group: dict[str, Any], t: float) -> float:
+        """The weight of the momentum at step t."""
+        return group["betas"][0] * (1.0 - 0.5 * 0.96 ** (t * group["momentum_decay"]))  # type: ignore[no-any-return]
+
+
+class Adadelta(_Adaptive):
+    """Adadelta (Zeiler 2012, arXiv:1212.5701).
+
+    v = rho v + (1 - rho) g^2; e = sqrt(a + eps) / sqrt(v + eps) g; a = rho a + (1 - rho) e^2;
+    p -= lr e.
+    """
+
+    _kept = ("square_avg", "acc_delta")
+
+    def __init__(
+        self, params: Any, lr: float = 1.0, rho: float = 0.9, eps: float = 1e-6,
+        weight_decay: float = 0, foreach: bool | None = None, *, capturable: bool = False,
+        maximize: bool = False, differentiable: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            params,
+            {
+                "lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay,
+                "maximize": maximize, "capturable": capturable, "foreach": foreach,
+                "differentiable": differentiable,
+            },
+        )  # fmt: skip
+
+    def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """One step."""
+        states = {p: self._state_of(p) for p in params}
+        rho, sign = float(group["rho"]), -1.0 if group["maximize"] else 1.0
+        numbers = (
+            float(group["lr"]), sign, float(group["weight_decay"]), rho, 1 - rho,
+            float(group["eps"]),
+        )  # fmt: skip
+        _ADADELTA([self._line(p, state) for p, state in states.items()], numbers)
+        self.keep(states)
