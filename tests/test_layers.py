@@ -27,12 +27,8 @@ LEVELS = (
     ("tensor", "random", "functions", "value", "custom"),
     ("autograd",),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "drawing",
-<<<<<<< HEAD
-     "drawing_layout", "testing", "linalg", "limits", "backends"),
-    ("capture",),
-=======
      "drawing_layout", "testing", "linalg", "limits", "backends", "types"),
->>>>>>> b-fix
+    ("capture",),
     ("",),
 )  # fmt: skip
 

@@ -8,11 +8,8 @@ import numpy as np
 
 from .. import dtypes
 from ..device import check as check_device
-<<<<<<< HEAD
-from ..graph.node import clock
-=======
 from ..errors import kind_of
->>>>>>> b-fix
+from ..graph.node import clock
 from ..tensor import Tensor, changed, wrap
 from .hooks import Hooked, in_use
 from .parameter import Parameter
