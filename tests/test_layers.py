@@ -65,6 +65,7 @@ LONGEST = 450
 LONGER = {
     "tensor": (680, "one class with the attributes and conversions that PyTorch gives it"),
     "table": (560, "the table is one, and read as one"),
+    "nn.module": (470, "one class with the methods that PyTorch gives it"),
     "kernels.vecmath": (650, "a text for each function and each width, with its error bounds"),
     "random": (500, "a method for each distribution, with PyTorch's errors"),
 }
