@@ -10,12 +10,12 @@ NAMES = {
 adaptive_avg_pool1d adaptive_max_pool1d affine_grid_generator alpha_dropout amp angle
 as_strided_scatter autocast avg_pool1d bartlett_window batch_norm
 binary_cross_entropy_with_logits binomial blackman_window can_cast channel_shuffle
-cholesky_inverse cholesky_solve choose_qparams_optimized classproperty compile
-compiled_with_cxx11_abi complex cond conj conj_physical constant_pad_nd conv3d conv_transpose3d
-convolution corrcoef cosine_embedding_loss cov ctc_loss cumulative_trapezoid dequantize
-diagflat diagonal_scatter digamma distributed distributions dropout eig embedding embedding_bag
-empty_permuted empty_quantized erfinv export feature_alpha_dropout feature_dropout fft fill
-fork frexp frobenius_norm from_file frombuffer func futures fx gcd geqrf get_device
+cholesky_inverse cholesky_solve choose_qparams_optimized classproperty compiled_with_cxx11_abi
+complex cond conj conj_physical constant_pad_nd conv3d conv_transpose3d convolution corrcoef
+cosine_embedding_loss cov ctc_loss cumulative_trapezoid dequantize diagflat diagonal_scatter
+digamma distributed distributions dropout eig embedding embedding_bag empty_permuted
+empty_quantized erfinv export feature_alpha_dropout feature_dropout fft fill fork frexp
+frobenius_norm from_file frombuffer func futures fx gcd geqrf get_device
 get_num_interop_threads gradient grid_sampler grid_sampler_2d grid_sampler_3d group_norm gru
 gru_cell hamming_window hann_window hardshrink heaviside hinge_embedding_loss histogram
 histogramdd hub i0 igamma igammac imag index_reduce instance_norm int_repr is_complex is_conj
