@@ -1,5 +1,6 @@
 """Recorded calls: equal to eager ones, recorded again where something changed, or refused."""
 
+import copy
 import threading
 import warnings
 
@@ -1153,3 +1154,37 @@ def test_options_that_the_function_reads_itself_are_noticed():
     for lr in (0.5, 0.5, 0.25):
         optimizer.param_groups[0]["lr"] = lr
         assert f(torch.ones(1)).item() == lr
+
+
+def test_a_compiled_module_is_a_module():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    compiled = torch.compile(model)
+    assert isinstance(compiled, nn.Module) and len(compiled) == 2 and compiled[1] is model[1]
+    assert [id(p) for p in compiled.parameters()] == [id(p) for p in model.parameters()]
+    compiled.extra = 3
+    assert model.extra == 3
+    compiled.eval()
+    assert not model.training
+    x = torch.ones(4, 3)
+    for _ in range(3):
+        assert torch.equal(compiled(x), model(x))
+    assert "relu" in compiled.source
+    again = copy.deepcopy(compiled)
+    with torch.no_grad():
+        again[0].weight.zero_()
+    assert not torch.equal(again(x), compiled(x)) and torch.equal(compiled(x), model(x))
+    assert torch.equal(nn.Sequential(compiled, nn.Linear(2, 1))[0](x), model(x))
+
+
+def test_a_refusal_that_is_caught_is_raised_at_the_end():
+    @torch.compile
+    def f(x):
+        try:
+            s = float(x.sum())
+        except RuntimeError:
+            s = 0.0
+        return x * s
+
+    with pytest.raises(CaptureError, match="test_capture.py"):
+        f(torch.ones(2))

@@ -1,5 +1,6 @@
 """Compiled functions of Values: the numbers of eager mode, and clear refusals."""
 
+import collections
 import math
 import random
 
@@ -227,7 +228,7 @@ def test_a_value_that_was_kept_is_refused():
         (kept[0] + 1).backward()
 
 
-def test_an_exception_leaves_the_values_alone():
+def test_an_exception_leaves_what_eager_mode_leaves():
     x = Value(4.0)
 
     @microtorch.compile
@@ -235,6 +236,41 @@ def test_an_exception_leaves_the_values_alone():
         x.data = x.data * 2
         raise KeyError("stop")
 
-    with pytest.raises(KeyError):
+    for k in range(1, 4):
+        with pytest.raises(KeyError):
+            step()
+        assert x.data == 4.0 * 2**k
+
+
+@pytest.mark.parametrize("caught", [ValueError, RuntimeError, Exception])
+def test_a_refusal_that_is_caught_is_raised_at_the_end(caught):
+    x = Value(4.0)
+
+    @microtorch.compile
+    def step():
+        try:
+            s = float(x.data)
+        except caught:
+            s = 0.0
+        return x * s
+
+    with pytest.raises(CaptureError, match=r"test_capture_values.py:\d+"):
         step()
-    assert x.data == 4.0
+
+
+def test_results_of_every_structure():
+    Pair = collections.namedtuple("Pair", "a b")
+    x = Value(4.0)
+
+    @microtorch.compile
+    def step():
+        x.data += 1
+        y = x * 2
+        return Pair(y, {"data": y.data, "same": y}), [x, None, 3, "s"]
+
+    for k in range(1, 4):
+        pair, rest = step()
+        assert type(pair) is Pair and pair.a.data == pair.b["data"] == 2 * (4 + k)
+        assert pair.a is pair.b["same"] and rest == [x, None, 3, "s"]
+    with pytest.raises(CaptureError, match="set"):
+        microtorch.compile(lambda: {x * 2})()

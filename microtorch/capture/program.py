@@ -8,10 +8,12 @@ from typing import Any
 
 from .. import dtypes
 from ..graph.node import LEAF, mode
+from ..nn.module import Module
 from ..tensor import TENSORS, Tensor
 from .guards import SIMPLE, Guards
 from .hooks import recording
 from .kept import MISS, Kept, KeptScalars
+from .record import paused
 from .scalars import NumberRead
 from .session import Session
 from .tape import CaptureError, active, refusal
@@ -101,6 +103,9 @@ class Compiled:
             raise AttributeError(name)
         return getattr(self.function, name)
 
+    def __reduce__(self) -> Any:
+        return Compiled, (self.function, self.fallback)
+
     def __get__(self, owner: Any, kind: Any = None) -> Any:
         return self if owner is None else functools.partial(self, owner)
 
@@ -143,9 +148,20 @@ class Compiled:
                 result = self.function(*args, **kwargs)
             except NumberRead as error:
                 session.give_up(error)
+            except Exception as error:
+                if scalars.used and not session.ops and not isinstance(error, CaptureError):
+                    # What has been done to Values so far.
+                    program = scalars.program(None)
+                    scalars.restore()
+                    with paused():
+                        program.run()
+                raise
             if scalars.used and session.ops:
                 raise refusal("Values and tensors are mixed", "Compile the two apart")
             try:
+                if session.live and (failure := scalars.failure or session.failure):
+                    # The function has caught it.
+                    raise failure
                 if session.live and guards.drawn():
                     raise CaptureError(
                         f"{self._where()}: random numbers that are not microtorch's are drawn "
@@ -222,6 +238,40 @@ class Compiled:
                 del self.programs[k]
 
 
+class CompiledModule(Module):
+    """A module whose calls are compiled; everything else is the module's own."""
+
+    def __init__(self, module: Module, fallback: str) -> None:
+        super().__init__()
+        self._orig_mod = module
+        self.__dict__["_compiled"] = Compiled(module, fallback)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module gives."""
+        return self._compiled(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("source", "explain", "save"):
+            return getattr(self.__dict__["_compiled"], name)
+        return getattr(self.__dict__["_orig_mod"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        module = self.__dict__.get("_orig_mod")
+        if module is None or name in ("training", "_hooks"):
+            super().__setattr__(name, value)
+        else:
+            setattr(module, name, value)
+
+    def __len__(self) -> int:
+        return len(self._orig_mod)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._orig_mod[key]  # type: ignore[index]
+
+    def __reduce__(self) -> Any:
+        return CompiledModule, (self._orig_mod, self._compiled.fallback)
+
+
 def compile(fn: Any = None, *, fallback: str = "error") -> Any:
     """A function, or module, that records its first call and runs as one program afterwards.
 
@@ -230,4 +280,4 @@ def compile(fn: Any = None, *, fallback: str = "error") -> Any:
     """
     if fn is None:
         return lambda f: compile(f, fallback=fallback)
-    return Compiled(fn, fallback)
+    return CompiledModule(fn, fallback) if isinstance(fn, Module) else Compiled(fn, fallback)

@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import math
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..graph.node import next_seq
 from ..kernels import jit, text
 from ..table import names_in
 from ..value import ScalarOp, Value
-from .tape import CaptureError, active, read_error
+from .tape import CaptureError, active, place, refusal
 
 _SLOTS = {name: Value.__dict__[name] for name in ("data", "grad")}
 
@@ -41,8 +42,21 @@ class Number:
         self.scalars = scalars
         self.index = index
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return float
+
     def _read(self, *_: Any) -> Any:
-        raise NumberRead(str(read_error("a number of a Value")))
+        error = NumberRead(
+            f"{place(True)}: a number of a Value is read in Python inside a compiled function, "
+            "which the compiled program could not do again. Return it and read it after the call, "
+            'use relu, maximum and the like for choices, or compile with fallback="eager".'
+        )
+        module = sys._getframe(1).f_globals.get("__name__")
+        if module is not None and not module.startswith(("microtorch.", "numpy.")):
+            # The user's code may not go on as if nothing had been asked.
+            self.scalars.failure = self.scalars.failure or error
+        raise error
 
     def __neg__(self) -> Any:
         return self.scalars.note("-x", ("x",), (self,))
@@ -95,6 +109,8 @@ class Scalars:
         self.inputs: dict[tuple[int, str], tuple[Value, str, int, float]] = {}
         self.start = next_seq()
         self.closed = False
+        # Why this cannot be a program, should the function have caught the error.
+        self.failure: NumberRead | None = None
 
     def note(self, formula: str, names: tuple[str, ...], operands: Any) -> Any:
         """The result of a formula.
@@ -104,16 +120,16 @@ class Scalars:
         """
         if self.closed:
             raise CaptureError("a Value made in a compiled function is used outside: return it")
-        if formula == "x + y" and 0.0 in [x for x in operands if x.__class__ is not Number]:
+        if formula == "x + y" and 0.0 in [x for x in operands if type(x) is not Number]:
             # Gradients begin at 0.
-            return next(x for x in operands if x.__class__ is Number)
+            return next(x for x in operands if type(x) is Number)
         places = tuple(self.place(x) for x in operands)
         self.made.append(((formula, names), places))
         return Number(self, len(self.made) - 1)
 
     def place(self, x: Any) -> int:
         """The place of an operand."""
-        if x.__class__ is Number:
+        if type(x) is Number:
             if x.scalars is not self:
                 raise CaptureError("a Value made in another compiled call is used; return it there")
             return x.index  # type: ignore[no-any-return]
@@ -129,7 +145,7 @@ class Scalars:
     def read(self, v: Value, name: str) -> Any:
         """A slot of a Value; those of the caller's Values are inputs."""
         held = _SLOTS[name].__get__(v)
-        if held.__class__ is Number or v.seq < self.start or (id(v), name) in self.inputs:
+        if type(held) is Number or v.seq < self.start or (id(v), name) in self.inputs:
             return held
         self.made.append((None, ()))
         number = Number(self, len(self.made) - 1)
@@ -142,10 +158,12 @@ class Scalars:
         # A Value that is being made has no number yet.
         with contextlib.suppress(AttributeError):
             self.read(v, name)
-        _SLOTS[name].__set__(v, x if x.__class__ is Number else float(x))
+        _SLOTS[name].__set__(v, x if type(x) is Number else float(x))
 
     def restore(self) -> None:
         """Give the caller's Values their numbers back, at the end."""
+        if self.closed:
+            return
         self.closed = True
         for v, name, _, held in self.inputs.values():
             _SLOTS[name].__set__(v, held)
@@ -165,23 +183,39 @@ class Scalars:
                 if name == slot and (place := self.place(_SLOTS[name].__get__(v))) != index:
                     values.append(v)
                     wanted.append(place)
-        structure = self._structure(result, wanted)
+        structure = self._structure(result, wanted, {})
         return ScalarProgram(self, targets, wanted, structure)
 
-    def _structure(self, result: Any, wanted: list[int]) -> Callable[[list[float]], Any]:
-        """A function from the wanted numbers to what the call returns."""
-        if isinstance(result, (tuple, list)):
-            parts, kind = [self._structure(r, wanted) for r in result], type(result)
-            return lambda found: kind(p(found) for p in parts)
+    def _structure(
+        self, result: Any, wanted: list[int], made: dict[int, int]
+    ) -> Callable[[list[Any]], Any]:
+        """A function from the wanted numbers, and the Values of results, to what the call returns.
+
+        made: the place of each Value's two numbers, by its id; one Value is one object.
+        """
         if isinstance(result, Value) and result.seq < self.start:
-            at = len(wanted)
-            wanted += [self.place(_SLOTS[name].__get__(result)) for name in ("data", "grad")]
-            return lambda found: _result(found[at], found[at + 1])
-        if result.__class__ is Number:
-            at = len(wanted)
+            if id(result) not in made:
+                made[id(result)] = len(wanted)
+                wanted += [self.place(_SLOTS[name].__get__(result)) for name in ("data", "grad")]
+            at = made[id(result)]
+            return lambda found: _result(found, at)
+        if type(result) is Number:
+            last = len(wanted)
             wanted.append(result.index)
-            return lambda found: found[at]
-        return lambda found: result
+            return lambda found: found[last]
+        kind = type(result)
+        if kind in (tuple, list) or (isinstance(result, tuple) and hasattr(kind, "_make")):
+            parts = [self._structure(r, wanted, made) for r in result]
+            join = getattr(kind, "_make", kind)
+            return lambda found: join([p(found) for p in parts])
+        if kind is dict:
+            items = {k: self._structure(v, wanted, made) for k, v in result.items()}
+            return lambda found: {k: p(found) for k, p in items.items()}
+        if result is None or isinstance(result, (bool, int, float, str, Value)):
+            return lambda found: result
+        raise refusal(
+            f"an object of type {kind.__name__} is returned", "Return tuples, lists or dicts"
+        )
 
 
 class _Finished:
@@ -206,11 +240,13 @@ class _Finished:
 _FINISHED = _Finished()
 
 
-def _result(data: float, grad: float) -> Value:
-    made = Value(data)
-    made.grad = grad
-    made.op = _FINISHED
-    return made
+def _result(found: list[Any], at: int) -> Value:
+    """The Value of two numbers, made once a call."""
+    if type(found[at]) is not Value:
+        made, made_grad = Value(found[at]), found[at + 1]
+        made.grad, made.op = made_grad, _FINISHED
+        found[at] = made
+    return found[at]  # type: ignore[no-any-return]
 
 
 class ScalarProgram:
@@ -325,7 +361,7 @@ class _Slot:
 def _exactly(self: ScalarOp, *operands: Any) -> Any:
     """A row whose formula asks for the numbers, as one operation."""
     scalars = _recorded()
-    if scalars is None or not any(x.__class__ is Number for x in operands):
+    if scalars is None or not any(type(x) is Number for x in operands):
         return EXACTLY(self, *operands)
     return scalars.note(self.row.formula, self.row.operands, operands)
 
@@ -346,7 +382,7 @@ def _gradients(self: ScalarOp, g: Any, node: Value) -> Any:
 
 
 def _init(self: Value, data: Any, *rest: Any, **label: Any) -> None:
-    if data.__class__ is not Number:
+    if type(data) is not Number:
         return INIT(self, data, *rest, **label)
     INIT(self, 0.0, *rest, **label)
     _SLOTS["data"].__set__(self, data)

@@ -72,6 +72,7 @@ class Session:
             CaptureError: else.
         """
         if not self.lenient:
+            self.failure = self.failure or error
             raise error
         self.live, self.failure, active.tape = False, error, None
 
