@@ -285,8 +285,12 @@ class Update:
         """Update parameters: a line is (parameter, gradient, state ...), of one length."""
         arrays = [tensor._array for line in lines for tensor in line]
         large, small = self._kernels[arrays[0].dtype]
-        numbers = tuple(map(float, numbers))
-        if not small(_packed(numbers), *arrays) and not self._by_table(large, lines, numbers):
+        try:
+            packed = _packed(numbers)
+        except TypeError:
+            numbers = tuple(map(float, numbers))
+            packed = _packed(numbers)
+        if not small(packed, *arrays) and not self._by_table(large, lines, numbers):
             self._in_turn(lines, numbers)
             return
         for line in lines:
@@ -338,4 +342,7 @@ class Update:
 
 @functools.lru_cache(maxsize=64)
 def _packed(numbers: tuple[float, ...]) -> bytes:
+    # A tensor's number may change.
+    if not all(isinstance(n, (int, float)) for n in numbers):
+        raise TypeError("numbers alone")
     return array.array("d", numbers).tobytes()

@@ -71,10 +71,11 @@ class SGD(Optimizer):
             else:
                 known.append((p, p._grad, buffer))
         rate = 1.0 - group["dampening"]
-        calls = [
-            (fresh, (*shared, 0.0, 1.0, *nesterov)),
-            (known, (*shared, momentum, rate, *nesterov)),
-        ]
-        _MOMENTUM.each([call for call in calls if call[0]])
+        calls = []
+        if fresh:
+            calls.append((fresh, (*shared, 0.0, 1.0, *nesterov)))
+        if known:
+            calls.append((known, (*shared, momentum, rate, *nesterov)))
+        _MOMENTUM.each(calls)
         for p, _, buffer in fresh:
             self.state[p]["momentum_buffer"] = buffer
