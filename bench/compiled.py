@@ -14,7 +14,11 @@ import numpy as np
 from .workloads import (
     Step,
     Workload,
-    two_classes,
+    torch_chain,
+    torch_linear_regression,
+    torch_logistic,
+    torch_mlp_adam,
+    torch_mlp_hinge,
     value_moons,
 )
 
@@ -39,71 +43,6 @@ def torch_dispatch20(torch: Any) -> Step:
     return step
 
 
-def torch_linear_regression(torch: Any) -> Step:
-    torch.manual_seed(10)
-    x = torch.rand(20, 1) * 10
-    y = 2 * x + (5 + torch.randn(20, 1))
-    w = torch.randn(1, requires_grad=True)
-    b = torch.zeros(1, requires_grad=True)
-
-    def step() -> Any:
-        loss = (0.5 * (y - (w * x + b)) ** 2).mean()
-        loss.backward()
-        with torch.no_grad():
-            b.sub_(0.005 * b.grad)
-            w.sub_(0.005 * w.grad)
-            w.grad.zero_()
-            b.grad.zero_()
-        return loss
-
-    return step
-
-
-def _training(torch: Any, model: Any, optimizer: Any, loss_of: Callable[[], Any]) -> Step:
-    def step() -> Any:
-        optimizer.zero_grad()
-        loss = loss_of()
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return step
-
-
-def torch_logistic(torch: Any) -> Step:
-    x, y = two_classes(torch)
-    model = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Sigmoid())
-    loss_fn = torch.nn.BCELoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    return _training(torch, model, optimizer, lambda: loss_fn(model(x).squeeze(), y))
-
-
-def torch_mlp_hinge(torch: Any) -> Step:
-    torch.manual_seed(0)
-    nn = torch.nn
-    model = nn.Sequential(
-        nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1)
-    )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    x, y = torch.randn(100, 2), torch.randint(0, 2, (100, 1)) * 2.0 - 1.0
-    return _training(torch, model, optimizer, lambda: (1 - y * model(x)).relu().mean())
-
-
-def torch_chain(n: int) -> Maker:
-    def make(torch: Any) -> Step:
-        x = torch.randn(n, requires_grad=True)
-
-        def step() -> Any:
-            x.grad = None
-            loss = (x.tanh() * x.exp()).sum()
-            loss.backward()
-            return loss
-
-        return step
-
-    return make
-
-
 def torch_two_layer(torch: Any) -> Step:
     torch.manual_seed(0)
     x, y = torch.randn(64, 1000), torch.randn(64, 10)
@@ -120,18 +59,6 @@ def torch_two_layer(torch: Any) -> Step:
         return loss
 
     return step
-
-
-def torch_mlp_adam(torch: Any) -> Step:
-    torch.manual_seed(0)
-    nn = torch.nn
-    model = nn.Sequential(
-        nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
-    )
-    optimizer = torch.optim.Adam(model.parameters())
-    loss_fn = nn.CrossEntropyLoss()
-    x, y = torch.randn(128, 784), torch.randint(0, 10, (128,))
-    return _training(torch, model, optimizer, lambda: loss_fn(model(x), y))
 
 
 # --------------------------------------------------------------------------------- JAX

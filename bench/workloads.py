@@ -50,7 +50,7 @@ def torch_linear_regression(torch: Any) -> Step:
     w = torch.randn(1, requires_grad=True)
     b = torch.zeros(1, requires_grad=True)
 
-    def step() -> None:
+    def step() -> Any:
         y_pred = torch.add(torch.mul(w, x), b)
         loss = (0.5 * (y - y_pred) ** 2).mean()
         loss.backward()
@@ -58,11 +58,12 @@ def torch_linear_regression(torch: Any) -> Step:
         w.data.sub_(0.005 * w.grad)
         w.grad.zero_()
         b.grad.zero_()
+        return loss
 
     return step
 
 
-def two_classes(torch: Any) -> tuple[Any, Any]:
+def _two_classes(torch: Any) -> tuple[Any, Any]:
     torch.manual_seed(10)
     ones = torch.ones(100, 2)
     x = torch.cat((torch.normal(1.7 * ones, 1) + 1, torch.normal(-1.7 * ones, 1) + 1), 0)
@@ -70,16 +71,17 @@ def two_classes(torch: Any) -> tuple[Any, Any]:
 
 
 def torch_logistic(torch: Any) -> Step:
-    x, y = two_classes(torch)
+    x, y = _two_classes(torch)
     model = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Sigmoid())
     loss_fn = torch.nn.BCELoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
-    def step() -> None:
+    def step() -> Any:
         loss = loss_fn(model(x).squeeze(), y)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        return loss
 
     return step
 
@@ -136,11 +138,12 @@ def torch_mlp_hinge(torch: Any) -> Step:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     x, y = torch.randn(100, 2), torch.randint(0, 2, (100, 1)) * 2.0 - 1.0
 
-    def step() -> None:
+    def step() -> Any:
         loss = (1 - y * model(x)).relu().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        return loss
 
     return step
 
@@ -175,21 +178,25 @@ def torch_mlp_adam(torch: Any) -> Step:
     loss_fn = nn.CrossEntropyLoss()
     x, y = torch.randn(128, 784), torch.randint(0, 10, (128,))
 
-    def step() -> None:
+    def step() -> Any:
         optimizer.zero_grad()
-        loss_fn(model(x), y).backward()
+        loss = loss_fn(model(x), y)
+        loss.backward()
         optimizer.step()
+        return loss
 
     return step
 
 
-def _torch_chain(n: int) -> Callable[[Any], Step]:
+def torch_chain(n: int) -> Callable[[Any], Step]:
     def make(torch: Any) -> Step:
         x = torch.randn(n, requires_grad=True)
 
-        def step() -> None:
+        def step() -> Any:
             x.grad = None
-            (x.tanh() * x.exp()).sum().backward()
+            loss = (x.tanh() * x.exp()).sum()
+            loss.backward()
+            return loss
 
         return step
 
@@ -343,8 +350,8 @@ WORKLOADS = (
     Workload("mlp_hinge", "torch", 0.40, _both(torch_mlp_hinge)),
     Workload("two_layer", "torch", 1.00, _both(torch_two_layer)),
     Workload("mlp_adam", "torch", 0.75, _both(torch_mlp_adam)),
-    Workload("chain1e5", "torch", 0.60, _both(_torch_chain(100_000), jax=_jax_chain(100_000))),
-    Workload("chain1e7", "torch", 0.50, _both(_torch_chain(10**7), jax=_jax_chain(10**7))),
+    Workload("chain1e5", "torch", 0.60, _both(torch_chain(100_000), jax=_jax_chain(100_000))),
+    Workload("chain1e7", "torch", 0.50, _both(torch_chain(10**7), jax=_jax_chain(10**7))),
     Workload("scalar_chain", "torch", 0.40, _both(torch_scalar_chain)),
     Workload("value_chain", "micrograd", 0.50, {
         "microtorch": value_chain, "micrograd": value_chain}),
