@@ -14,6 +14,7 @@ import numpy as np
 from .workloads import (
     Step,
     Workload,
+    numba_logistic,
     torch_chain,
     torch_linear_regression,
     torch_logistic,
@@ -207,29 +208,6 @@ def numba_linear_regression(numba: Any) -> Step:
         return loss / np.float32(20)
 
     return lambda: run(x, y, p, g)
-
-
-def numba_logistic(numba: Any) -> Step:
-    x, y = _floats(200, 2), np.repeat(np.float32([0, 1]), 100)
-    state = np.zeros(6, np.float32)
-
-    @numba.njit
-    def run(x: Any, y: Any, s: Any) -> Any:
-        one, n = np.float32(1), np.float32(200)
-        g0 = g1 = gb = loss = np.float32(0)
-        for i in range(200):
-            p = one / (one + math.exp(-(x[i, 0] * s[0] + x[i, 1] * s[1] + s[2])))
-            loss -= y[i] * math.log(p) + (one - y[i]) * math.log1p(-p)
-            d = (p - y[i]) / n
-            g0 += d * x[i, 0]
-            g1 += d * x[i, 1]
-            gb += d
-        for k, g in enumerate((g0, g1, gb)):
-            s[3 + k] = np.float32(0.9) * s[3 + k] + g
-            s[k] -= np.float32(0.01) * s[3 + k]
-        return loss / n
-
-    return lambda: run(x, y, state)
 
 
 def numba_mlp_hinge(numba: Any) -> Step:
