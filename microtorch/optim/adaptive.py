@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..tensor import Tensor, wrap
-from .optimizer import Optimizer, Update
+from .optimizer import Optimizer, State, Update
 
 _ADAMAX = Update("adamax")
 _NADAM = Update("nadam")
@@ -32,12 +32,13 @@ class _Adaptive(Optimizer):
             if not group.get(name, 0) >= 0:
                 raise ValueError(f"Invalid {name} value: {group[name]}")
 
-    def _state_of(self, p: Tensor) -> dict[str, Any]:
+    def _state_of(self, p: Tensor) -> State:
         """A parameter's state, made where there is none yet."""
-        state = self.state.get(p)
+        state: State = self.state.get(p) or State()
         if not state:
-            state = {"step": wrap(np.zeros((), np.float32))}
-            state |= {name: wrap(np.zeros_like(p._array, order="C")) for name in self._kept}
+            state["step"] = wrap(np.zeros((), np.float32))
+            for name in self._kept:
+                state[name] = wrap(np.zeros_like(p._array, order="C"))
         return state
 
     def _line(self, p: Tensor, state: dict[str, Any]) -> tuple[Any, ...]:
@@ -69,12 +70,13 @@ class Adamax(_Adaptive):
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step; parameters that have made equally many go in one call."""
         states = {p: self._state_of(p) for p in params}
-        lines: dict[float, list[Any]] = {}
+        lines: dict[Any, list[Any]] = {}
         for p, state in states.items():
-            lines.setdefault(state["step"].item() + 1, []).append(self._line(p, state))
+            t = self.steps_made(state["step"]._array)
+            lines.setdefault(t, []).append(self._line(p, state))
         beta1, beta2 = group["betas"]
-        sign, lr = -1.0 if group["maximize"] else 1.0, float(group["lr"])
-        rest = (sign, float(group["weight_decay"]), 1 - beta1, beta2, float(group["eps"]))
+        sign, lr = -1.0 if group["maximize"] else 1.0, group["lr"]
+        rest = (sign, group["weight_decay"], 1 - beta1, beta2, group["eps"])
         _ADAMAX.each([(same, (lr / (1 - beta1**t), *rest)) for t, same in lines.items()])
         self.keep(states)
 
@@ -100,8 +102,11 @@ class NAdam(_Adaptive):
             },
         )  # fmt: skip
 
-    def _state_of(self, p: Tensor) -> dict[str, Any]:
-        return {"mu_product": wrap(np.ones((), np.float32))} | super()._state_of(p)
+    def _state_of(self, p: Tensor) -> State:
+        state = super()._state_of(p)
+        if "mu_product" not in state:
+            state["mu_product"] = wrap(np.ones((), np.float32))
+        return state
 
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step; parameters of equal history go in one call."""
@@ -169,10 +174,7 @@ class Adadelta(_Adaptive):
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step."""
         states = {p: self._state_of(p) for p in params}
-        rho, sign = float(group["rho"]), -1.0 if group["maximize"] else 1.0
-        numbers = (
-            float(group["lr"]), sign, float(group["weight_decay"]), rho, 1 - rho,
-            float(group["eps"]),
-        )  # fmt: skip
+        rho, sign = group["rho"], -1.0 if group["maximize"] else 1.0
+        numbers = (group["lr"], sign, group["weight_decay"], rho, 1 - rho, group["eps"])
         _ADADELTA([self._line(p, state) for p, state in states.items()], numbers)
         self.keep(states)

@@ -6,7 +6,7 @@ import functools
 import itertools
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -167,7 +167,7 @@ class Optimizer:
         """Update parameters that have gradients; every optimizer overrides this."""
         raise NotImplementedError
 
-    def keep(self, states: dict[Any, dict[str, Any]]) -> None:
+    def keep(self, states: Mapping[Any, dict[str, Any]]) -> None:
         """Enter the states of parameters that have made a step, and count it."""
         self.state.update(states)
         for state in states.values():
