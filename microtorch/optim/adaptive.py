@@ -32,9 +32,9 @@ class _Adaptive(Optimizer):
             if not group.get(name, 0) >= 0:
                 raise ValueError(f"Invalid {name} value: {group[name]}")
 
-    def _state_of(self, p: Tensor) -> State:
+    def _state_of(self, p: Tensor) -> dict[str, Any]:
         """A parameter's state, made where there is none yet."""
-        state: State = self.state.get(p) or State()
+        state: dict[str, Any] = self.state.get(p) or State()
         if not state:
             state["step"] = wrap(np.zeros((), np.float32))
             for name in self._kept:
@@ -102,7 +102,7 @@ class NAdam(_Adaptive):
             },
         )  # fmt: skip
 
-    def _state_of(self, p: Tensor) -> State:
+    def _state_of(self, p: Tensor) -> dict[str, Any]:
         state = super()._state_of(p)
         if "mu_product" not in state:
             state["mu_product"] = wrap(np.ones((), np.float32))
