@@ -142,7 +142,7 @@ def scaled_dot_product_attention(
     chances = softmax(scores, -1)
     if hidden is not None or attn_mask is not None:
         blind = (scores._array == -np.inf).all(-1, keepdims=True)
-        if blind.any():
+        if cpu.any_true(blind):
             chances = where(wrap(blind), 0.0, chances)
     if dropout_p:
         chances = tensors.dropout(chances, dropout_p)
