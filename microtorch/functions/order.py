@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import cpu
 from ..tensor import Tensor, normal_dim, wrap
 from .elementwise import FUNCTIONS
 from .gather import gather, in_shape, key_along, lifted
@@ -36,7 +37,7 @@ def _order(a: Array, dim: int, descending: bool) -> Array:
 
 def _known(a: Array) -> bool:
     """Whether an array has no nan."""
-    return a.dtype.kind != "f" or not np.isnan(a).any()
+    return a.dtype.kind != "f" or not cpu.any_true(np.isnan(a))
 
 
 def _ranked(a: Array, dim: int, rank: int) -> Array:
