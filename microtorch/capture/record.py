@@ -375,18 +375,18 @@ def _copied(tape: Any, results: list[Any], function: Any, x: Any, *_: Any, **opt
 
 @rule("reshape ravel flatten")
 def _flattened(
-    tape: Any, results: list[Any], function: Any, x: Any, *args: Any, order: str = "C"
+    tape: Any, results: list[Any], function: Any, x: Any, *args: Any, order: str = "C", **_: Any
 ) -> Any:
     """A copy of another shape: the same elements in the same order."""
     order = next((a for a in args if isinstance(a, str)), order)
-    if order not in "CK" or type(x) is not Traced:
+    if order not in "CK" or type(x) is not Traced or x.dtype == np.float16:
         return False
     turned = np.argsort([-abs(s) for s in x.strides], kind="stable")
     source = permuted(x.ref, turned) if order == "K" else x.ref
     steps = [math.prod(source.shape[d + 1 :]) for d in range(len(source.shape))]
     target = Ref(results[0].ref.storage, source.shape, tuple(steps))
     tape.emit(Map((target,), (source,), formulas=("x",), names=("x",), label="copy"))
-    return x.dtype != np.float16
+    return True
 
 
 @rule("stack concatenate")
@@ -408,7 +408,9 @@ def _joined(
 
 
 @rule("copyto")
-def _copyto(tape: Any, results: list[Any], function: Any, x: Any, value: Any, **_: Any) -> Any:
+def _copyto(tape: Any, results: list[Any], function: Any, x: Any, value: Any, **options: Any) -> Any:
+    if options.keys() - {"casting"}:
+        return False
     return _setitem(tape, results, function, x, ..., value)
 
 
