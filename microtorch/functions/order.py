@@ -48,7 +48,7 @@ def _ranked(a: Array, dim: int, rank: int) -> Array:
     value = np.partition(rows, rank, -1)[..., rank, None]
     same = rows == value
     below = (rows < value).sum(-1, keepdims=True)
-    if (below < rank).any():
+    if cpu.any_true(below < rank):
         # Some of the equal elements come before.
         same &= same.cumsum(-1) == rank - below + 1
     return np.moveaxis(same.argmax(-1)[..., None], -1, dim)
