@@ -138,7 +138,7 @@ def perform(
     sources = recorded(given)
     if any(x.tape is not tape for x in sources):
         raise refusal("an array of another recording is used", "Keep calls apart")
-    if name in WRITES and not effect:
+    if name in WRITES and function not in (np.sort, np.partition) and not effect:
         target = args[0]
     elif options.get("out") is not None:
         target = options["out"]
