@@ -110,7 +110,7 @@ class Interpreter:
                     outs[0][...] = REDUCE[op.fold](full, axis=op.dims)
                 elif isinstance(op, Product):
                     outs[0][...] = np.matmul(*ins)
-                elif isinstance(op, Rows):
+                elif isinstance(op, Rows) and outs[0].size:
                     _rows(op.name, ins, outs[0])
                 elif isinstance(op, Call):
                     op.function(outs, ins)

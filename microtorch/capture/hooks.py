@@ -7,6 +7,7 @@ the last one ends. In other threads they do what was there before.
 import builtins
 import contextlib
 import functools
+import inspect
 import sys
 import threading
 import time
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from .. import random
-from ..functions import loss
+from ..functions import criteria, loss
+from ..functions.random import normal as random_normal
 from ..kernels import cpu
 from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
@@ -237,7 +239,10 @@ def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) 
 
 # -------------------------------------------------------------------------- installation
 FIRST_OUTSIDE, PUT_INDEX = cpu.first_outside, cpu.put_index
-CHECKS |= {f.__code__ for f in (loss.binary_cross_entropy, loss._refuse)}
+CHECKS |= {
+    inspect.unwrap(f).__code__
+    for f in (loss.binary_cross_entropy, loss._refuse, criteria.gaussian_nll_loss, random_normal)
+}
 _WHOLE = """conv conv_input conv_weight windows windows_back window_max window_sum window_spread
 recurrence products_of_others cofactors inv svd qr eigh cholesky solve pinv put_along"""
 _DRAWS = """manual_seed seed set_state set_state_bytes get_state uniform normal exponential randint

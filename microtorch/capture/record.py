@@ -138,7 +138,7 @@ def perform(
     sources = recorded(given)
     if any(x.tape is not tape for x in sources):
         raise refusal("an array of another recording is used", "Keep calls apart")
-    if name in WRITES and not effect:
+    if name in WRITES and function not in (np.sort, np.partition) and not effect:
         target = args[0]
     elif options.get("out") is not None:
         target = options["out"]
@@ -161,7 +161,7 @@ def perform(
         results, new = [target], [0]
     elif all(isinstance(v, (np.ndarray, np.generic)) for v in values):
         parents = [next((s for s in sources if _within(v, s)), None) for v in values]
-        results = [tape.view(p, v) if p is not None else v if known else tape.fresh(v)
+        results = [tape.view(p, v) if p is not None else np.asarray(v) if known else tape.fresh(v)
                    for v, p in zip(values, parents, strict=True)]  # fmt: skip
         new = [k for k, p in enumerate(parents) if p is None and not known]
     else:
@@ -375,18 +375,18 @@ def _copied(tape: Any, results: list[Any], function: Any, x: Any, *_: Any, **opt
 
 @rule("reshape ravel flatten")
 def _flattened(
-    tape: Any, results: list[Any], function: Any, x: Any, *args: Any, order: str = "C"
+    tape: Any, results: list[Any], function: Any, x: Any, *args: Any, order: str = "C", **_: Any
 ) -> Any:
     """A copy of another shape: the same elements in the same order."""
     order = next((a for a in args if isinstance(a, str)), order)
-    if order not in "CK" or type(x) is not Traced:
+    if order not in "CK" or type(x) is not Traced or x.dtype == np.float16:
         return False
     turned = np.argsort([-abs(s) for s in x.strides], kind="stable")
     source = permuted(x.ref, turned) if order == "K" else x.ref
     steps = [math.prod(source.shape[d + 1 :]) for d in range(len(source.shape))]
     target = Ref(results[0].ref.storage, source.shape, tuple(steps))
     tape.emit(Map((target,), (source,), formulas=("x",), names=("x",), label="copy"))
-    return x.dtype != np.float16
+    return True
 
 
 @rule("stack concatenate")
@@ -408,7 +408,9 @@ def _joined(
 
 
 @rule("copyto")
-def _copyto(tape: Any, results: list[Any], function: Any, x: Any, value: Any, **_: Any) -> Any:
+def _copyto(tape: Any, results: list[Any], function: Any, x: Any, value: Any, **options: Any) -> Any:
+    if options.keys() - {"casting"}:
+        return False
     return _setitem(tape, results, function, x, ..., value)
 
 

@@ -16,13 +16,12 @@ from .product import matmul
 from .view import matrix_transpose, reshape
 
 
-def _embedding_rule(F: Any, g: Any, const: Any, *_: Any) -> tuple[Any, ...]:
+def _embedding_rule(F: Any, g: Any, const: Any, input: Any) -> tuple[Any, ...]:
     """Rows are added up where they came from, those of the padding left out."""
     places, shape, padding = const
     rows = F.reshape(g, (-1, shape[1]))
     if padding is not None:
-        kept = np.flatnonzero(places != padding)
-        rows, places = F.take_index(rows, (kept,)), places[kept]
+        rows = F.where(F.reshape(input != padding, (-1, 1)), rows, 0.0)
     return (F.put_index(rows, (places,), shape),)
 
 
@@ -142,7 +141,7 @@ def scaled_dot_product_attention(
     chances = softmax(scores, -1)
     if hidden is not None or attn_mask is not None:
         blind = (scores._array == -np.inf).all(-1, keepdims=True)
-        if blind.any():
+        if cpu.any_true(blind):
             chances = where(wrap(blind), 0.0, chances)
     if dropout_p:
         chances = tensors.dropout(chances, dropout_p)

@@ -150,7 +150,7 @@ def slogdet(A: Tensor) -> Any:
 def logdet(input: Tensor) -> Tensor:
     """Logarithms of determinants; nan where they are negative."""
     sign, logabs = slogdet(input)
-    if (sign._array >= 0).all():
+    if not cpu.any_true(sign._array < 0):
         return logabs
     return where(sign < 0, float("nan"), logabs)
 

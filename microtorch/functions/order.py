@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import cpu
 from ..tensor import Tensor, normal_dim, wrap
 from .elementwise import FUNCTIONS
 from .gather import gather, in_shape, key_along, lifted
@@ -36,7 +37,7 @@ def _order(a: Array, dim: int, descending: bool) -> Array:
 
 def _known(a: Array) -> bool:
     """Whether an array has no nan."""
-    return a.dtype.kind != "f" or not np.isnan(a).any()
+    return a.dtype.kind != "f" or not cpu.any_true(np.isnan(a))
 
 
 def _ranked(a: Array, dim: int, rank: int) -> Array:
@@ -47,7 +48,7 @@ def _ranked(a: Array, dim: int, rank: int) -> Array:
     value = np.partition(rows, rank, -1)[..., rank, None]
     same = rows == value
     below = (rows < value).sum(-1, keepdims=True)
-    if (below < rank).any():
+    if cpu.any_true(below < rank):
         # Some of the equal elements come before.
         same &= same.cumsum(-1) == rank - below + 1
     return np.moveaxis(same.argmax(-1)[..., None], -1, dim)
