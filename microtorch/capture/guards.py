@@ -6,14 +6,21 @@ was found is compared before each later call, by one expression. What belongs to
 compared only after the global counter `clock.epoch` has moved, which assignments to them do.
 """
 
+import array
+import builtins
+import dis
 import functools
+import io
+import os
+import queue
 import random
 import re
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import random as numpy_random
@@ -21,27 +28,86 @@ from numpy import random as numpy_random
 from ..graph.node import Node
 from ..nn.module import Module
 from ..tensor import Tensor
-from .tape import OUTSIDE
+from .tape import OUTSIDE, CaptureError
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, type(...))
 _LIBRARY = (*(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")), *OUTSIDE)
-_CONTAINERS = (list, tuple, set, frozenset, dict)
+CONTAINERS = (list, tuple, set, frozenset, dict, deque)
 _WRAPPERS = (types.MethodType, staticmethod, classmethod)
 # Objects that are no owners of attributes of the user's.
-_CLOSED = (*SIMPLE, *_CONTAINERS, *_WRAPPERS, types.FunctionType, types.BuiltinFunctionType,
+_CLOSED = (*SIMPLE, *CONTAINERS, *_WRAPPERS, types.FunctionType, types.BuiltinFunctionType,
            property, functools.partial, np.ndarray, np.ufunc, np.dtype, Tensor, Node)  # fmt: skip
 _GENERATORS = (random.Random, numpy_random.Generator, numpy_random.RandomState)
+# What gives something else at each call, or does something outside: names in modules.
+_UNREPEATABLE = {
+    "time": "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time "
+    "process_time_ns thread_time thread_time_ns localtime gmtime ctime sleep",
+    "datetime": "now utcnow today", "sys": "stdin stdout stderr", "os": "urandom",
+    "posix": "urandom", "uuid": "uuid1 uuid4", "secrets": "token_bytes token_hex randbits choice",
+}  # fmt: skip
+CLOCKS = _UNREPEATABLE["time"].split()
 
 
-def frozen(value: Any, depth: int = 2) -> Any:
+def simple(value: Any) -> Any:
+    """What is equal for equal numbers and strings only: -0.0 is not 0.0, and nan is nan."""
+    return value.__class__, value if value and value == value else repr(value)
+
+
+def frozen(value: Any, depth: int = 8) -> Any:
     """A value as it is now: simple ones and containers of them by value, others by identity."""
     if isinstance(value, SIMPLE):
-        return (type(value), value if value == value else "nan")
-    if depth and isinstance(value, (list, tuple, set, frozenset)):
-        return (type(value), *[frozen(v, depth - 1) for v in value])
+        return simple(value)
     if depth and isinstance(value, dict):
-        return (type(value), *[(k, frozen(v, depth - 1)) for k, v in value.items()])
+        pairs = value.items()
+        return (type(value), *[(frozen(k, depth - 1), frozen(v, depth - 1)) for k, v in pairs])
+    if depth and isinstance(value, CONTAINERS):
+        return (type(value), *[frozen(v, depth - 1) for v in value])
     return id(value)
+
+
+class Names(NamedTuple):
+    """The names in the code of a function and of those nested in it."""
+
+    variables: frozenset[str]
+    attributes: frozenset[str]
+    modules: frozenset[str]
+    # Strings that `getattr` and the like may be called with.
+    texts: frozenset[str]
+
+
+_KINDS = {
+    "LOAD_GLOBAL": 0, "LOAD_NAME": 0, "STORE_GLOBAL": 0, "DELETE_GLOBAL": 0,
+    "LOAD_ATTR": 1, "LOAD_METHOD": 1, "LOAD_SUPER_ATTR": 1, "STORE_ATTR": 1, "DELETE_ATTR": 1,
+    "IMPORT_FROM": 1, "IMPORT_NAME": 2,
+}  # fmt: skip
+_BY_TEXT = {"getattr", "hasattr", "setattr", "delattr", "vars", "__dict__", "globals"}
+
+
+@functools.lru_cache(1000)
+def names_of_code(code: types.CodeType) -> Names:
+    """What the names in code stand for."""
+    found: tuple[set[str], ...] = (set(), set(), set(), set())
+    for step in dis.get_instructions(code):
+        if step.opname in _KINDS:
+            found[_KINDS[step.opname]].add(step.argval)
+    if _BY_TEXT & (found[0] | found[1]):
+        found[3].update(filter(str.isidentifier, _texts(code.co_consts)))
+        found[1].update(found[3])
+        if "globals" in found[0]:
+            found[0].update(found[3])
+    for c in code.co_consts:
+        if isinstance(c, types.CodeType):
+            for own, nested in zip(found, names_of_code(c), strict=True):
+                own |= nested
+    return Names(*map(frozenset, found))
+
+
+def _texts(constants: Any) -> Iterator[str]:
+    for c in constants:
+        if isinstance(c, str):
+            yield c
+        elif isinstance(c, (tuple, frozenset)):
+            yield from _texts(c)
 
 
 class Guards:
@@ -56,17 +122,32 @@ class Guards:
         # What was noted, in words and with the text that compares it.
         self.places: dict[Any, tuple[str, str]] = {}
         self.modules: dict[Module, Any] = {}
+        # The containers among the arguments, by their ids.
+        self._held: dict[int, Any] = {}
         self.arrays: list[Any] = []
         # What the user's code calls tensors, by their ids.
         self.labels: dict[int, str] = {}
+        # Why this cannot be recorded at all.
+        self.refusal: CaptureError | None = None
+        self._place = ""
+        self._problem = ""
         self._names: set[str] = set()
+        self._by_text: set[str] = set()
         self._seen: dict[int, Any] = {}
         self._random: list[tuple[Callable[[], Any], Any]] = []
         self._walk((random._inst, numpy_random.mtrand._rand, function))  # type: ignore[attr-defined]
         # Tensors that the function reaches by itself: as arguments, they are the same ones again.
         self.tensors = {k for k, v in self._seen.items() if isinstance(v, Tensor)}
         self.tensors |= {id(t) for m in self.modules for t in m.buffers(False)}
-        self._walk(arguments)
+        self._arguments(arguments)
+        self._walk(())
+        for value in list(self._seen.values()):
+            self._finish(value)
+        if self._problem:
+            self.refusal = CaptureError(
+                f"{self._place}: {self._problem} inside a compiled function, which later calls "
+                'would not do again. Do that outside, or compile with fallback="eager".'
+            )
         self._seen.clear()
 
     def _walk(self, values: Iterable[Any]) -> None:
@@ -76,6 +157,29 @@ class Guards:
             for value in list(self._seen.values()):
                 self._attributes(value)
 
+    def _arguments(self, value: Any) -> None:
+        """Walk from the arguments: their containers, new at each call, are part of the key."""
+        if not isinstance(value, CONTAINERS):
+            if isinstance(value, Tensor) and id(value) not in self.tensors:
+                for name in self._names & value.__dict__.keys():
+                    if name[0] != "_":
+                        self._refuse(f"the attribute {name} of an argument is read")
+            return self._visit(value)
+        if id(value) in self._held:
+            return None
+        self._held[id(value)] = value
+        if not isinstance(value, (tuple, frozenset)):
+            words = f"a {type(value).__name__} among the arguments"
+            self.places[id(value), ""] = words, self._contents(value)
+        for part in (*_parts(value), getattr(value, "__dict__", None)):
+            self._arguments(part)
+        if type(value) not in CONTAINERS:
+            self._visit(type(value))
+        return None
+
+    def _refuse(self, problem: str) -> None:
+        self._problem = self._problem or problem
+
     def name(self, value: Any) -> str:
         """The name of an object, which is held."""
         name = f"v{id(value)}"
@@ -84,8 +188,20 @@ class Guards:
 
     def add(self, text: str, *values: Any) -> str:
         """Add a comparison of objects."""
-        self.texts.append(text.format(*map(self.name, values)))
+        self.texts.append(self._text(text, *values))
         return self.texts[-1]
+
+    def _text(self, text: str, *values: Any) -> str:
+        return text.format(*map(self.name, values))
+
+    def _contents(self, value: Any) -> str:
+        """A comparison of what a container contains; containers in it are compared apart."""
+        parts = _parts(value)
+        self.name(parts)
+        ids = "[*map(id, {0}), *map(id, {0}.values())]" if isinstance(value, dict) else (
+            "[*map(id, {0})]")  # fmt: skip
+        text = f"({ids} == {{1}} or frozen({{0}}) == {{2}})"
+        return self._text(text, value, list(map(id, parts)), frozen(value))
 
     def note(self, words: str, owner: Any, text: str) -> None:
         """Compare one value, `owner` followed by a text, with what it is now."""
@@ -97,24 +213,19 @@ class Guards:
             return
         if isinstance(value, Tensor):
             self.labels.setdefault(id(value), re.split(r"[ .]", words)[-1])
-        simple = isinstance(value, SIMPLE) or (
-            isinstance(value, tuple) and all(isinstance(v, SIMPLE) for v in value)
-        )
-        same, by_value = f"{{0}}{text} is {{1}}", f"frozen({{0}}{text}) == {{2}}"
-        if simple:
-            same = f"({same} or {by_value})"
-        elif isinstance(value, _CONTAINERS):
-            same = by_value
+        same = f"{{0}}{text} is {{1}}"
+        if isinstance(value, (*SIMPLE, *CONTAINERS)):
+            same = f"({same} or frozen({{0}}{text}) == {{2}})"
         self.places[id(owner), text] = words, self.add(same, owner, value, frozen(value))
-        self._visit(value)
+        self._visit(value, words)
 
     # ---------------------------------------------------------------------------- the walk
-    def _visit_all(self, values: Iterable[Any]) -> None:
+    def _visit_all(self, values: Iterable[Any], words: str = "") -> None:
         for value in values:
-            self._visit(value)
+            self._visit(value, words)
 
-    def _visit(self, value: Any) -> None:
-        """Walk through a value, once."""
+    def _visit(self, value: Any, words: str = "") -> None:
+        """Walk through a value, once; `words` say where a container was found."""
         if isinstance(value, SIMPLE) or id(value) in self._seen:
             return
         self._seen[id(value)] = value
@@ -126,8 +237,13 @@ class Guards:
             self._visit(value.fget)
         elif isinstance(value, functools.partial):
             self._visit_all((value.func, value.args, value.keywords))
-        elif isinstance(value, _CONTAINERS):
-            self._visit_all(value.values() if isinstance(value, dict) else value)
+        elif isinstance(value, CONTAINERS):
+            # Containers in it are compared by themselves.
+            if not isinstance(value, (tuple, frozenset)):
+                words = words or f"a {type(value).__name__}"
+                self.texts.append(self._contents(value))
+                self.places.setdefault((id(value), ""), (words, self.texts[-1]))
+            self._visit_all(_parts(value), words)
         elif isinstance(value, np.ndarray):
             # The package makes constants of its elements.
             self.arrays.append(value)
@@ -144,6 +260,18 @@ class Guards:
         elif isinstance(value, _GENERATORS):
             state = functools.partial(_state, value)
             self._random.append((state, state()))
+        elif isinstance(value, (bytearray, memoryview, array.array)):
+            self.add("bytes({}) == {}", value, bytes(value))
+        elif isinstance(value, os._Environ):
+            self.places[id(value), ""] = (
+                "os.environ",
+                self.add("{0}._data == {1}", value, dict(value._data)),
+            )
+        elif isinstance(value, (queue.Queue, queue.SimpleQueue)) or (
+            isinstance(value, Iterator) and _of_library(None, type(value).__module__)
+        ):
+            kind = "a file" if isinstance(value, io.IOBase) else f"a {type(value).__name__}"
+            self._refuse(f"{kind} is used ({words})" if words else f"{kind} is used")
         self._visit(getattr(value, "__dict__", {}).get("__wrapped__"))
 
     def _function(self, function: Any) -> None:
@@ -151,13 +279,22 @@ class Guards:
         code = function.__code__
         own = not _of_library(code.co_filename, function.__globals__.get("__name__"))
         if own:
+            self._place = self._place or f"{code.co_filename}:{code.co_firstlineno}"
             self.add("{0}.__code__ is {1}", function, code)
-            self.add("{0}.__defaults__ is {1}", function, function.__defaults__)
-            names = _names(code)
-            self._names |= names
-            for name in names & function.__globals__.keys():
-                self.note(f"the global {name}", function.__globals__, f"[{name!r}]")
-            self._visit_all((function.__defaults__, function.__kwdefaults__))
+            if code.co_argcount:
+                self.add("{0}.__defaults__ is {1}", function, function.__defaults__)
+            if code.co_kwonlyargcount:
+                self.add("{0}.__kwdefaults__ is {1}", function, function.__kwdefaults__)
+            names = names_of_code(code)
+            self._names |= names.attributes
+            self._by_text |= names.texts
+            self._imported(names.modules, function.__globals__)
+            for name in names.variables:
+                if name in function.__globals__:
+                    self.note(f"the global {name}", function.__globals__, f"[{name!r}]")
+                elif name not in vars(builtins):
+                    self._lacks(f"the global {name}", function.__globals__, name)
+            self._visit_all((function.__defaults__, function.__kwdefaults__), "a default")
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 value = cell.cell_contents
@@ -167,6 +304,26 @@ class Guards:
                 self.note(f"the variable {name}", cell, ".cell_contents")
             else:
                 self._visit(value)
+
+    def _lacks(self, words: str, owner: dict[str, Any], *names: str) -> None:
+        """Note that names are not there."""
+        if names and (id(owner), names) not in self.places:
+            text = "{1}.isdisjoint({0})" if len(names) > 1 else f"{names[0]!r} not in {{0}}"
+            text = self.add(text, owner, frozenset(names))
+            self.places[id(owner), names] = words, text
+
+    def _imported(self, names: Iterable[str], variables: dict[str, Any]) -> None:
+        """Walk through modules that are imported in a function."""
+        package = str(variables.get("__package__") or "")
+        for name in names:
+            parents = [".".join(package.split(".")[:n]) for n in range(package.count(".") + 2)]
+            full = [f"{p}.{name}".strip(".") for p in parents]
+            found = [sys.modules[n] for n in (name, *full) if n in sys.modules]
+            if not found:
+                self._lacks(f"that the module {name} is imported", sys.modules, name)
+            for module in found:
+                self._visit(module)
+                self._visit(sys.modules.get(module.__name__.partition(".")[0]))
 
     def _attributes(self, value: Any) -> None:
         """Note the attributes of an object that any of the walked code names."""
@@ -179,16 +336,50 @@ class Guards:
                 if not _of_library(None, base.__module__):
                     for name in self._used_in(base):
                         self.note(f"{base.__name__}.{name}", base, f".__dict__[{name!r}]")
-        elif not isinstance(value, _CLOSED):
+        elif isinstance(value, (types.FunctionType, Tensor)):
+            for name in self._names & value.__dict__.keys():
+                if name[0] != "_":
+                    self.note(f"the attribute {name}", value, f".{name}")
+        elif not isinstance(value, _CLOSED) or self._subclassed(value):
             if not type(value).__module__.startswith(("microtorch.capture", "numpy")):
                 for name in self._names & _names_of(value):
                     found = value.__dict__.get(name) if isinstance(value, Module) else None
                     # Attributes of modules are compared after epochs, but for what they contain.
-                    if found is not None and not isinstance(found, _CONTAINERS):
+                    if found is not None and not isinstance(found, CONTAINERS):
                         self._visit(found)
                     else:
                         self.note(f"{type(value).__name__}.{name}", value, f".{name}")
                 self._visit(type(value))
+
+    def _subclassed(self, value: Any) -> bool:
+        kind = type(value)
+        return isinstance(value, CONTAINERS) and not _of_library(None, kind.__module__)
+
+    def _finish(self, value: Any) -> None:
+        """Note what objects lack, now that all names are known, and look for what cannot be done."""
+        kind = type(value)
+        own = value.__name__ if isinstance(value, types.ModuleType) else getattr(
+            value, "__module__", None)  # fmt: skip
+        if isinstance(value, types.BuiltinFunctionType | types.FunctionType):
+            if value.__name__ in _UNREPEATABLE.get(str(own), "").split():
+                self._refuse(f"{value.__name__}() is called")
+        elif isinstance(value, types.ModuleType | type):
+            # Calls of clocks by way of their module are noticed as they happen.
+            for name in self._names & set(_UNREPEATABLE.get(str(own), "").split()) - set(CLOCKS):
+                self._refuse(f"{own}'s {name} is used")
+            if value is os and self._names & {"environ", "environb", "getenv"}:
+                self._visit(os.environ)
+        if isinstance(value, type):
+            for base in value.__mro__:
+                if not _of_library(None, base.__module__) and (id(base), "") not in self.places:
+                    text = self.add("len({0}.__dict__) == {1}", base, len(base.__dict__))
+                    self.places[id(base), ""] = f"the class {base.__name__}", text
+        elif isinstance(value, types.FunctionType):
+            self._lacks("a function's attribute", vars(value), *self._by_text - vars(value).keys())
+        elif not isinstance(value, (*_CLOSED, types.ModuleType, Module)) or self._subclassed(value):
+            held = getattr(value, "__dict__", None)
+            if isinstance(held, dict) and not kind.__module__.startswith(("microtorch", "numpy")):
+                self._lacks(f"an attribute of {kind.__name__}", held, *self._names - held.keys())
 
     def _used_in(self, kind: type) -> set[str]:
         special = {n for n, v in vars(kind).items() if n[:2] == "__" and callable(v)}
@@ -246,10 +437,9 @@ def of_library(frame: Any) -> bool:
     return _of_library(frame.f_code.co_filename, frame.f_globals.get("__name__"))
 
 
-def _names(code: Any) -> set[str]:
-    """Names that a function and those nested in it use."""
-    nested = (c for c in code.co_consts if isinstance(c, types.CodeType))
-    return set(code.co_names).union(*map(_names, nested))
+def _parts(value: Any) -> list[Any]:
+    """What a container contains: of a dict, the keys and the values."""
+    return [*value, *value.values()] if isinstance(value, dict) else list(value)
 
 
 def _names_of(value: Any) -> set[str]:

@@ -8,13 +8,18 @@ import builtins
 import contextlib
 import functools
 import inspect
+import logging
+import os
+import random as python_random
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from numpy.random import bit_generator as numpy_seeds
 
 from .. import random
 from ..functions import criteria, loss
@@ -23,11 +28,11 @@ from ..kernels import cpu
 from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor
-from .guards import of_library
+from .guards import CLOCKS, of_library
 from .record import MAKES, paused, plain, recorded
 from .scalars import HOOKS as SCALAR_HOOKS
 from .session import ARRAY, ArrayHook, GradHook, Session
-from .tape import active, read_error, refusal
+from .tape import CaptureError, active, read_error, refusal
 from .traced import CHECKS, Traced
 from .updates import counting, stepping, updating
 
@@ -143,15 +148,29 @@ def _drawing(name: str) -> Any:
     return _instead(method)(draw)
 
 
-def _refusing(what: str, function: Any) -> Any:
+# Library code that calls what is refused where the user's code calls it.
+_BETWEEN = ("logging", "random")
+
+
+def _refusing(what: str, function: Any, always: bool = False) -> Any:
     """What the program could not do again, where the user's code calls it."""
 
     def refuse(*args: Any, **options: Any) -> Any:
-        if not of_library(sys._getframe(2)):
-            active.tape.give_up(refusal(what, "Do that outside"))
+        frame: Any = sys._getframe(2)
+        while frame and of_library(frame) and (always or frame.f_globals["__name__"] in _BETWEEN):
+            frame = frame.f_back
+        if always or not of_library(frame):
+            at = f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame else ""
+            words = f'{at}{what}. Do that outside, or compile with fallback="eager".'
+            active.tape.give_up(CaptureError(words))
         return function(*args, **options)
 
     return _instead(function)(refuse)
+
+
+def _seeding(self: Any, a: Any = None, version: int = 2) -> None:
+    """`random.Random.seed`: from the clock, a program could not do it again."""
+    (_RANDOM_SEED if a is None else _SEED)(self, a, version)
 
 
 def _reading(name: str) -> Any:
@@ -247,15 +266,23 @@ _WHOLE = """conv conv_input conv_weight windows windows_back window_max window_s
 recurrence products_of_others cofactors inv svd qr eigh cholesky solve pinv put_along"""
 _DRAWS = """manual_seed seed set_state set_state_bytes get_state uniform normal exponential randint
 random randperm bernoulli bernoulli_scalar dropout_mask multinomial rand"""
-_CLOCKS = "time time_ns monotonic perf_counter perf_counter_ns process_time sleep"
+_SEED = python_random.Random.seed
+_RANDOM_SEED = _refusing("a generator is made without a seed", _SEED)
 _HOOKS: list[tuple[Any, str, Any]] = [
     (Tensor, "_array", ArrayHook()), (Tensor, "_grad", GradHook()),
     (ByDtype, "__missing__", _aside(ByDtype.__missing__)),
     *((Tensor, n, _reading(n)) for n in ("numpy", "__repr__", "__format__", "data_ptr")),
     *((random.Generator, n, _drawing(n)) for n in _DRAWS.split()),
     *((owner, n, _refusing(f"{n}() is called", getattr(owner, n)))
-      for owner, names in ((builtins, "print input open"), (time, _CLOCKS))
-      for n in names.split()),
+      for owner, names in ((builtins, ("print", "input", "open")), (time, CLOCKS),
+                           (os, ("urandom",)), (logging.Logger, ("_log",)))
+      for n in names),
+    *((owner, n, _refusing("a thread is used", getattr(owner, n), True))
+      for owner, n in ((threading.Thread, "start"), (ThreadPoolExecutor, "submit"))),
+    (numpy_seeds, "randbits",
+     _refusing("a generator is made without a seed", numpy_seeds.randbits)),
+    (python_random.Random, "seed", _instead(_SEED)(_seeding)),
+    (Tensor, "_version", property(_refusing("_version is read", Tensor.__dict__["_version"].fget))),
     *SCALAR_HOOKS,
     (cpu, "constant", _aside(cpu.constant)), (cpu, "full", _aside(cpu.full)),
     (cpu, "spread", _only_traced(cpu.spread, _spread)),
@@ -296,6 +323,8 @@ def recording(tape: Session) -> Iterator[None]:
         _count[0] += 1
     active.tape = tape
     try:
+        if tape.guards.refusal:
+            tape.give_up(tape.guards.refusal)
         yield
     finally:
         active.tape = None

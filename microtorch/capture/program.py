@@ -10,7 +10,7 @@ from .. import dtypes
 from ..graph.node import LEAF, mode
 from ..nn.module import Module
 from ..tensor import TENSORS, Tensor
-from .guards import SIMPLE, Guards
+from .guards import CONTAINERS, SIMPLE, Guards, simple
 from .hooks import recording
 from .kept import MISS, Kept, KeptScalars
 from .record import paused
@@ -31,12 +31,15 @@ def flatten(value: Any, tensors: list[Tensor], held: list[Any]) -> Any:
         array, node = value._array, value._node
         wanted = None if node is None else id(value) if node is LEAF else True
         return (array.shape, array.strides, array.dtype, wanted)
-    if kind is tuple or kind is list:
-        return (kind, *[flatten(v, tensors, held) for v in value])
-    if kind is dict:
-        return (dict, *[(k, flatten(v, tensors, held)) for k, v in value.items()])
     if isinstance(value, SIMPLE):
-        return (kind, value)
+        return simple(value)
+    if isinstance(value, CONTAINERS):
+        more = getattr(value, "__dict__", None)
+        own = (flatten(more, tensors, held),) if more else ()
+        if isinstance(value, dict):
+            pairs = [(k, flatten(v, tensors, held)) for k, v in value.items()]
+            return (kind, getattr(value, "default_factory", None), *own, *pairs)
+        return (kind, *own, *[flatten(v, tensors, held) for v in value])
     held.append(value)
     return (kind, id(value))
 
