@@ -28,6 +28,7 @@ class Session:
 
     def __init__(self, guards: Guards | None = None, lenient: bool = False) -> None:
         self.guards = guards or Guards(None, ())
+        self.arguments: Any = ()
         self.ops: list[Op] = []
         # Whether operations are still recorded; whether what cannot be recorded ends the
         # recording, not the call; and then why.
