@@ -5,6 +5,7 @@ of tensors that get other memory, are read anew at every call, so they need no c
 """
 
 import gc
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -68,6 +69,7 @@ class Kept:
         results = Results(session, guards, self._texts)
         self._results = results.refs
         self._structure = results.structure(result)
+        self._tests = results.checks()
         moved = self._read_moved(session, places)
         self._count_changes(session)
         self.usable = self._check_apart(session)
@@ -252,7 +254,7 @@ class Kept:
             "MISS": MISS, "mode": mode, "leaf": LEAF, "clock": clock, "new": new, "kept": self,
             "runs": self.runs, "owner": _owner, "run": self.program.run, "gradients": gradients,
             "alone": gradients.alone, "changed": changed, "next_seq": next_seq,
-            "default": dtypes.get_default_dtype, "arrays": gradients.arrays,
+            "inf": math.inf, "default": dtypes.get_default_dtype, "arrays": gradients.arrays,
         }  # fmt: skip
         checks = [
             f"mode.enabled is {mode.enabled}",
@@ -283,7 +285,7 @@ class Kept:
             *run, "runs.count += 1",
             *["runs.when = kept.seen = now = next_seq()", "if now < clock.latest_change:",
               "    clock.latest_change = now"] * bool(self._written),
-            *self._after, f"return {self._structure}",
+            *self._tests, *self._after, f"return {self._structure}",
         ]  # fmt: skip
         self.text = "def call(tensors):\n    " + "\n    ".join(lines)
         exec(self.text, scope)

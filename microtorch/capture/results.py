@@ -19,6 +19,8 @@ from .traced import Traced
 
 PLAIN = (*SIMPLE, dtype, device, np.dtype)
 REMEDY = "Return tensors in tuples, lists or dicts"
+# Memory that a call does not make.
+_OTHERS = ("argument", "captured")
 # What the package itself keeps with a tensor.
 _OWN_ATTRIBUTES = frozenset("_base _family _views _cut _written _changes _unrecorded".split())
 
@@ -46,13 +48,13 @@ class Results:
         """The text of an expression for what the call returns."""
         text = self._text_of(value)
         storages = Counter(_storage(t) for t in self.made)
-        shared = {s for s, n in storages.items() if n > 1 and s.kind not in ("argument", "captured")}
+        shared = {s for s, n in storages.items() if n > 1 and s.kind not in _OTHERS}
         for base in map(root_of, list(self.made)):
             if type(ARRAY.__get__(base)) is Traced and _storage(base) in shared:
                 self._add(base)
         for t in self.made:
             traced: Any = ARRAY.__get__(t)
-            if _storage(t).kind in ("argument", "captured"):
+            if _storage(t).kind in _OTHERS:
                 self._places.append(None)
                 continue
             self._places.append(len(self.refs))
@@ -76,7 +78,7 @@ class Results:
                 self._add(value)
             return self.texts.get(id(value)) or self.guards.name(value)
         named = hasattr(value, "_fields") or kind.__module__.startswith("microtorch")
-        if isinstance(value, tuple) and (kind is tuple or named and not vars_of(value)):
+        if isinstance(value, tuple) and (kind is tuple or (named and not vars_of(value))):
             parts = "".join(f"{self._text_of(v)}, " for v in value)
             star = "*" if hasattr(value, "_fields") else ""
             return f"({parts})" if kind is tuple else f"{self.guards.name(kind)}({star}({parts}))"
@@ -94,6 +96,17 @@ class Results:
         return self.guards.name(value)
 
     # ---------------------------------------------------------------------------- the call
+    def checks(self) -> list[str]:
+        """The lines that look at what the program found, and raise what eager mode raises."""
+        lines: list[str] = []
+        for traced, bad, error, message in self.session.checks:
+            ref = self.session.result(traced)
+            if ref not in self.refs:
+                self.refs.append(ref)
+            lines += [f"n = found[{self.refs.index(ref)}].item()", f"if {bad}:",
+                      f"    raise {error.__name__}({message!r}.format(n))"]  # fmt: skip
+        return lines
+
     def link(self, tensors: list[Tensor], extra: list[str], names: dict[Storage, str]) -> list[str]:
         """The lines that make the tensors, in the graphs that they belong to.
 
