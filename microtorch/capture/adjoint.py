@@ -88,26 +88,26 @@ class Adjoint:
         self.roots = roots
         self.lock = threading.Lock()
         self.like = [(made[k].shape, made[k]._array.dtype) for k in roots]
-        places = {edge(t): k for k, t in enumerate(tensors) if t._node is not None}
+        # The graph ends at arguments, and at tensors from outside that have a history.
+        places: dict[Any, Any] = {t._node: t for t, *_ in session.tensors.values()
+                                  if t._node is not LEAF and session.outside_graph(t._node)}  # fmt: skip
+        places |= {edge(t): k for k, t in enumerate(tensors) if t._node is not None}
         reached = [_targets(made[k]._node, places) for k in roots]
         targets = list(dict.fromkeys(x for found in reached for x in found))
-        beyond = [p for x in targets if isinstance(x, Node) for p in x.parents if p is not None]
-        if any(places.keys() & _targets(p, places).keys() for p in beyond):
-            raise refusal("an argument was computed from another one", "Pass a detached tensor")
         forward, session.ops = session.ops, []
         session.frozen = {r.storage for op in forward for r in (*op.ins, *op.outs)}
         given = [session.capture(np.ones(*like), "argument", n) for n, like in enumerate(self.like)]
         heads = {made[k]._node: g for k, g in zip(roots, given, strict=True)}
         before, mode.enabled = mode.enabled, False
         try:
-            with _without_hooks(targets):
+            with _ended_at(targets):
                 found = RUN(heads, _OnArrays, True, targets=set(targets))
         finally:
             mode.enabled = before
         targets = [x for x in targets if x in found]
         # Which of the roots each target's gradient comes from.
         self.sources = [[k for k, r in enumerate(reached) if x in r] for x in targets]
-        # The inputs: positions of arguments, or leaves.
+        # The inputs: positions of arguments, or tensors.
         self.inputs = [places.get(x, x) for x in targets]
         gradients = [session.result(session.lift(found[x])) for x in targets]
         ops, session.ops = session.ops, forward
@@ -214,19 +214,19 @@ def freed_node(node: Node) -> Node | None:
 
 
 @contextmanager
-def _without_hooks(targets: Iterable[Any]) -> Iterator[None]:
-    """Targets without their hooks: the engine calls these when it hands on what a program gave."""
+def _ended_at(targets: Iterable[Any]) -> Iterator[None]:
+    """Targets without hooks and parents: the engine goes on there with what a program gave."""
     leaves = [(x, x.__dict__.pop("_hooks")) for x in targets if "_hooks" in vars_of(x)]
-    nodes = [(x, x.op) for x in targets if isinstance(x, Node)]
-    for node, _ in nodes:
-        node.op = None
+    nodes = [(x, x.op, x.parents) for x in targets if isinstance(x, Node)]
+    for node, *_ in nodes:
+        node.op, node.parents = None, ()
     try:
         yield
     finally:
         for leaf, hooks in leaves:
             leaf.__dict__["_hooks"] = hooks
-        for node, op in nodes:
-            node.op = op
+        for node, op, parents in nodes:
+            node.op, node.parents = op, parents
 
 
 def vars_of(value: Any) -> dict[str, Any]:

@@ -27,15 +27,16 @@ CHECKS: dict[Any, tuple[Any, str]] = {}
 class _Address:
     """What `.ctypes` gives: an address to compare."""
 
-    def __init__(self, value: Array) -> None:
-        self._value = value
+    def __init__(self, traced: Any) -> None:
+        self._traced = traced
 
     @property
     def data(self) -> int:
         """The address of the first element."""
         if not sys._getframe(1).f_code.co_filename.endswith(ADDRESSES):
-            raise refusal("native code asks for the address of a recorded array", "Call it outside")
-        return self._value.ctypes.data
+            words = "native code asks for the address of a recorded array"
+            self._traced.tape.give_up(refusal(words, "Call it outside"))
+        return self._traced.value.ctypes.data  # type: ignore[no-any-return]
 
 
 class Traced(NDArrayOperatorsMixin):
@@ -58,7 +59,7 @@ class Traced(NDArrayOperatorsMixin):
         property(operator.attrgetter(f"value.{name}"))
         for name in "shape dtype ndim size strides itemsize nbytes flags".split()
     )
-    ctypes = property(lambda self: _Address(self.value))
+    ctypes = property(lambda self: _Address(self))
     T = property(lambda self: self.transpose())
 
     @property
@@ -88,7 +89,9 @@ class Traced(NDArrayOperatorsMixin):
             return getattr(self.read(name).value, name)
         found = getattr(np.ndarray, name)
         if not callable(found):
-            raise refusal(f"'.{name}' of an array cannot be recorded", "Use the tensor's methods")
+            words = f"'.{name}' of an array cannot be recorded"
+            self.tape.give_up(refusal(words, "Use the methods of tensors"))
+            return getattr(self.value, name)
         return lambda *args, **options: self.tape.attempt(found, (self, *args), options)
 
     # --------------------------------------------------------------------------- elements
