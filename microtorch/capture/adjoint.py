@@ -89,8 +89,8 @@ class Adjoint:
         self.lock = threading.Lock()
         self.like = [(made[k].shape, made[k]._array.dtype) for k in roots]
         # The graph ends at arguments, and at tensors from outside that have a history.
-        places: dict[Any, Any] = {t._node: t for t, *_ in session.tensors.values()
-                                  if t._node is not LEAF and session.outside_graph(t._node)}  # fmt: skip
+        others = [t for t, *_ in session.tensors.values() if t._node is not LEAF]
+        places: dict[Any, Any] = {t._node: t for t in others if session.outside_graph(t._node)}
         places |= {edge(t): k for k, t in enumerate(tensors) if t._node is not None}
         reached = [_targets(made[k]._node, places) for k in roots]
         targets = list(dict.fromkeys(x for found in reached for x in found))

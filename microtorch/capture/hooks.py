@@ -286,7 +286,7 @@ _HOOKS: list[tuple[Any, str, Any]] = [
     (loss, "_check_classes", _aside(loss._check_classes)),
     (loss, "_refuse", _instead(REFUSE)(lambda a, b: REFUSE(plain(a), plain(b)))),
     (engine, "run", _instead(adjoint.RUN)(_backward)),
-    (Tensor, "retain_grad", _refusing("retain_grad() is called", Tensor.retain_grad)),
+    (Tensor, "retain_grad", _refusing("retain_grad() is called", Tensor.__dict__["retain_grad"])),
     (Update, "__call__", _instead(Update.__call__)(updating)),
     (Optimizer, "step", _instead(Optimizer.step)(stepping)),
     (Optimizer, "steps_made", staticmethod(_instead(Optimizer.steps_made)(counting))),
