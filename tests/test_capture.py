@@ -3,6 +3,7 @@
 import copy
 import threading
 import warnings
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -295,6 +296,87 @@ def test_only_the_results_used_have_gradients():
         assert v.grad is None and w.grad.item() == 3
 
 
+def test_each_result_has_a_backward_of_its_own():
+    v, w = (torch.tensor(2.0, requires_grad=True) for _ in range(2))
+
+    def f(x):
+        y = v * x
+        return y * y, w * w * y.detach()
+
+    compiled = torch.compile(f)
+    for again in (False, True, False):
+        found = []
+        for g in (f, compiled):
+            v.grad = w.grad = None
+            a, b = g(torch.tensor(3.0))
+            a.backward(retain_graph=again)
+            b.backward()
+            if again:
+                a.backward()
+            with pytest.raises(RuntimeError, match="second time"):
+                a.backward()
+            found.append((v.grad.item(), w.grad.item()))
+        assert found[0] == found[1]
+        a, b = compiled(torch.tensor(3.0))
+        (a + b).backward()
+        with pytest.raises(RuntimeError, match="second time"):
+            b.backward()
+
+
+def test_what_backward_reads_is_checked_and_nothing_else():
+    w = torch.tensor([2.0], requires_grad=True)
+    b = torch.ones(1)
+    cases = [
+        (lambda x: (w * x).sum(), w, False),
+        (lambda x: (w * b * x).sum(), b, True),
+        (lambda x: (w * x).exp(), None, True),
+    ]
+    for function, tensor, noticed in cases:
+        f = torch.compile(function)
+        for _ in range(3):
+            y = f(torch.ones(1))
+            with torch.no_grad():
+                (y if tensor is None else tensor).add_(1)
+            if noticed:
+                with pytest.raises(RuntimeError, match="modified by an inplace"):
+                    y.backward()
+            else:
+                y.backward()
+
+
+def test_hooks_of_arguments_and_leaves_are_called_once():
+    w = torch.tensor([2.0], requires_grad=True)
+    w.register_hook(lambda g: g * 3)
+    f = torch.compile(lambda h: (h * h * w).sum())
+    for _ in range(3):
+        w.grad = None
+        h = w * 2
+        h.register_hook(lambda g: g * 10)
+        f(h).backward()
+        # 2 h w = 16 at h, 10 times that and twice it go to w; h h = 16 from w itself.
+        assert w.grad.item() == (16 * 10 * 2 + 16) * 3
+
+
+def test_graphs_from_outside_are_not_gone_through_inside():
+    w = torch.ones(2, requires_grad=True)
+    outer = w * 2
+    for f, given in ((lambda h: (h * h).sum().backward(), (outer,)),
+                     (lambda: (outer * 3).sum().backward(), ())):  # fmt: skip
+        with pytest.raises(CaptureError, match=r"test_capture\.py:\d+.*made outside"):
+            torch.compile(f)(*given)
+    f = torch.compile(lambda h: torch.autograd.grad((h * h).sum(), h)[0])
+    for k in range(3):
+        assert f(w * k).tolist() == [2.0 * k] * 2
+
+
+def test_gradients_of_gradients_are_refused_outside():
+    w = torch.tensor([2.0], requires_grad=True)
+    f = torch.compile(lambda x: (w * w * x).sum())
+    with pytest.raises(RuntimeError, match="create_graph"):
+        for _ in range(2):
+            torch.autograd.grad(f(torch.ones(1)), w, create_graph=True)
+
+
 def test_a_parameter_changed_before_backward_is_noticed():
     w = torch.tensor([2.0], requires_grad=True)
     f = torch.compile(lambda x: (w * w * x).sum())
@@ -420,6 +502,100 @@ def test_results_with_names_keep_their_type():
         found = f(torch.tensor([[1.0, k], [k, 0.5]]))
         assert type(found) is type(torch.ones(1, 1).max(1))
         assert found.values.tolist() == [max(1, k), max(k, 0.5)]
+
+
+class Box:
+    def __init__(self, x):
+        self.x = x
+
+
+class Items(list):
+    pass
+
+
+def tagged(x):
+    x.tag = "a"
+    return x
+
+
+NO_RESULTS = {
+    "object": lambda x: Box(x),
+    "list subclass": lambda x: Items([x * 2]),
+    "ordered dict": lambda x: OrderedDict(a=x * 2),
+    "set": lambda x: {1, 2},
+    "generator": lambda x: (x * k for k in range(2)),
+    "map": lambda x: map(abs, [x]),
+    "function": lambda x: lambda: x * 2,
+    "list of the caller's": lambda x, given: given,
+    "attribute": lambda x: tagged(x * 2),
+    "retain_grad": lambda x: (x.requires_grad_() * 2).retain_grad(),
+}
+
+
+@pytest.mark.parametrize("name", NO_RESULTS)
+def test_results_that_could_not_be_made_again_are_refused(name):
+    given = ([],) * (name == "list of the caller's")
+    with pytest.raises(CaptureError, match=r"test_capture\.py:\d+.*fallback"):
+        torch.compile(NO_RESULTS[name])(torch.ones(2), *given)
+    f = torch.compile(NO_RESULTS[name], fallback="eager")
+    with pytest.warns(UserWarning, match="runs eagerly"):
+        f(torch.ones(2), *given)
+
+
+def test_objects_from_outside_are_results_as_they_are():
+    box = Box(1)
+    f = torch.compile(lambda x, other: (x * 2, box, other, torch.float32, x.shape, x.device))
+    for k in range(3):
+        x = torch.full((2,), float(k))
+        found = f(x, box)
+        assert found[0].tolist() == [2.0 * k] * 2 and found[1] is box and found[2] is box
+        assert found[3:] == (torch.float32, x.shape, x.device) and type(found[4]) is torch.Size
+
+
+VIEWS = {
+    "part": lambda x: x[1:],
+    "detached": lambda x: x.detach(),
+    "turned": lambda x: x.t()[1:],
+    "flat": lambda x: x.view(-1)[2:],
+    "written": lambda x: x.mul_(2)[0],
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("outside", [False, True])
+def test_views_of_others_memory_are_results(name, outside):
+    view = VIEWS[name]
+    found = []
+    for make in (lambda f: f, torch.compile):
+        w = torch.arange(6.0).view(3, 2)
+        f = make(lambda: view(w)) if outside else make(view)
+        for _ in range(3):
+            x = w if outside else torch.arange(6.0).view(2, 3)
+            y = f() if outside else f(x)
+            y.add_(10)
+            found.append((x.tolist(), y.tolist(), y._version == x._version))
+    assert found[:3] == found[3:] and f.latest.uses == 2
+
+
+def test_results_that_share_memory():
+    w = torch.ones(3, requires_grad=True)
+
+    def f(x):
+        y = (x * w).tanh()
+        return (y, y.detach(), y[1], *(y * 2).chunk(3))
+
+    compiled = torch.compile(f)
+    for _ in range(3):
+        found = []
+        for g in (f, compiled):
+            w.grad = None
+            y, same, part, *chunks = g(torch.ones(3))
+            (part * chunks[0] * chunks[2]).sum().backward(retain_graph=True)
+            same.mul_(2)
+            found.append((y.tolist(), part.tolist(), [c.tolist() for c in chunks], w.grad.tolist()))
+            with pytest.raises(RuntimeError, match="modified by an inplace"):
+                y.sum().backward()
+        assert found[0] == found[1]
 
 
 def test_results_are_fresh():
@@ -907,7 +1083,34 @@ def test_wrong_classes_are_not_silent():
     x = torch.zeros(2, 3)
     for y in ([0, 1], [0, -100], [1, 2]):
         close(nn.functional.cross_entropy(x, torch.tensor(y)), f(x, torch.tensor(y)))
-    assert f(x, torch.tensor([0, 7])).isnan()
+    for y in (7, -1):
+        with pytest.raises(IndexError, match=f"Target {y} is out of bounds"):
+            f(x, torch.tensor([0, y]))
+    assert f.latest.uses > 1
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_no_probabilities_are_not_silent(reduction):
+    f = torch.compile(lambda x, y: nn.functional.binary_cross_entropy(x, y, reduction=reduction))
+    x = torch.tensor([0.5, 1.0])
+    for y in ([0.0, 1.0], [0.5, 1.0]):
+        expected = nn.functional.binary_cross_entropy(x, torch.tensor(y), reduction=reduction)
+        close(expected, f(x, torch.tensor(y)))
+    for bad in (1.5, float("nan")):
+        for given in ((torch.tensor([bad, 0.5]), x), (x, torch.tensor([0.5, bad]))):
+            with pytest.raises(RuntimeError, match="between 0 and 1"):
+                f(*given)
+
+
+def test_integers_divided_by_zero():
+    f = torch.compile(lambda a, b: (a // b, a % b))
+    a = torch.tensor([7, 8])
+    for b in (2, 3, -3):
+        assert [r.tolist() for r in f(a, torch.tensor([b, 5]))] == [
+            [7 // b, 1], [7 % b, 3],
+        ]  # fmt: skip
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        f(a, torch.tensor([0, 5]))
 
 
 def test_source_explain_and_save(tmp_path):

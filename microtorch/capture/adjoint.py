@@ -5,13 +5,16 @@ results of that, which the graph's node saves.
 """
 
 import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from weakref import ref as weak
 
 import numpy as np
 
 from ..autograd.backward import _OnArrays
-from ..autograd.function import Function, once_differentiable
+from ..autograd.function import Function, _OutputOp
 from ..graph import engine
 from ..graph.node import LEAF, Node, mode, next_seq
 from ..tensor import Tensor, edge, wrap
@@ -28,14 +31,50 @@ class CompiledFunction(Function):
         """The results as they are."""
         ctx.adjoint = adjoint
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*saved, *(x for x in inputs if x._node is LEAF))
+        ctx.save_for_backward(*saved)
+        ctx.kept, ctx.nodes = (), ()
         return results
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        """The gradients of the inputs that the results used depend on."""
-        return (None, None, None, *ctx.adjoint.gradients(ctx.saved_tensors, grads))
+        """The gradients of the inputs that the results used depend on.
+
+        Raises:
+            RuntimeError: for create_graph, as a program's gradients have no graph.
+        """
+        if mode.enabled:
+            raise RuntimeError(
+                "the gradients of a compiled function have no graph of their own, so create_graph "
+                "is refused. Compute them inside the compiled function, or call it eagerly."
+            )
+        found = ctx.adjoint.gradients(ctx.saved_tensors, grads)
+        if all((node := r()) is None or node.saved is None for r in ctx.nodes):
+            ctx.kept = ()
+        return (None, None, None, *found)
+
+
+class _RootOp(_OutputOp):
+    """The op of one of several results: backward of each may come at another time.
+
+    The engine frees what a node saved with it, and refuses a second backward, each by itself: the
+    nodes of the results "save" their numbers, and the context's values last until all are freed.
+    """
+
+    def backward(self, node: Node, g: Any) -> Any:
+        """The gradient with the result's number, and the values that it needs."""
+        context: Any = node.parents[0]
+        if context.saved is None:
+            context.saved = context.kept
+        return super().backward(node, g)
+
+    differentiate = backward
+
+
+_ROOT = (_RootOp(False), _RootOp(True))
+
+
+# Without the check of what users ask for while recording.
+RUN = engine.run
 
 
 class Adjoint:
@@ -49,25 +88,26 @@ class Adjoint:
         self.roots = roots
         self.lock = threading.Lock()
         self.like = [(made[k].shape, made[k]._array.dtype) for k in roots]
-        places = {edge(t): k for k, t in enumerate(tensors) if t._node is not None}
+        # The graph ends at arguments, and at tensors from outside that have a history.
+        others = [t for t, *_ in session.tensors.values() if t._node is not LEAF]
+        places: dict[Any, Any] = {t._node: t for t in others if session.outside_graph(t._node)}
+        places |= {edge(t): k for k, t in enumerate(tensors) if t._node is not None}
         reached = [_targets(made[k]._node, places) for k in roots]
         targets = list(dict.fromkeys(x for found in reached for x in found))
-        beyond = [p for x in targets if isinstance(x, Node) for p in x.parents if p is not None]
-        if any(places.keys() & _targets(p, places).keys() for p in beyond):
-            raise refusal("an argument was computed from another one", "Pass a detached tensor")
         forward, session.ops = session.ops, []
         session.frozen = {r.storage for op in forward for r in (*op.ins, *op.outs)}
         given = [session.capture(np.ones(*like), "argument", n) for n, like in enumerate(self.like)]
         heads = {made[k]._node: g for k, g in zip(roots, given, strict=True)}
         before, mode.enabled = mode.enabled, False
         try:
-            found = engine.run(heads, _OnArrays, True, targets=set(targets))
+            with _ended_at(targets):
+                found = RUN(heads, _OnArrays, True, targets=set(targets))
         finally:
             mode.enabled = before
         targets = [x for x in targets if x in found]
         # Which of the roots each target's gradient comes from.
         self.sources = [[k for k, r in enumerate(reached) if x in r] for x in targets]
-        # The inputs: positions of arguments, or leaves.
+        # The inputs: positions of arguments, or tensors.
         self.inputs = [places.get(x, x) for x in targets]
         gradients = [session.result(session.lift(found[x])) for x in targets]
         ops, session.ops = session.ops, forward
@@ -76,6 +116,17 @@ class Adjoint:
         self.arguments: list[int] = []
         written = {r.storage for op in forward for r in op.outs}
         self.recording = self._apart(ops, written, [g.ref for g in given], gradients, len(tensors))
+        # Results by the memory that is saved, and tensors from outside that are read: all that
+        # may be changed before backward, which their versions tell.
+        whole: dict[Storage, int] = {}
+        for k, t in enumerate(made):
+            storage = t._array.ref.storage  # type: ignore[attr-defined]
+            if storage.size == t._array.size and (storage not in whole or t._base is None):
+                whole[storage] = k
+        self.shared = [whole.get(r.storage) for r in self.saved]
+        reads = {r.storage for op in self.recording.ops for r in op.ins}
+        places_of = ((t, session.known.get(id(array))) for t, array, *_ in session.tensors.values())
+        self.outside = [t for t, known in places_of if known and known[1].ref.storage in reads]
 
     def _apart(
         self, ops: list[Op], written: set[Storage], given: list[Ref], gradients: list[Ref],
@@ -114,9 +165,18 @@ class Adjoint:
     # ---------------------------------------------------------------------------- running
     def link(self, results: list[Tensor], saved: list[Any], tensors: Any) -> None:
         """Put results into the graph."""
-        held = (*map(wrap, saved), *(tensors[k] for k in self.arguments))
+        held = [wrap(array) if k is None else results[k]
+                for k, array in zip(self.shared, saved, strict=True)]  # fmt: skip
+        held += [*(tensors[k] for k in self.arguments), *self.outside]
         inputs = (tensors[x] if isinstance(x, int) else x for x in self.inputs)
-        CompiledFunction.apply(self, tuple(results[k] for k in self.roots), held, *inputs)
+        roots = tuple([results[k] for k in self.roots])
+        CompiledFunction.apply(self, roots, held, *inputs)
+        nodes = [t._node for t in roots]
+        if len(nodes) > 1 and nodes[0] is not None:
+            context = nodes[0].parents[0]
+            context.kept, context.nodes = context.saved, tuple(map(weak, nodes))
+            for number, node in enumerate(nodes):
+                node.op, node.saved = _ROOT[node.op.saves_result], (number,)
 
     def gradients(self, saved: Any, grads: Any) -> list[Any]:
         """Gradients of the inputs; None where they come from no result that was used."""
@@ -151,6 +211,27 @@ def freed_node(node: Node) -> Node | None:
             made.saved = made.const = None
             return made
     return None
+
+
+@contextmanager
+def _ended_at(targets: Iterable[Any]) -> Iterator[None]:
+    """Targets without hooks and parents: the engine goes on there with what a program gave."""
+    leaves = [(x, x.__dict__.pop("_hooks")) for x in targets if "_hooks" in vars_of(x)]
+    nodes = [(x, x.op, x.parents) for x in targets if isinstance(x, Node)]
+    for node, *_ in nodes:
+        node.op, node.parents = None, ()
+    try:
+        yield
+    finally:
+        for leaf, hooks in leaves:
+            leaf.__dict__["_hooks"] = hooks
+        for node, op, parents in nodes:
+            node.op, node.parents = op, parents
+
+
+def vars_of(value: Any) -> dict[str, Any]:
+    """The attributes of an object itself."""
+    return getattr(value, "__dict__", {})
 
 
 def _whole(storage: Storage) -> Ref:

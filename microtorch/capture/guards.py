@@ -356,7 +356,7 @@ class Guards:
         return isinstance(value, CONTAINERS) and not _of_library(None, kind.__module__)
 
     def _finish(self, value: Any) -> None:
-        """Note what objects lack, now that all names are known, and look for what cannot be done."""
+        """Note what objects lack, now that all names are known; refuse what cannot be done."""
         kind = type(value)
         own = value.__name__ if isinstance(value, types.ModuleType) else getattr(
             value, "__module__", None)  # fmt: skip

@@ -22,12 +22,14 @@ import numpy as np
 from numpy.random import bit_generator as numpy_seeds
 
 from .. import random
-from ..functions import criteria, loss
+from ..functions import criteria, division, loss
 from ..functions.random import normal as random_normal
+from ..graph import engine
 from ..kernels import cpu
 from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor
+from . import adjoint
 from .guards import CLOCKS, of_library
 from .record import MAKES, paused, plain, recorded
 from .scalars import HOOKS as SCALAR_HOOKS
@@ -212,6 +214,20 @@ def _first_outside(places: Any, length: int) -> Any:
     return found
 
 
+def _backward(
+    roots: Any, arithmetic: Any, keep: Any, create_graph: Any = False, targets: Any = None,
+    sink: Any = None,
+) -> Any:  # fmt: skip
+    """A backward pass of the user's: only through what the call itself has made."""
+    tape = active.tape
+    nodes = engine._towards(roots, targets) if targets is not None else engine.topological(roots)[0]
+    hooked = (n for n in targets or () if getattr(getattr(n, "op", None), "hooks", None))
+    if any(map(tape.outside_graph, (*nodes, *hooked))):
+        words = "backward goes through a graph that was made outside of a compiled function"
+        tape.give_up(refusal(words, "Pass detached tensors, or call backward after the call"))
+    return adjoint.RUN(roots, arithmetic, keep, create_graph, targets, sink)
+
+
 class OneHot:
     """The places of classes, as a mask."""
 
@@ -235,7 +251,7 @@ def put_index(g: Any, key: Any, shape: Any) -> Any:
 
 
 def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) -> Any:
-    """`loss.nll_arrays` by masks, so that it is made of maps and folds; nan for a wrong class."""
+    """`loss.nll_arrays` by masks, so that it is made of maps and folds."""
     dim = 1 if a.ndim > 1 else 0
     count = a.shape[dim]
     classes = np.arange(count).reshape((-1,) + (1,) * (a.ndim - dim - 1))
@@ -244,7 +260,10 @@ def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) 
     of_class = one if weight is None else weight.reshape(classes.shape)
     factor = -one if weight is None else -(np.where(mask, of_class, zero).sum(axis=dim))
     ignored = t == ignore_index
-    factor = np.where((t < 0) | (t >= count), a.dtype.type(np.nan), factor)
+    wrong = ((t < 0) | (t >= count)) & (t != ignore_index)
+    if t.size:
+        worst = np.where(wrong, t, np.float64(-np.inf)).max()
+        active.tape.check(worst, "n > -inf", IndexError, "Target {:.0f} is out of bounds.")
     factor = np.where(ignored, zero, factor)
     each = np.where(ignored, zero, np.where(mask, a, zero).sum(axis=dim) * factor)
     divisor = None
@@ -257,11 +276,17 @@ def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) 
 
 
 # -------------------------------------------------------------------------- installation
-FIRST_OUTSIDE, PUT_INDEX = cpu.first_outside, cpu.put_index
+FIRST_OUTSIDE, PUT_INDEX, REFUSE = cpu.first_outside, cpu.put_index, loss._refuse
 CHECKS |= {
-    inspect.unwrap(f).__code__
-    for f in (loss.binary_cross_entropy, loss._refuse, criteria.gaussian_nll_loss, random_normal)
-}
+    inspect.unwrap(function).__code__: (kind, words)
+    for function, kind, words in (
+        (loss.binary_cross_entropy, RuntimeError,
+         "all elements of input and target should be between 0 and 1"),
+        (division._divided, RuntimeError, "ZeroDivisionError"),
+        (criteria.gaussian_nll_loss, ValueError, "var has negative entry/entries"),
+        (random_normal, RuntimeError, "normal expects all elements of std >= 0.0"),
+    )
+}  # fmt: skip
 _WHOLE = """conv conv_input conv_weight windows windows_back window_max window_sum window_spread
 recurrence products_of_others cofactors inv svd qr eigh cholesky solve pinv put_along"""
 _DRAWS = """manual_seed seed set_state set_state_bytes get_state uniform normal exponential randint
@@ -293,6 +318,9 @@ _HOOKS: list[tuple[Any, str, Any]] = [
     (cpu, "put_index", _instead(PUT_INDEX)(_put_index)),
     (loss, "nll_arrays", _instead(loss.nll_arrays)(_nll_arrays)),
     (loss, "_check_classes", _aside(loss._check_classes)),
+    (loss, "_refuse", _instead(REFUSE)(lambda a, b: REFUSE(plain(a), plain(b)))),
+    (engine, "run", _instead(adjoint.RUN)(_backward)),
+    (Tensor, "retain_grad", _refusing("retain_grad() is called", Tensor.__dict__["retain_grad"])),
     (Update, "__call__", _instead(Update.__call__)(updating)),
     (Optimizer, "step", _instead(Optimizer.step)(stepping)),
     (Optimizer, "steps_made", staticmethod(_instead(Optimizer.steps_made)(counting))),

@@ -5,6 +5,7 @@ of tensors that get other memory, are read anew at every call, so they need no c
 """
 
 import gc
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -13,11 +14,11 @@ from typing import Any
 from .. import dtypes
 from ..graph.node import LEAF, Node, clock, mode, next_seq
 from ..tensor import Tensor, changed, new, root_of
-from .adjoint import Adjoint, freed_node
 from .build import build
 from .gradients import Gradients
 from .guards import Guards, frozen
 from .ir import Recording, Ref
+from .results import Results
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
@@ -48,7 +49,6 @@ class Kept:
         self.runs = Runs()
         self.guards = guards
         self.epoch = self.seen = -1
-        self.adjoint: Adjoint | None = None
         self._written = {r.storage for op in session.ops for r in op.outs}
         # The memory that is handed in, and texts: of the tensors and names of their arrays, of
         # what is compared first and later, and of what is done after the program.
@@ -66,14 +66,18 @@ class Kept:
         places = Counter(x.ref.storage for _, x in session.known.values())
         self._read_arguments(session, tensors)
         finals = self._read_gradients(session, places)
-        made: list[Tensor] = []
-        self._results: list[Ref] = []
-        self._structure = self._text_of(session, result, made)
+        results = Results(session, guards, self._texts)
+        self._results = results.refs
+        self._structure = results.structure(result)
+        self._tests = results.checks()
         moved = self._read_moved(session, places)
         self._count_changes(session)
         self.usable = self._check_apart(session)
         self._arrays.clear()
-        self._link(session, tensors, made)
+        names = {r.storage: f"arrays[{k}]" for k, r in enumerate(self._own)}
+        names |= {r.storage: name for r, (_, name) in zip(self._refs, self._inputs, strict=True)}
+        self._after += results.link(tensors, self._extra, names)
+        self.adjoint = results.adjoint
         other = moved | {id(t) for t in tensors if t._node is not LEAF}
         every = [t for t, *_ in session.tensors.values()]
         every += [t for m in guards.modules for t in (*m.parameters(False), *m.buffers(False))]
@@ -81,7 +85,7 @@ class Kept:
         self._tensors = [(t, ARRAY.__get__(t), t._node, _hooks(t)) for t in seen.values()]
         self._optimizers = [(o, _members(o)) for o in session.optimizers.values()]
         self.recording = Recording(session.ops, self._refs + self._own, self._results)
-        self.escaped = _escaped(session, [*made, *finals], moved)
+        self.escaped = _escaped(session, [*results.made, *finals], moved)
 
     # ----------------------------------------------------------------- what comes and goes
     def _input(self, traced: Any, reached: str, name: str) -> None:
@@ -236,48 +240,6 @@ class Kept:
                     self._changes.append([root, times, None])
                 counted.add(id(root))
 
-    def _link(self, session: Session, tensors: list[Tensor], made: list[Tensor]) -> None:
-        """Make the results tensors, in the graphs that they belong to."""
-        roots = []
-        for k, t in enumerate(made):
-            kind, node = self.guards.name(type(t)), t._node
-            if node is not None and node is not LEAF:
-                node = freed_node(node)
-                if node is None:
-                    roots.append(k)
-            text = "leaf" if node is LEAF else self.guards.name(node)
-            self._after += [f"r{k} = new({kind})", f"r{k}._array = found[{k}]",
-                            f"r{k}._node = {text}"]  # fmt: skip
-        if roots:
-            self.adjoint = Adjoint(session, made, roots, tensors)
-            given = ", ".join(f"r{k}" for k in range(len(made)))
-            reached = ", ".join(["*tensors", *self._extra])
-            link = self.guards.name(self.adjoint.link)
-            self._after.append(f"{link}([{given}], found[{len(self._results)}:], [{reached}])")
-            self._results += self.adjoint.saved
-
-    def _text_of(self, session: Session, value: Any, made: list[Tensor]) -> str:
-        """What the call returns, as the text of an expression; new tensors join `made`."""
-        if isinstance(value, Tensor):
-            traced: Any = ARRAY.__get__(value)
-            if id(value) not in self._texts and type(traced) is Traced:
-                self._texts[id(value)] = f"r{len(made)}"
-                made.append(value)
-                self._results.append(session.result(traced))
-            return self._texts.get(id(value)) or self.guards.name(value)
-        if isinstance(value, tuple) or type(value) is list:
-            parts = "".join(f"{self._text_of(session, v, made)}, " for v in value)
-            whole = f"[{parts}]" if type(value) is list else f"({parts})"
-            if type(value) in (tuple, list):
-                return whole
-            star = "*" if hasattr(value, "_fields") else ""
-            return f"{self.guards.name(type(value))}({star}{whole})"
-        if type(value) is dict:
-            pairs = ((self.guards.name(k), self._text_of(session, v, made))
-                     for k, v in value.items())  # fmt: skip
-            return f"{{{', '.join(f'{k}: {v}' for k, v in pairs)}}}"
-        return self.guards.name(value)
-
     # ---------------------------------------------------------------------------- running
     def ready(self) -> None:
         """Make the program, and `call`."""
@@ -292,7 +254,7 @@ class Kept:
             "MISS": MISS, "mode": mode, "leaf": LEAF, "clock": clock, "new": new, "kept": self,
             "runs": self.runs, "owner": _owner, "run": self.program.run, "gradients": gradients,
             "alone": gradients.alone, "changed": changed, "next_seq": next_seq,
-            "default": dtypes.get_default_dtype, "arrays": gradients.arrays,
+            "inf": math.inf, "default": dtypes.get_default_dtype, "arrays": gradients.arrays,
         }  # fmt: skip
         checks = [
             f"mode.enabled is {mode.enabled}",
@@ -323,7 +285,7 @@ class Kept:
             *run, "runs.count += 1",
             *["runs.when = kept.seen = now = next_seq()", "if now < clock.latest_change:",
               "    clock.latest_change = now"] * bool(self._written),
-            *self._after, f"return {self._structure}",
+            *self._tests, *self._after, f"return {self._structure}",
         ]  # fmt: skip
         self.text = "def call(tensors):\n    " + "\n    ".join(lines)
         exec(self.text, scope)

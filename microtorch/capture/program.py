@@ -138,6 +138,7 @@ class Compiled:
     ) -> Any:
         guards = Guards(self.function, (args, kwargs))
         session = Session(guards, self.fallback == "eager")
+        session.arguments = args, kwargs
         code = getattr(self.function, "__code__", None)
         guards.labels |= zip(map(id, args), code.co_varnames if code else ())
         for position, t in enumerate(tensors):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 from numpy.lib.stride_tricks import as_strided
 
+from ..graph.node import Node, next_seq
 from ..optim.optimizer import Optimizer
 from ..tensor import Tensor, root_of
 from .guards import Guards
@@ -28,6 +29,11 @@ class Session:
 
     def __init__(self, guards: Guards | None = None, lenient: bool = False) -> None:
         self.guards = guards or Guards(None, ())
+        self.arguments: Any = ()
+        # Nodes made before are of higher numbers.
+        self.started = next_seq()
+        # What is looked at after each run: (array, condition, error, message).
+        self.checks: list[tuple[Traced, str, Any, str]] = []
         self.ops: list[Op] = []
         # Whether operations are still recorded; whether what cannot be recorded ends the
         # recording, not the call; and then why.
@@ -181,6 +187,19 @@ class Session:
     def copied(self, traced: Any) -> Any:
         """The elements in memory of their own."""
         return perform(self, np.array, (traced,), {"order": "C"})
+
+    # --------------------------------------------------------------- what eager mode refuses
+    def check(self, traced: Any, bad: str, error: Any, message: str) -> None:
+        """Let each later call raise if one number is bad: `bad` is an expression of `n`.
+
+        The message is a format of `n`. What the call has written by then stays written.
+        """
+        if self.live and type(traced) is Traced and traced.ref.storage.kind != "constant":
+            self.checks.append((traced, bad, error, message))
+
+    def outside_graph(self, node: Any) -> bool:
+        """Whether a node was made before the recording."""
+        return isinstance(node, Node) and node.seq > self.started
 
     # ------------------------------------------------------- hyper-parameters and tensors
     def number(self, owner: Any, text: str) -> Any:

@@ -13,28 +13,30 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from .ir import Array, Ref
-from .tape import CaptureError, read_error
+from .tape import read_error, refusal
 
 # Methods that give numbers or bytes to Python.
 READS = frozenset("item tolist tobytes tofile dump dumps itemset searchsorted".split())
 # Files that compare addresses, and read nothing there.
 ADDRESSES = ("history.py", "overlap.py", "tensor.py", "strided.py", "copying.py", "creation.py")
-# Functions of the package that look at values only to refuse bad ones, which the first call does.
-CHECKS: set[Any] = set()
+# Functions of the package that look at one value only to refuse it, if it is nan or True, with an
+# error and its message.
+CHECKS: dict[Any, tuple[Any, str]] = {}
 
 
 class _Address:
     """What `.ctypes` gives: an address to compare."""
 
-    def __init__(self, value: Array) -> None:
-        self._value = value
+    def __init__(self, traced: Any) -> None:
+        self._traced = traced
 
     @property
     def data(self) -> int:
         """The address of the first element."""
         if not sys._getframe(1).f_code.co_filename.endswith(ADDRESSES):
-            raise CaptureError("the address of a recorded array is not available to native code")
-        return self._value.ctypes.data
+            words = "native code asks for the address of a recorded array"
+            self._traced.tape.give_up(refusal(words, "Call it outside"))
+        return self._traced.value.ctypes.data  # type: ignore[no-any-return]
 
 
 class Traced(NDArrayOperatorsMixin):
@@ -57,7 +59,7 @@ class Traced(NDArrayOperatorsMixin):
         property(operator.attrgetter(f"value.{name}"))
         for name in "shape dtype ndim size strides itemsize nbytes flags".split()
     )
-    ctypes = property(lambda self: _Address(self.value))
+    ctypes = property(lambda self: _Address(self))
     T = property(lambda self: self.transpose())
 
     @property
@@ -87,7 +89,9 @@ class Traced(NDArrayOperatorsMixin):
             return getattr(self.read(name).value, name)
         found = getattr(np.ndarray, name)
         if not callable(found):
-            raise CaptureError(f"'.{name}' of an array cannot be recorded")
+            words = f"'.{name}' of an array cannot be recorded"
+            self.tape.give_up(refusal(words, "Use the methods of tensors"))
+            return getattr(self.value, name)
         return lambda *args, **options: self.tape.attempt(found, (self, *args), options)
 
     # --------------------------------------------------------------------------- elements
@@ -109,13 +113,15 @@ class Traced(NDArrayOperatorsMixin):
 
     # ------------------------------------------------------------------------ reading
     def read(self, what: str) -> "Traced":
-        """Allow a constant, or a check of the package's, to be read.
+        """Allow a constant to be read, or a value that each later call checks again.
 
         Raises:
             CaptureError: for anything that differs from call to call.
         """
-        frame = sys._getframe(2)
-        if self.tape.live and self.ref.storage.kind != "constant" and frame.f_code not in CHECKS:
+        code = sys._getframe(2).f_code
+        if code in CHECKS:
+            self.tape.check(self, "n" if self.dtype == bool else "n != n", *CHECKS[code])
+        elif self.tape.live and self.ref.storage.kind != "constant":
             self.tape.give_up(read_error(what))
         return self
 
