@@ -255,7 +255,7 @@ class CompiledModule(Module):
         return self._compiled(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("source", "explain", "save"):
+        if name in ("source", "explain", "save", "latest", "programs"):
             return getattr(self.__dict__["_compiled"], name)
         return getattr(self.__dict__["_orig_mod"], name)
 
