@@ -364,6 +364,8 @@ def test_graphs_from_outside_are_not_gone_through_inside():
                      (lambda: (outer * 3).sum().backward(), ())):  # fmt: skip
         with pytest.raises(CaptureError, match=r"test_capture\.py:\d+.*made outside"):
             torch.compile(f)(*given)
+    with pytest.raises(CaptureError, match="hook is added"):
+        torch.compile(lambda h: h.register_hook(print))(outer)
     f = torch.compile(lambda h: torch.autograd.grad((h * h).sum(), h)[0])
     for k in range(3):
         assert f(w * k).tolist() == [2.0 * k] * 2

@@ -185,6 +185,19 @@ def _reading(name: str) -> Any:
     return _instead(method)(read)
 
 
+def _hooking(name: str) -> Any:
+    """A method that adds a hook; later calls add none to tensors that they do not make."""
+    method = Tensor.__dict__[name]
+
+    def add(self: Any, hook: Any) -> Any:
+        if type(ARRAY.__get__(self)) is np.ndarray:
+            words = "a hook is added to a tensor from outside inside a compiled function"
+            active.tape.give_up(refusal(words, "Add it before the call"))
+        return method(self, hook)
+
+    return _instead(method)(add)
+
+
 def _only_traced(function: Any, hook: Any) -> Any:
     return _instead(function)(
         lambda x, *args: (hook if type(x) is Traced else function)(x, *args)
@@ -319,6 +332,7 @@ _HOOKS: list[tuple[Any, str, Any]] = [
     (loss, "nll_arrays", _instead(loss.nll_arrays)(_nll_arrays)),
     (loss, "_check_classes", _aside(loss._check_classes)),
     (loss, "_refuse", _instead(REFUSE)(lambda a, b: REFUSE(plain(a), plain(b)))),
+    *((Tensor, n, _hooking(n)) for n in ("register_hook", "register_post_accumulate_grad_hook")),
     (engine, "run", _instead(adjoint.RUN)(_backward)),
     (Tensor, "retain_grad", _refusing("retain_grad() is called", Tensor.__dict__["retain_grad"])),
     (Update, "__call__", _instead(Update.__call__)(updating)),

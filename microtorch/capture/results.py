@@ -147,30 +147,24 @@ class Results:
     def _bases(self, tensors: list[Tensor]) -> list[str]:
         """The lines that make views those of their bases."""
         lines: list[str] = []
-        reached = {id(root_of(t)): self.guards.name(root_of(t))
-                   for t, *_ in self.session.tensors.values()}  # fmt: skip
+        name = self.guards.name
+        # Bases by id, with a tensor that leads to each: a view of it or itself.
+        reached = {id(root_of(t)): (t, name(t)) for t, *_ in self.session.tensors.values()}
         grads = [g for t, entry, _ in self.session.grads.values()
-                 for g in (entry, t.__dict__.get("_grad"))]  # fmt: skip
-        for t in (*tensors, *grads):
-            if t is not None and id(t) in self.texts:
-                reached[id(root_of(t))] = f"root_of({self.texts[id(t)]})"
-        reached |= {id(t): f"r{k}" for k, t in enumerate(self.made)}
+                 for g in (entry, t.__dict__.get("_grad")) if g is not None]  # fmt: skip
+        reached |= {id(root_of(t)): (t, self.texts[id(t)])
+                    for t in (*tensors, *grads) if id(t) in self.texts}  # fmt: skip
+        reached |= {id(t): (t, f"r{k}") for k, t in enumerate(self.made)}
         for k, t in enumerate(self.made):
             single = self._places[k] is not None and id(t._base) not in self.texts
             if t._base is None or single:
                 continue
             if id(t._base) not in reached:
                 raise refusal("a result shares memory with a tensor from outside", "Clone it")
-            lines.append(f"r{k}._base = {reached[id(t._base)]}")
-            if t._family is not None:
-                lines.append(f"r{k}._family = own")
-            if t._unrecorded:
-                lines.append(f"r{k}._unrecorded = True")
-            if t._family is not OWN:
-                lines.append(f"remember(r{k}, base_of(r{k}))")
-        self.guards.scope |= {
-            "own": OWN, "root_of": root_of, "base_of": base_of, "remember": remember,
-        }  # fmt: skip
+            x, text = reached[id(t._base)]
+            detached = t._family is not None and t._family is not base_of(x)
+            lines.append(f"as_view(r{k}, {text}, {detached}, {t._unrecorded})")
+        self.guards.scope["as_view"] = _as_view
         return lines
 
     def _check(self, t: Tensor) -> None:
@@ -191,6 +185,19 @@ def _part(array: Array, shape: Any, strides: Any, offset: int) -> Array:
     strided = np.lib.stride_tricks.as_strided
     flat = strided(array, (offset + 1,), (array.itemsize,))
     return strided(flat[offset:], shape, strides)
+
+
+def _as_view(z: Tensor, x: Tensor, detached: bool, unrecorded: bool) -> None:
+    """Let z be a view of the memory of x, in the history of x if not detached."""
+    z._base = root_of(x)
+    if detached:
+        z._family = OWN
+        return
+    if x._family is not None:
+        z._family = base_of(x)
+    if unrecorded or x._unrecorded:
+        z._unrecorded = True
+    remember(z, base_of(z))
 
 
 def _reached(values: list[Any]) -> set[int]:
