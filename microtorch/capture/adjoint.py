@@ -28,7 +28,7 @@ class CompiledFunction(Function):
         """The results as they are."""
         ctx.adjoint = adjoint
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*saved, *(x for x in inputs if x._node is LEAF))
+        ctx.save_for_backward(*saved)
         return results
 
     @staticmethod
@@ -76,6 +76,14 @@ class Adjoint:
         self.arguments: list[int] = []
         written = {r.storage for op in forward for r in op.outs}
         self.recording = self._apart(ops, written, [g.ref for g in given], gradients, len(tensors))
+        # Tensors from outside whose memory backward reads, so they may not be changed before.
+        read = {r.storage for op in ops for r in op.ins} | {
+            r.storage for r in self.recording.results
+        }
+        known = ((t, session.known[id(array)][1]) for t, array, *_ in session.tensors.values())
+        self.read = [
+            t for t, x in known if x.ref.storage.kind == "captured" and x.ref.storage in read
+        ]
 
     def _apart(
         self, ops: list[Op], written: set[Storage], given: list[Ref], gradients: list[Ref],
@@ -114,7 +122,7 @@ class Adjoint:
     # ---------------------------------------------------------------------------- running
     def link(self, results: list[Tensor], saved: list[Any], tensors: Any) -> None:
         """Put results into the graph."""
-        held = (*map(wrap, saved), *(tensors[k] for k in self.arguments))
+        held = (*map(wrap, saved), *(tensors[k] for k in self.arguments), *self.read)
         inputs = (tensors[x] if isinstance(x, int) else x for x in self.inputs)
         CompiledFunction.apply(self, tuple(results[k] for k in self.roots), held, *inputs)
 

@@ -410,7 +410,9 @@ def _joined(
 
 
 @rule("copyto")
-def _copyto(tape: Any, results: list[Any], function: Any, x: Any, value: Any, **options: Any) -> Any:
+def _copyto(
+    tape: Any, results: list[Any], function: Any, x: Any, value: Any, **options: Any
+) -> Any:
     if options.keys() - {"casting"}:
         return False
     return _setitem(tape, results, function, x, ..., value)
