@@ -749,7 +749,11 @@ def program_of(shapes, genes, twice, arguments, clear):
     if len(update) == 1:
         return None
     body = [*works[count:], *update]
-    return lines[:count], leaves, function_of("\n".join(body).replace("\n", "\n    ").split("\n    "), leaves, arguments)
+    return (
+        lines[:count],
+        leaves,
+        function_of("\n".join(body).replace("\n", "\n    ").split("\n    "), leaves, arguments),
+    )
 
 
 def outcome(start, leaves, text, arguments, executor):
