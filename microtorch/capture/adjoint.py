@@ -4,6 +4,7 @@ It is recorded from the first call's graph. What it needs of the forward program
 results of that, which the graph's node saves.
 """
 
+import sys
 import threading
 from dataclasses import replace
 from typing import Any
@@ -75,7 +76,7 @@ class Adjoint:
         self.saved: list[Ref] = []
         self.arguments: list[int] = []
         written = {r.storage for op in forward for r in op.outs}
-        self.recording = self._apart(ops, written, [g.ref for g in given], gradients, len(tensors))
+        self.recording = self._apart(ops, written, [g.ref for g in given], gradients)
         # Tensors from outside whose memory backward reads, so they may not be changed before.
         read = {r.storage for op in ops for r in op.ins} | {
             r.storage for r in self.recording.results
@@ -86,8 +87,7 @@ class Adjoint:
         ]
 
     def _apart(
-        self, ops: list[Op], written: set[Storage], given: list[Ref], gradients: list[Ref],
-        known: int,
+        self, ops: list[Op], written: set[Storage], given: list[Ref], gradients: list[Ref]
     ) -> Recording:  # fmt: skip
         """The backward operations with memory of their own."""
         saved: dict[Storage, Storage] = {}
@@ -101,7 +101,7 @@ class Adjoint:
                 return ref
             if twins is saved and storage not in written:
                 return ref
-            if twins is handed and storage.position >= known:
+            if twins is handed and storage.position == sys.maxsize:
                 raise refusal("a gradient is part of a result's graph", "Detach it")
             if storage not in twins:
                 twins[storage] = Storage(storage.dtype, storage.size, "argument", storage.name)
