@@ -4,6 +4,7 @@ It is recorded from the first call's graph. What it needs of the forward program
 results of that, which the graph's node saves.
 """
 
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -115,7 +116,7 @@ class Adjoint:
         self.saved: list[Ref] = []
         self.arguments: list[int] = []
         written = {r.storage for op in forward for r in op.outs}
-        self.recording = self._apart(ops, written, [g.ref for g in given], gradients, len(tensors))
+        self.recording = self._apart(ops, written, [g.ref for g in given], gradients)
         # Results by the memory that is saved, and tensors from outside that are read: all that
         # may be changed before backward, which their versions tell.
         whole: dict[Storage, int] = {}
@@ -129,8 +130,7 @@ class Adjoint:
         self.outside = [t for t, known in places_of if known and known[1].ref.storage in reads]
 
     def _apart(
-        self, ops: list[Op], written: set[Storage], given: list[Ref], gradients: list[Ref],
-        known: int,
+        self, ops: list[Op], written: set[Storage], given: list[Ref], gradients: list[Ref]
     ) -> Recording:  # fmt: skip
         """The backward operations with memory of their own."""
         saved: dict[Storage, Storage] = {}
@@ -144,7 +144,7 @@ class Adjoint:
                 return ref
             if twins is saved and storage not in written:
                 return ref
-            if twins is handed and storage.position >= known:
+            if twins is handed and storage.position == sys.maxsize:
                 raise refusal("a gradient is part of a result's graph", "Detach it")
             if storage not in twins:
                 twins[storage] = Storage(storage.dtype, storage.size, "argument", storage.name)

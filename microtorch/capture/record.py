@@ -161,7 +161,9 @@ def perform(
         results, new = [target], [0]
     elif all(isinstance(v, (np.ndarray, np.generic)) for v in values):
         parents = [next((s for s in sources if _within(v, s)), None) for v in values]
-        results = [tape.view(p, v) if p is not None else np.asarray(v) if known else tape.fresh(v)
+        # What is made of constants may be written later, by what is no constant.
+        own = tape.constant if known else tape.fresh
+        results = [own(np.asarray(v)) if p is None else tape.view(p, v)
                    for v, p in zip(values, parents, strict=True)]  # fmt: skip
         new = [k for k, p in enumerate(parents) if p is None and not known]
     else:
