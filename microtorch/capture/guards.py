@@ -65,6 +65,9 @@ def frozen(value: Any, depth: int = 8) -> Any:
     return id(value)
 
 
+_OF_TENSORS = frozenset(dir(Tensor))
+
+
 class Names(NamedTuple):
     """The names in the code of a function and of those nested in it."""
 
@@ -122,7 +125,7 @@ class Guards:
         # What was noted, in words and with the text that compares it.
         self.places: dict[Any, tuple[str, str]] = {}
         self.modules: dict[Module, Any] = {}
-        # The containers among the arguments, by their ids.
+        # The containers and tensors among the arguments, by their ids.
         self._held: dict[int, Any] = {}
         self.arrays: list[Any] = []
         # What the user's code calls tensors, by their ids.
@@ -143,6 +146,12 @@ class Guards:
         self._walk(())
         for value in list(self._seen.values()):
             self._finish(value)
+        for t in (v for v in (*self._held.values(), *self._seen.values()) if isinstance(v, Tensor)):
+            # The package's own names on tensors begin with "_".
+            names = {
+                n for n in self._names - vars(t).keys() if n[0] != "_" and n not in _OF_TENSORS
+            }
+            self._lacks("a tensor's attribute", vars(t), *names, later=bool(self._by_text & names))
         if self._problem:
             self.refusal = CaptureError(
                 f"{self._place}: {self._problem} inside a compiled function, which later calls "
@@ -161,6 +170,7 @@ class Guards:
         """Walk from the arguments: their containers, new at each call, are part of the key."""
         if not isinstance(value, CONTAINERS):
             if isinstance(value, Tensor) and id(value) not in self.tensors:
+                self._held[id(value)] = value
                 for name in self._names & value.__dict__.keys():
                     if name[0] != "_":
                         self._refuse(f"the attribute {name} of an argument is read")
@@ -263,8 +273,9 @@ class Guards:
         elif isinstance(value, (bytearray, memoryview, array.array)):
             self.add("bytes({}) == {}", value, bytes(value))
         elif isinstance(value, os._Environ):
-            self.places[id(value), ""] = "os.environ", self.add(
-                "{0}._data == {1}", value, dict(value._data)
+            self.places[id(value), ""] = (
+                "os.environ",
+                self.add("{0}._data == {1}", value, dict(value._data)),
             )
         elif isinstance(value, (queue.Queue, queue.SimpleQueue)) or (
             isinstance(value, Iterator) and _of_library(None, type(value).__module__)
@@ -304,12 +315,13 @@ class Guards:
             else:
                 self._visit(value)
 
-    def _lacks(self, words: str, owner: dict[str, Any], *names: str) -> None:
-        """Note that names are not there."""
+    def _lacks(self, words: str, owner: dict[str, Any], *names: str, later: bool = True) -> None:
+        """Note that names are not there; and, before later calls, compare."""
         if names and (id(owner), names) not in self.places:
             text = "{1}.isdisjoint({0})" if len(names) > 1 else f"{names[0]!r} not in {{0}}"
-            text = self.add(text, owner, frozenset(names))
+            text = self._text(text, owner, frozenset(names))
             self.places[id(owner), names] = words, text
+            self.texts += [text] * later
 
     def _imported(self, names: Iterable[str], variables: dict[str, Any]) -> None:
         """Walk through modules that are imported in a function."""
@@ -355,7 +367,7 @@ class Guards:
         return isinstance(value, CONTAINERS) and not _of_library(None, kind.__module__)
 
     def _finish(self, value: Any) -> None:
-        """Note what objects lack, now that all names are known, and look for what cannot be done."""
+        """Note what objects lack, as all names are known now, and look for what is refused."""
         kind = type(value)
         own = value.__name__ if isinstance(value, types.ModuleType) else getattr(
             value, "__module__", None)  # fmt: skip

@@ -147,7 +147,7 @@ def _drawing(name: str) -> Any:
 
 
 # Library code that calls what is refused where the user's code calls it.
-_BETWEEN = ("logging", "random")
+_BETWEEN = ("logging", "random", __name__)
 
 
 def _refusing(what: str, function: Any, always: bool = False) -> Any:
