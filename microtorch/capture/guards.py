@@ -38,6 +38,8 @@ _WRAPPERS = (types.MethodType, staticmethod, classmethod)
 _CLOSED = (*SIMPLE, *CONTAINERS, *_WRAPPERS, types.FunctionType, types.BuiltinFunctionType,
            property, functools.partial, np.ndarray, np.ufunc, np.dtype, Tensor, Node)  # fmt: skip
 _GENERATORS = (random.Random, numpy_random.Generator, numpy_random.RandomState)
+# Objects whose attributes cannot be added, or are compared elsewhere.
+_WHOLE = (*_CLOSED, *_GENERATORS, types.ModuleType, Module)
 # What gives something else at each call, or does something outside: names in modules.
 _UNREPEATABLE = {
     "time": "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time "
@@ -273,10 +275,8 @@ class Guards:
         elif isinstance(value, (bytearray, memoryview, array.array)):
             self.add("bytes({}) == {}", value, bytes(value))
         elif isinstance(value, os._Environ):
-            self.places[id(value), ""] = (
-                "os.environ",
-                self.add("{0}._data == {1}", value, dict(value._data)),
-            )
+            data = vars(value)["_data"]
+            self.places[id(value), ""] = "os.environ", self.add("{} == {}", data, dict(data))
         elif isinstance(value, (queue.Queue, queue.SimpleQueue)) or (
             isinstance(value, Iterator) and _of_library(None, type(value).__module__)
         ):
@@ -387,7 +387,7 @@ class Guards:
                     self.places[id(base), ""] = f"the class {base.__name__}", text
         elif isinstance(value, types.FunctionType):
             self._lacks("a function's attribute", vars(value), *self._by_text - vars(value).keys())
-        elif not isinstance(value, (*_CLOSED, types.ModuleType, Module)) or self._subclassed(value):
+        elif not isinstance(value, _WHOLE) or self._subclassed(value):
             held = getattr(value, "__dict__", None)
             if isinstance(held, dict) and not kind.__module__.startswith(("microtorch", "numpy")):
                 self._lacks(f"an attribute of {kind.__name__}", held, *self._names - held.keys())

@@ -275,7 +275,7 @@ _HOOKS: list[tuple[Any, str, Any]] = [
     *((owner, n, _refusing("a thread is used", getattr(owner, n), True))
       for owner, n in ((threading.Thread, "start"), (ThreadPoolExecutor, "submit"))),
     (numpy_seeds, "randbits",
-     _refusing("a generator is made without a seed", numpy_seeds.randbits)),
+     _refusing("a generator is made without a seed", numpy_seeds.__dict__["randbits"])),
     (python_random.Random, "seed", _instead(_SEED)(_seeding)),
     (Tensor, "_version", property(_refusing("_version is read", Tensor.__dict__["_version"].fget))),
     *SCALAR_HOOKS,
