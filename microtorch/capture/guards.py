@@ -11,6 +11,7 @@ import builtins
 import dis
 import functools
 import io
+import operator
 import os
 import queue
 import random
@@ -48,6 +49,10 @@ _UNREPEATABLE = {
     "posix": "urandom", "uuid": "uuid1 uuid4", "secrets": "token_bytes token_hex randbits choice",
 }  # fmt: skip
 CLOCKS = _UNREPEATABLE["time"].split()
+
+
+# Containers of no more than so many parts are compared part by part.
+_FEW = 8
 
 
 def simple(value: Any) -> Any:
@@ -122,7 +127,7 @@ class Guards:
     """
 
     def __init__(self, function: Any, arguments: Any) -> None:
-        self.scope: dict[str, Any] = {"frozen": frozen, "equal": _equal}
+        self.scope: dict[str, Any] = {"frozen": frozen, "equal": _equal, "same": operator.is_}
         self.texts: list[str] = []
         # What was noted, in words and with the text that compares it.
         self.places: dict[Any, tuple[str, str]] = {}
@@ -208,12 +213,23 @@ class Guards:
 
     def _contents(self, value: Any) -> str:
         """A comparison of what a container contains; containers in it are compared apart."""
-        parts = _parts(value)
-        self.name(parts)
-        ids = "[*map(id, {0}), *map(id, {0}.values())]" if isinstance(value, dict) else (
-            "[*map(id, {0})]")  # fmt: skip
-        text = f"({ids} == {{1}} or frozen({{0}}) == {{2}})"
-        return self._text(text, value, list(map(id, parts)), frozen(value))
+        me, size = self.name(value), len(value)
+        keys = list(value)
+        if type(value) is list and size <= _FEW:
+            places = [f"{me}[{k}]" for k in range(size)]
+            same = " and ".join([f"len({me}) == {size}", *map(self._is, places, value)])
+        elif type(value) is dict and size <= _FEW and {type(k) for k in keys} <= {str}:
+            places = [f"{me}[{k!r}]" for k in keys]
+            same = " and ".join([f"[*{me}] == {self.name(keys)}",
+                                 *map(self._is, places, value.values())])  # fmt: skip
+        else:
+            same = f"len({me}) == {size} and all(map(same, {me}, {self.name(keys)}))"
+            if isinstance(value, dict):
+                same += f" and all(map(same, {me}.values(), {self.name(list(value.values()))}))"
+        return f"({same} or frozen({me}) == {self.name(frozen(value))})"
+
+    def _is(self, place: str, value: Any) -> str:
+        return f"{place} is {self.name(value)}"
 
     def note(self, words: str, owner: Any, text: str) -> None:
         """Compare one value, `owner` followed by a text, with what it is now."""
