@@ -1,9 +1,21 @@
 """Recorded calls: equal to eager ones, recorded again where something changed, or refused."""
 
+import collections
 import copy
+import datetime
+import functools
+import io
+import itertools
+import logging
+import os
+import random
+import sys
 import threading
+import types
 import warnings
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -1280,9 +1292,6 @@ def test_memory_that_moves_is_followed():
 
 # ------------------------------------------------------------------------------ Python values
 def test_values_are_found_through_objects_functions_and_decorators():
-    import functools
-    import types
-
     config = types.SimpleNamespace(inner=types.SimpleNamespace(scale=1.0))
     factor = 1.0
 
@@ -1344,13 +1353,187 @@ def test_attributes_of_modules_changed_inside_are_refused():
 
 
 def test_generators_and_clocks_are_refused():
-    import random
     import time
 
     own = np.random.default_rng(0)
     for f in (lambda x: x * own.random(), lambda x: x * random.random(), lambda x: x * time.time()):
         with pytest.raises(CaptureError, match=r"test_capture\.py:\d+.*fallback"):
             torch.compile(f)(torch.ones(1))
+
+
+class Scaled:
+    scale = 1.0
+
+
+class Under(Scaled):
+    pass
+
+
+def with_default(s):
+    return lambda x, s=s: x * s[0]
+
+
+def with_keyword(s):
+    def f(x, *, s=s):
+        return x * s[0]
+
+    return f
+
+
+def importing(x):
+    import types_of_a_test
+
+    return x * types_of_a_test.scale
+
+
+def with_attribute(x):
+    return x * with_attribute.scale
+
+
+# What a function reads, how that is changed, and the function.
+with_attribute.scale = 1.0
+REACHED = {
+    "getattr": (types.SimpleNamespace(scale=1.0), lambda c: lambda x: x * getattr(c, "scale")),  # noqa: B009
+    "vars": (types.SimpleNamespace(scale=1.0), lambda c: lambda x: x * vars(c)["scale"]),
+    "hasattr": (
+        types.SimpleNamespace(),
+        lambda c: lambda x: x * c.scale if hasattr(c, "scale") else x,
+    ),
+    "shadowed": (Scaled(), lambda c: lambda x: x * c.scale),
+    "subclass": (Under, lambda c: lambda x: x * c().scale),
+    "function": (with_attribute, lambda c: c),
+    "tensor": (torch.ones(1), lambda c: lambda x: x * getattr(c, "scale", 1.0)),
+    "module": (types.ModuleType("types_of_a_test"), lambda c: importing),
+    "nested": ([[[[1.0]]]], lambda c: lambda x: x * c[0][0][0][0]),
+    "nested dict": ({"a": {"b": {"c": {"d": 1.0}}}}, lambda c: lambda x: x * c["a"]["b"]["c"]["d"]),
+    "default": ([1.0], with_default),
+    "keyword": ([1.0], with_keyword),
+    "partial": ([1.0], lambda c: functools.partial(lambda x, s: x * s[0], s=c)),
+    "deque": (collections.deque([1.0]), lambda c: lambda x: x * sum(c)),
+    "environ": (os.environ, lambda c: lambda x: x * len(os.environ["SCALE"])),
+}
+
+
+def set_deepest(c, value):
+    key = next(iter(c)) if isinstance(c, dict) else 0
+    if isinstance(c[key], (list, dict)):
+        set_deepest(c[key], value)
+    else:
+        c[key] = value
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_whatever_is_reached_is_compared(name, monkeypatch):
+    reached, make = REACHED[name]
+    monkeypatch.setenv("SCALE", "x")
+    if name == "module":
+        reached.__file__, reached.scale = __file__, 1.0
+        monkeypatch.setitem(sys.modules, "types_of_a_test", reached)
+    f = make(reached)
+    compiled, one = torch.compile(f), torch.ones(1)
+    for k in (1.0, 1.0, 2.0, 3.0):
+        if k > 1:
+            if reached is os.environ:
+                monkeypatch.setenv("SCALE", "x" * int(k))
+            elif isinstance(reached, (list, dict, collections.deque)):
+                set_deepest(reached, k)
+            else:
+                reached.scale = k
+        assert [compiled(one).item() for _ in range(2)] == [f(one).item()] * 2 == [k] * 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda k: {1.0, k},
+        lambda k: [[k]],
+        lambda k: collections.deque([k]),
+        lambda k: collections.OrderedDict(a=k),
+        lambda k: collections.defaultdict(float, a=k),
+        lambda k: 0.0 * -k,
+    ],
+)
+def test_arguments_are_compared_by_content(make):
+    def f(x, c):
+        if isinstance(c, float):
+            return torch.copysign(x, torch.tensor(c))
+        c = c.values() if isinstance(c, dict) else c
+        return x * sum(v[0] if isinstance(v, list) else v for v in c)
+
+    compiled, one = torch.compile(f), torch.ones(1)
+    for k in (2.0, -3.0, 2.0):
+        assert compiled(one, make(k)).item() == f(one, make(k)).item()
+
+
+def in_thread(x):
+    thread = threading.Thread(target=lambda: x * 2)
+    thread.start()
+    thread.join()
+    return x
+
+
+def adding(x, out=None, key=None):
+    key["n"] = 1
+    return x
+
+
+def popping(x, out=None, key=None):
+    return x * out.pop()
+
+
+def naming(x, out=None, key=None):
+    x.seen = True
+    return x * 2
+
+
+counter, sink = itertools.count(1), io.StringIO()
+REFUSED = {
+    "iterator": lambda x: x * next(counter),
+    "file": lambda x: (sink.write("x"), x)[1],
+    "stdout": lambda x: (sys.stdout.write("x"), x)[1],
+    "logging": lambda x: (logging.getLogger("of a test").error("x"), x)[1],
+    "clock": lambda x: x * perf_counter(),
+    "date": lambda x: x * datetime.datetime.now().microsecond,
+    "generator": lambda x: x * np.random.default_rng().random(),
+    "own random": lambda x: x * random.Random().random(),
+    "version": lambda x: x * x._version,
+    "thread": in_thread,
+    "pool": lambda x: ThreadPoolExecutor(1).submit(lambda: x * 2).result(),
+    "adding": adding,
+    "popping": popping,
+    "naming": naming,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_done_again_is_refused(name):
+    f = REFUSED[name]
+    compiled = torch.compile(f)
+    more = ([2.0], {}) if f.__code__.co_argcount > 1 else ()
+    with pytest.raises(CaptureError, match=r"test_capture\.py:\d+.*fallback"):
+        for _ in range(4):
+            compiled(torch.ones(1), *([c.copy() for c in more]))
+    eager = torch.compile(f, fallback="eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(4):
+            assert isinstance(eager(torch.ones(1), *([c.copy() for c in more])), torch.Tensor)
+
+
+def test_names_of_attributes_are_not_globals():
+    space = {"torch": torch}
+    exec(
+        "w = torch.ones(1, requires_grad=True)\n"
+        "optimizer = torch.optim.SGD([w], lr=0.1)\n"
+        "def f(x):\n    (w * x).sum().backward()\n    optimizer.step()\n",
+        space,
+    )
+    f = torch.compile(space["f"])
+    for k in range(6):
+        space.update(step=k, backward=k, sum=k)
+        f(torch.ones(1))
+    # One without a gradient at entry, and one with.
+    assert sum(map(len, f.programs.values())) == 2
 
 
 def test_options_that_the_function_reads_itself_are_noticed():

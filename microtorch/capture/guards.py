@@ -11,6 +11,7 @@ import builtins
 import dis
 import functools
 import io
+import operator
 import os
 import queue
 import random
@@ -38,6 +39,8 @@ _WRAPPERS = (types.MethodType, staticmethod, classmethod)
 _CLOSED = (*SIMPLE, *CONTAINERS, *_WRAPPERS, types.FunctionType, types.BuiltinFunctionType,
            property, functools.partial, np.ndarray, np.ufunc, np.dtype, Tensor, Node)  # fmt: skip
 _GENERATORS = (random.Random, numpy_random.Generator, numpy_random.RandomState)
+# Objects whose attributes cannot be added, or are compared elsewhere.
+_WHOLE = (*_CLOSED, *_GENERATORS, types.ModuleType, Module)
 # What gives something else at each call, or does something outside: names in modules.
 _UNREPEATABLE = {
     "time": "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time "
@@ -46,6 +49,10 @@ _UNREPEATABLE = {
     "posix": "urandom", "uuid": "uuid1 uuid4", "secrets": "token_bytes token_hex randbits choice",
 }  # fmt: skip
 CLOCKS = _UNREPEATABLE["time"].split()
+
+
+# Containers of no more than so many parts are compared part by part.
+_FEW = 8
 
 
 def simple(value: Any) -> Any:
@@ -63,6 +70,9 @@ def frozen(value: Any, depth: int = 8) -> Any:
     if depth and isinstance(value, CONTAINERS):
         return (type(value), *[frozen(v, depth - 1) for v in value])
     return id(value)
+
+
+_OF_TENSORS = frozenset(dir(Tensor))
 
 
 class Names(NamedTuple):
@@ -117,12 +127,12 @@ class Guards:
     """
 
     def __init__(self, function: Any, arguments: Any) -> None:
-        self.scope: dict[str, Any] = {"frozen": frozen, "equal": _equal}
+        self.scope: dict[str, Any] = {"frozen": frozen, "equal": _equal, "same": operator.is_}
         self.texts: list[str] = []
         # What was noted, in words and with the text that compares it.
         self.places: dict[Any, tuple[str, str]] = {}
         self.modules: dict[Module, Any] = {}
-        # The containers among the arguments, by their ids.
+        # The containers and tensors among the arguments, by their ids.
         self._held: dict[int, Any] = {}
         self.arrays: list[Any] = []
         # What the user's code calls tensors, by their ids.
@@ -143,6 +153,12 @@ class Guards:
         self._walk(())
         for value in list(self._seen.values()):
             self._finish(value)
+        for t in (v for v in (*self._held.values(), *self._seen.values()) if isinstance(v, Tensor)):
+            # The package's own names on tensors begin with "_".
+            names = {
+                n for n in self._names - vars(t).keys() if n[0] != "_" and n not in _OF_TENSORS
+            }
+            self._lacks("a tensor's attribute", vars(t), *names, later=bool(self._by_text & names))
         if self._problem:
             self.refusal = CaptureError(
                 f"{self._place}: {self._problem} inside a compiled function, which later calls "
@@ -161,6 +177,7 @@ class Guards:
         """Walk from the arguments: their containers, new at each call, are part of the key."""
         if not isinstance(value, CONTAINERS):
             if isinstance(value, Tensor) and id(value) not in self.tensors:
+                self._held[id(value)] = value
                 for name in self._names & value.__dict__.keys():
                     if name[0] != "_":
                         self._refuse(f"the attribute {name} of an argument is read")
@@ -196,12 +213,23 @@ class Guards:
 
     def _contents(self, value: Any) -> str:
         """A comparison of what a container contains; containers in it are compared apart."""
-        parts = _parts(value)
-        self.name(parts)
-        ids = "[*map(id, {0}), *map(id, {0}.values())]" if isinstance(value, dict) else (
-            "[*map(id, {0})]")  # fmt: skip
-        text = f"({ids} == {{1}} or frozen({{0}}) == {{2}})"
-        return self._text(text, value, list(map(id, parts)), frozen(value))
+        me, size = self.name(value), len(value)
+        keys = list(value)
+        if type(value) is list and size <= _FEW:
+            places = [f"{me}[{k}]" for k in range(size)]
+            same = " and ".join([f"len({me}) == {size}", *map(self._is, places, value)])
+        elif type(value) is dict and size <= _FEW and {type(k) for k in keys} <= {str}:
+            places = [f"{me}[{k!r}]" for k in keys]
+            same = " and ".join([f"[*{me}] == {self.name(keys)}",
+                                 *map(self._is, places, value.values())])  # fmt: skip
+        else:
+            same = f"len({me}) == {size} and all(map(same, {me}, {self.name(keys)}))"
+            if isinstance(value, dict):
+                same += f" and all(map(same, {me}.values(), {self.name(list(value.values()))}))"
+        return f"({same} or frozen({me}) == {self.name(frozen(value))})"
+
+    def _is(self, place: str, value: Any) -> str:
+        return f"{place} is {self.name(value)}"
 
     def note(self, words: str, owner: Any, text: str) -> None:
         """Compare one value, `owner` followed by a text, with what it is now."""
@@ -263,10 +291,8 @@ class Guards:
         elif isinstance(value, (bytearray, memoryview, array.array)):
             self.add("bytes({}) == {}", value, bytes(value))
         elif isinstance(value, os._Environ):
-            self.places[id(value), ""] = (
-                "os.environ",
-                self.add("{0}._data == {1}", value, dict(value._data)),
-            )
+            data = vars(value)["_data"]
+            self.places[id(value), ""] = "os.environ", self.add("{} == {}", data, dict(data))
         elif isinstance(value, (queue.Queue, queue.SimpleQueue)) or (
             isinstance(value, Iterator) and _of_library(None, type(value).__module__)
         ):
@@ -305,12 +331,13 @@ class Guards:
             else:
                 self._visit(value)
 
-    def _lacks(self, words: str, owner: dict[str, Any], *names: str) -> None:
-        """Note that names are not there."""
+    def _lacks(self, words: str, owner: dict[str, Any], *names: str, later: bool = True) -> None:
+        """Note that names are not there; and, before later calls, compare."""
         if names and (id(owner), names) not in self.places:
             text = "{1}.isdisjoint({0})" if len(names) > 1 else f"{names[0]!r} not in {{0}}"
-            text = self.add(text, owner, frozenset(names))
+            text = self._text(text, owner, frozenset(names))
             self.places[id(owner), names] = words, text
+            self.texts += [text] * later
 
     def _imported(self, names: Iterable[str], variables: dict[str, Any]) -> None:
         """Walk through modules that are imported in a function."""
@@ -356,7 +383,7 @@ class Guards:
         return isinstance(value, CONTAINERS) and not _of_library(None, kind.__module__)
 
     def _finish(self, value: Any) -> None:
-        """Note what objects lack, now that all names are known; refuse what cannot be done."""
+        """Note what objects lack, as all names are known now, and look for what is refused."""
         kind = type(value)
         own = value.__name__ if isinstance(value, types.ModuleType) else getattr(
             value, "__module__", None)  # fmt: skip
@@ -376,7 +403,7 @@ class Guards:
                     self.places[id(base), ""] = f"the class {base.__name__}", text
         elif isinstance(value, types.FunctionType):
             self._lacks("a function's attribute", vars(value), *self._by_text - vars(value).keys())
-        elif not isinstance(value, (*_CLOSED, types.ModuleType, Module)) or self._subclassed(value):
+        elif not isinstance(value, _WHOLE) or self._subclassed(value):
             held = getattr(value, "__dict__", None)
             if isinstance(held, dict) and not kind.__module__.startswith(("microtorch", "numpy")):
                 self._lacks(f"an attribute of {kind.__name__}", held, *self._names - held.keys())

@@ -151,7 +151,7 @@ def _drawing(name: str) -> Any:
 
 
 # Library code that calls what is refused where the user's code calls it.
-_BETWEEN = ("logging", "random")
+_BETWEEN = ("logging", "random", __name__)
 
 
 def _refusing(what: str, function: Any, always: bool = False) -> Any:
@@ -318,7 +318,7 @@ _HOOKS: list[tuple[Any, str, Any]] = [
     *((owner, n, _refusing("a thread is used", getattr(owner, n), True))
       for owner, n in ((threading.Thread, "start"), (ThreadPoolExecutor, "submit"))),
     (numpy_seeds, "randbits",
-     _refusing("a generator is made without a seed", numpy_seeds.randbits)),
+     _refusing("a generator is made without a seed", numpy_seeds.__dict__["randbits"])),
     (python_random.Random, "seed", _instead(_SEED)(_seeding)),
     (Tensor, "_version", property(_refusing("_version is read", Tensor.__dict__["_version"].fget))),
     *SCALAR_HOOKS,
