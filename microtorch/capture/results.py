@@ -77,7 +77,7 @@ class Results:
             if type(ARRAY.__get__(value)) is Traced and id(value) not in self.session.tensors:
                 self._add(value)
             return self.texts.get(id(value)) or self.guards.name(value)
-        named = hasattr(value, "_fields") or kind.__module__.startswith("microtorch")
+        named = hasattr(value, "_fields") or kind.__module__.startswith(("microtorch", "torch"))
         if isinstance(value, tuple) and (kind is tuple or (named and not vars_of(value))):
             parts = "".join(f"{self._text_of(v)}, " for v in value)
             star = "*" if hasattr(value, "_fields") else ""
