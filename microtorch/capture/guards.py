@@ -19,8 +19,8 @@ import re
 import sys
 import sysconfig
 import types
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import UserList, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set, ValuesView
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,7 +81,7 @@ class Names(NamedTuple):
     variables: frozenset[str]
     attributes: frozenset[str]
     modules: frozenset[str]
-    # Strings that `getattr` and the like may be called with.
+    # Strings that `getattr` and the like may be called with; "*" if it may be any.
     texts: frozenset[str]
 
 
@@ -105,11 +105,29 @@ def names_of_code(code: types.CodeType) -> Names:
         found[1].update(found[3])
         if "globals" in found[0]:
             found[0].update(found[3])
+    if _any_name(list(dis.get_instructions(code))):
+        found[3].add("*")
     for c in code.co_consts:
         if isinstance(c, types.CodeType):
             for own, nested in zip(found, names_of_code(c), strict=True):
                 own |= nested
     return Names(*map(frozenset, found))
+
+
+def _any_name(steps: list[dis.Instruction]) -> bool:
+    """Whether code reaches attributes by other names than constants."""
+    for at, step in enumerate(steps):
+        if step.argval in ("vars", "__dict__") and step.opname in _KINDS:
+            return True
+        if step.argval in ("getattr", "hasattr") and step.opname in _KINDS:
+            calls = (k for k in range(at, len(steps)) if steps[k].opname in ("CALL", "PRECALL"))
+            end = next(calls, at + 2)
+            # getattr(x, "name"), or getattr(x, "name", default)
+            steps_before = steps[end - 2 : end] if steps[end - 1].opname[:4] == "LOAD" else []
+            if not any(s.opname == "LOAD_CONST" and isinstance(s.argval, str)
+                       for s in steps_before):  # fmt: skip
+                return True
+    return False
 
 
 def _texts(constants: Any) -> Iterator[str]:
@@ -169,7 +187,7 @@ class Guards:
     def _walk(self, values: Iterable[Any]) -> None:
         self._visit_all(values)
         known = -1
-        while known != (known := len(self._names) + len(self._seen)):
+        while known != (known := len(self._names) + len(self._by_text) + len(self._seen)):
             for value in list(self._seen.values()):
                 self._attributes(value)
 
@@ -290,9 +308,18 @@ class Guards:
             self._random.append((state, state()))
         elif isinstance(value, (bytearray, memoryview, array.array)):
             self.add("bytes({}) == {}", value, bytes(value))
+        elif isinstance(value, (operator.attrgetter, operator.methodcaller)):
+            names = [a for a in value.__reduce__()[1] if isinstance(a, str)]
+            self._names.update(n for name in names for n in name.split("."))
         elif isinstance(value, os._Environ):
             data = vars(value)["_data"]
             self.places[id(value), ""] = "os.environ", self.add("{} == {}", data, dict(data))
+        elif isinstance(value, Mapping):
+            self.add("frozen(dict({})) == {}", value, frozen(dict(value)))
+            self._visit_all(value.values(), words)
+        elif isinstance(value, (UserList, ValuesView, Set)):
+            self.add("frozen(list({})) == {}", value, frozen(list(value)))
+            self._visit_all(value, words)
         elif isinstance(value, (queue.Queue, queue.SimpleQueue)) or (
             isinstance(value, Iterator) and _of_library(None, type(value).__module__)
         ):
@@ -356,7 +383,7 @@ class Guards:
         """Note the attributes of an object that any of the walked code names."""
         if isinstance(value, types.ModuleType):
             if not _of_library(getattr(value, "__file__", None), value.__name__):
-                for name in self._names & vars(value).keys():
+                for name in self._used(value, vars(value)):
                     self.note(f"{value.__name__}.{name}", value, f".{name}")
         elif isinstance(value, type):
             for base in value.__mro__:
@@ -369,7 +396,7 @@ class Guards:
                     self.note(f"the attribute {name}", value, f".{name}")
         elif not isinstance(value, _CLOSED) or self._subclassed(value):
             if not type(value).__module__.startswith(("microtorch.capture", "numpy")):
-                for name in self._names & _names_of(value):
+                for name in self._used(value, _names_of(value)):
                     found = value.__dict__.get(name) if isinstance(value, Module) else None
                     # Attributes of modules are compared after epochs, but for what they contain.
                     if found is not None and not isinstance(found, CONTAINERS):
@@ -377,6 +404,13 @@ class Guards:
                     else:
                         self.note(f"{type(value).__name__}.{name}", value, f".{name}")
                 self._visit(type(value))
+
+    def _used(self, value: Any, names: Iterable[str]) -> set[str]:
+        """Those of an object's names that any of the walked code may name."""
+        library = type(value).__module__.startswith("microtorch")
+        if "*" in self._by_text and not (library or isinstance(value, types.ModuleType)):
+            return {n for n in names if n[0] != "_"} | self._names.intersection(names)
+        return self._names.intersection(names)
 
     def _subclassed(self, value: Any) -> bool:
         kind = type(value)
@@ -402,11 +436,15 @@ class Guards:
                     text = self.add("len({0}.__dict__) == {1}", base, len(base.__dict__))
                     self.places[id(base), ""] = f"the class {base.__name__}", text
         elif isinstance(value, types.FunctionType):
-            self._lacks("a function's attribute", vars(value), *self._by_text - vars(value).keys())
+            self._lacks(
+                "a function's attribute", vars(value), *self._by_text - {"*"} - vars(value).keys()
+            )
         elif not isinstance(value, _WHOLE) or self._subclassed(value):
             held = getattr(value, "__dict__", None)
             if isinstance(held, dict) and not kind.__module__.startswith(("microtorch", "numpy")):
                 self._lacks(f"an attribute of {kind.__name__}", held, *self._names - held.keys())
+                if "*" in self._by_text:
+                    self.add("len({}) == {}", held, len(held))
 
     def _used_in(self, kind: type) -> set[str]:
         special = {n for n, v in vars(kind).items() if n[:2] == "__" and callable(v)}
