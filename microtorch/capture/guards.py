@@ -8,7 +8,6 @@ compared only after the global counter `clock.epoch` has moved, which assignment
 
 import array
 import builtins
-import dis
 import functools
 import io
 import operator
@@ -17,11 +16,10 @@ import queue
 import random
 import re
 import sys
-import sysconfig
 import types
 from collections import UserList, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set, ValuesView
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy import random as numpy_random
@@ -29,10 +27,10 @@ from numpy import random as numpy_random
 from ..graph.node import Node
 from ..nn.module import Module
 from ..tensor import Tensor
-from .tape import OUTSIDE, CaptureError
+from .tape import CaptureError
+from .usercode import is_library, names_of_code
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, type(...))
-_LIBRARY = (*(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")), *OUTSIDE)
 CONTAINERS = (list, tuple, set, frozenset, dict, deque)
 _WRAPPERS = (types.MethodType, staticmethod, classmethod)
 # Objects that are no owners of attributes of the user's.
@@ -73,69 +71,6 @@ def frozen(value: Any, depth: int = 8) -> Any:
 
 
 _OF_TENSORS = frozenset(dir(Tensor))
-
-
-class Names(NamedTuple):
-    """The names in the code of a function and of those nested in it."""
-
-    variables: frozenset[str]
-    attributes: frozenset[str]
-    modules: frozenset[str]
-    # Strings that `getattr` and the like may be called with; "*" if it may be any.
-    texts: frozenset[str]
-
-
-_KINDS = {
-    "LOAD_GLOBAL": 0, "LOAD_NAME": 0, "STORE_GLOBAL": 0, "DELETE_GLOBAL": 0,
-    "LOAD_ATTR": 1, "LOAD_METHOD": 1, "LOAD_SUPER_ATTR": 1, "STORE_ATTR": 1, "DELETE_ATTR": 1,
-    "IMPORT_FROM": 1, "IMPORT_NAME": 2,
-}  # fmt: skip
-_BY_TEXT = {"getattr", "hasattr", "setattr", "delattr", "vars", "__dict__", "globals"}
-
-
-@functools.lru_cache(1000)
-def names_of_code(code: types.CodeType) -> Names:
-    """What the names in code stand for."""
-    found: tuple[set[str], ...] = (set(), set(), set(), set())
-    for step in dis.get_instructions(code):
-        if step.opname in _KINDS:
-            found[_KINDS[step.opname]].add(step.argval)
-    if _BY_TEXT & (found[0] | found[1]):
-        found[3].update(filter(str.isidentifier, _texts(code.co_consts)))
-        found[1].update(found[3])
-        if "globals" in found[0]:
-            found[0].update(found[3])
-    if _any_name(list(dis.get_instructions(code))):
-        found[3].add("*")
-    for c in code.co_consts:
-        if isinstance(c, types.CodeType):
-            for own, nested in zip(found, names_of_code(c), strict=True):
-                own |= nested
-    return Names(*map(frozenset, found))
-
-
-def _any_name(steps: list[dis.Instruction]) -> bool:
-    """Whether code reaches attributes by other names than constants."""
-    for at, step in enumerate(steps):
-        if step.argval in ("vars", "__dict__") and step.opname in _KINDS:
-            return True
-        if step.argval in ("getattr", "hasattr") and step.opname in _KINDS:
-            calls = (k for k in range(at, len(steps)) if steps[k].opname in ("CALL", "PRECALL"))
-            end = next(calls, at + 2)
-            # getattr(x, "name"), or getattr(x, "name", default)
-            steps_before = steps[end - 2 : end] if steps[end - 1].opname[:4] == "LOAD" else []
-            if not any(s.opname == "LOAD_CONST" and isinstance(s.argval, str)
-                       for s in steps_before):  # fmt: skip
-                return True
-    return False
-
-
-def _texts(constants: Any) -> Iterator[str]:
-    for c in constants:
-        if isinstance(c, str):
-            yield c
-        elif isinstance(c, (tuple, frozenset)):
-            yield from _texts(c)
 
 
 class Guards:
@@ -321,7 +256,7 @@ class Guards:
             self.add("frozen(list({})) == {}", value, frozen(list(value)))
             self._visit_all(value, words)
         elif isinstance(value, (queue.Queue, queue.SimpleQueue)) or (
-            isinstance(value, Iterator) and _of_library(None, type(value).__module__)
+            isinstance(value, Iterator) and is_library(None, type(value).__module__)
         ):
             kind = "a file" if isinstance(value, io.IOBase) else f"a {type(value).__name__}"
             self._refuse(f"{kind} is used ({words})" if words else f"{kind} is used")
@@ -330,7 +265,7 @@ class Guards:
     def _function(self, function: Any) -> None:
         """What a function reads; of library code, only functions of the user's that it wraps."""
         code = function.__code__
-        own = not _of_library(code.co_filename, function.__globals__.get("__name__"))
+        own = not is_library(code.co_filename, function.__globals__.get("__name__"))
         if own:
             self._place = self._place or f"{code.co_filename}:{code.co_firstlineno}"
             self.add("{0}.__code__ is {1}", function, code)
@@ -382,12 +317,12 @@ class Guards:
     def _attributes(self, value: Any) -> None:
         """Note the attributes of an object that any of the walked code names."""
         if isinstance(value, types.ModuleType):
-            if not _of_library(getattr(value, "__file__", None), value.__name__):
+            if not is_library(getattr(value, "__file__", None), value.__name__):
                 for name in self._used(value, vars(value)):
                     self.note(f"{value.__name__}.{name}", value, f".{name}")
         elif isinstance(value, type):
             for base in value.__mro__:
-                if not _of_library(None, base.__module__):
+                if not is_library(None, base.__module__):
                     for name in self._used_in(base):
                         self.note(f"{base.__name__}.{name}", base, f".__dict__[{name!r}]")
         elif isinstance(value, (types.FunctionType, Tensor)):
@@ -414,7 +349,7 @@ class Guards:
 
     def _subclassed(self, value: Any) -> bool:
         kind = type(value)
-        return isinstance(value, CONTAINERS) and not _of_library(None, kind.__module__)
+        return isinstance(value, CONTAINERS) and not is_library(None, kind.__module__)
 
     def _finish(self, value: Any) -> None:
         """Note what objects lack, as all names are known now, and look for what is refused."""
@@ -432,7 +367,7 @@ class Guards:
                 self._visit(os.environ)
         if isinstance(value, type):
             for base in value.__mro__:
-                if not _of_library(None, base.__module__) and (id(base), "") not in self.places:
+                if not is_library(None, base.__module__) and (id(base), "") not in self.places:
                     text = self.add("len({0}.__dict__) == {1}", base, len(base.__dict__))
                     self.places[id(base), ""] = f"the class {base.__name__}", text
         elif isinstance(value, types.FunctionType):
@@ -485,21 +420,6 @@ def _state(generator: Any) -> str:
     state = generator.get_state(legacy=False) if legacy else generator.bit_generator.state
     with np.printoptions(threshold=sys.maxsize):
         return repr(state)
-
-
-def _of_library(file: str | None, module: Any) -> bool:
-    """Whether code is not the user's, by its file or, where it has none, its module."""
-    if file is not None and file.startswith("<"):
-        return str(module).partition(".")[0] in ("microtorch", "numpy")
-    if file is None and module != "__main__":
-        file = getattr(sys.modules.get(module), "__file__", None)
-        return file is None or file.startswith(_LIBRARY)
-    return file is not None and file.startswith(_LIBRARY)
-
-
-def of_library(frame: Any) -> bool:
-    """Whether a frame runs code that is not the user's."""
-    return _of_library(frame.f_code.co_filename, frame.f_globals.get("__name__"))
 
 
 def _parts(value: Any) -> list[Any]:
