@@ -27,6 +27,7 @@ from numpy import random as numpy_random
 from ..graph.node import Node
 from ..nn.module import Module
 from ..tensor import Tensor
+from ..value import Value
 from .tape import CaptureError
 from .usercode import is_library, names_of_code
 
@@ -329,6 +330,11 @@ class Guards:
             for name in self._names & value.__dict__.keys():
                 if name[0] != "_":
                     self.note(f"the attribute {name}", value, f".{name}")
+        elif isinstance(value, Value):
+            # Its numbers are recorded.
+            for name in self._names & (_names_of(value) - {"data", "grad"}):
+                if name[0] != "_":
+                    self.note(f"a Value's {name}", value, f".{name}")
         elif not isinstance(value, _CLOSED) or self._subclassed(value):
             if not type(value).__module__.startswith(("microtorch.capture", "numpy")):
                 for name in self._used(value, _names_of(value)):
