@@ -7,6 +7,7 @@ import functools
 import io
 import itertools
 import logging
+import operator
 import os
 import random
 import sys
@@ -1394,6 +1395,14 @@ def with_attribute(x):
 with_attribute.scale = 1.0
 REACHED = {
     "getattr": (types.SimpleNamespace(scale=1.0), lambda c: lambda x: x * getattr(c, "scale")),  # noqa: B009
+    "any name": (
+        types.SimpleNamespace(scale=1.0),
+        lambda c: lambda x: x * getattr(c, f"{'sc'}ale"),
+    ),
+    "attrgetter": (
+        types.SimpleNamespace(scale=1.0),
+        lambda c, get=operator.attrgetter("scale"): lambda x: x * get(c),
+    ),
     "vars": (types.SimpleNamespace(scale=1.0), lambda c: lambda x: x * vars(c)["scale"]),
     "hasattr": (
         types.SimpleNamespace(),

@@ -12,6 +12,7 @@ random programs (a third of them compiled).
 import ast
 import contextlib
 import os
+import sys
 import types
 import warnings
 from functools import partial
@@ -29,13 +30,15 @@ from interpreter import Interpreter
 from test_nn_modules import MODULES, RECURRENT, drawn
 
 import microtorch as torch
-from bench.compiled import COMPILED
-from bench.workloads import WORKLOADS
 from microtorch import nn
 from microtorch.capture import kept
 from microtorch.capture.program import Compiled
 from microtorch.capture.tape import CaptureError
 from microtorch.optim import lr_scheduler
+
+# Last, so that the package is the installed one.
+sys.path.append(str(Path(__file__).parent.parent))
+COMPILED, WORKLOADS = import_module("bench.compiled").COMPILED, import_module("bench").WORKLOADS
 
 F = nn.functional
 STEPS = 20

@@ -8,7 +8,6 @@ compared only after the global counter `clock.epoch` has moved, which assignment
 
 import array
 import builtins
-import dis
 import functools
 import io
 import operator
@@ -17,11 +16,10 @@ import queue
 import random
 import re
 import sys
-import sysconfig
 import types
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections import UserList, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set, ValuesView
+from typing import Any
 
 import numpy as np
 from numpy import random as numpy_random
@@ -29,10 +27,11 @@ from numpy import random as numpy_random
 from ..graph.node import Node
 from ..nn.module import Module
 from ..tensor import Tensor
-from .tape import OUTSIDE, CaptureError
+from ..value import Value
+from .tape import CaptureError
+from .usercode import is_library, names_of_code
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, type(...))
-_LIBRARY = (*(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")), *OUTSIDE)
 CONTAINERS = (list, tuple, set, frozenset, dict, deque)
 _WRAPPERS = (types.MethodType, staticmethod, classmethod)
 # Objects that are no owners of attributes of the user's.
@@ -73,51 +72,6 @@ def frozen(value: Any, depth: int = 8) -> Any:
 
 
 _OF_TENSORS = frozenset(dir(Tensor))
-
-
-class Names(NamedTuple):
-    """The names in the code of a function and of those nested in it."""
-
-    variables: frozenset[str]
-    attributes: frozenset[str]
-    modules: frozenset[str]
-    # Strings that `getattr` and the like may be called with.
-    texts: frozenset[str]
-
-
-_KINDS = {
-    "LOAD_GLOBAL": 0, "LOAD_NAME": 0, "STORE_GLOBAL": 0, "DELETE_GLOBAL": 0,
-    "LOAD_ATTR": 1, "LOAD_METHOD": 1, "LOAD_SUPER_ATTR": 1, "STORE_ATTR": 1, "DELETE_ATTR": 1,
-    "IMPORT_FROM": 1, "IMPORT_NAME": 2,
-}  # fmt: skip
-_BY_TEXT = {"getattr", "hasattr", "setattr", "delattr", "vars", "__dict__", "globals"}
-
-
-@functools.lru_cache(1000)
-def names_of_code(code: types.CodeType) -> Names:
-    """What the names in code stand for."""
-    found: tuple[set[str], ...] = (set(), set(), set(), set())
-    for step in dis.get_instructions(code):
-        if step.opname in _KINDS:
-            found[_KINDS[step.opname]].add(step.argval)
-    if _BY_TEXT & (found[0] | found[1]):
-        found[3].update(filter(str.isidentifier, _texts(code.co_consts)))
-        found[1].update(found[3])
-        if "globals" in found[0]:
-            found[0].update(found[3])
-    for c in code.co_consts:
-        if isinstance(c, types.CodeType):
-            for own, nested in zip(found, names_of_code(c), strict=True):
-                own |= nested
-    return Names(*map(frozenset, found))
-
-
-def _texts(constants: Any) -> Iterator[str]:
-    for c in constants:
-        if isinstance(c, str):
-            yield c
-        elif isinstance(c, (tuple, frozenset)):
-            yield from _texts(c)
 
 
 class Guards:
@@ -169,7 +123,7 @@ class Guards:
     def _walk(self, values: Iterable[Any]) -> None:
         self._visit_all(values)
         known = -1
-        while known != (known := len(self._names) + len(self._seen)):
+        while known != (known := len(self._names) + len(self._by_text) + len(self._seen)):
             for value in list(self._seen.values()):
                 self._attributes(value)
 
@@ -290,11 +244,20 @@ class Guards:
             self._random.append((state, state()))
         elif isinstance(value, (bytearray, memoryview, array.array)):
             self.add("bytes({}) == {}", value, bytes(value))
+        elif isinstance(value, (operator.attrgetter, operator.methodcaller)):
+            names = [a for a in value.__reduce__()[1] if isinstance(a, str)]
+            self._names.update(n for name in names for n in name.split("."))
         elif isinstance(value, os._Environ):
             data = vars(value)["_data"]
             self.places[id(value), ""] = "os.environ", self.add("{} == {}", data, dict(data))
+        elif isinstance(value, Mapping):
+            self.add("frozen(dict({})) == {}", value, frozen(dict(value)))
+            self._visit_all(value.values(), words)
+        elif isinstance(value, (UserList, ValuesView, Set)):
+            self.add("frozen(list({})) == {}", value, frozen(list(value)))
+            self._visit_all(value, words)
         elif isinstance(value, (queue.Queue, queue.SimpleQueue)) or (
-            isinstance(value, Iterator) and _of_library(None, type(value).__module__)
+            isinstance(value, Iterator) and is_library(None, type(value).__module__)
         ):
             kind = "a file" if isinstance(value, io.IOBase) else f"a {type(value).__name__}"
             self._refuse(f"{kind} is used ({words})" if words else f"{kind} is used")
@@ -303,7 +266,7 @@ class Guards:
     def _function(self, function: Any) -> None:
         """What a function reads; of library code, only functions of the user's that it wraps."""
         code = function.__code__
-        own = not _of_library(code.co_filename, function.__globals__.get("__name__"))
+        own = not is_library(code.co_filename, function.__globals__.get("__name__"))
         if own:
             self._place = self._place or f"{code.co_filename}:{code.co_firstlineno}"
             self.add("{0}.__code__ is {1}", function, code)
@@ -355,21 +318,26 @@ class Guards:
     def _attributes(self, value: Any) -> None:
         """Note the attributes of an object that any of the walked code names."""
         if isinstance(value, types.ModuleType):
-            if not _of_library(getattr(value, "__file__", None), value.__name__):
-                for name in self._names & vars(value).keys():
+            if not is_library(getattr(value, "__file__", None), value.__name__):
+                for name in self._used(value, vars(value)):
                     self.note(f"{value.__name__}.{name}", value, f".{name}")
         elif isinstance(value, type):
             for base in value.__mro__:
-                if not _of_library(None, base.__module__):
+                if not is_library(None, base.__module__):
                     for name in self._used_in(base):
                         self.note(f"{base.__name__}.{name}", base, f".__dict__[{name!r}]")
         elif isinstance(value, (types.FunctionType, Tensor)):
             for name in self._names & value.__dict__.keys():
                 if name[0] != "_":
                     self.note(f"the attribute {name}", value, f".{name}")
+        elif isinstance(value, Value):
+            # Its numbers are recorded.
+            for name in self._names & (_names_of(value) - {"data", "grad"}):
+                if name[0] != "_":
+                    self.note(f"a Value's {name}", value, f".{name}")
         elif not isinstance(value, _CLOSED) or self._subclassed(value):
             if not type(value).__module__.startswith(("microtorch.capture", "numpy")):
-                for name in self._names & _names_of(value):
+                for name in self._used(value, _names_of(value)):
                     found = value.__dict__.get(name) if isinstance(value, Module) else None
                     # Attributes of modules are compared after epochs, but for what they contain.
                     if found is not None and not isinstance(found, CONTAINERS):
@@ -378,9 +346,16 @@ class Guards:
                         self.note(f"{type(value).__name__}.{name}", value, f".{name}")
                 self._visit(type(value))
 
+    def _used(self, value: Any, names: Iterable[str]) -> set[str]:
+        """Those of an object's names that any of the walked code may name."""
+        library = type(value).__module__.startswith("microtorch")
+        if "*" in self._by_text and not (library or isinstance(value, types.ModuleType)):
+            return {n for n in names if n[0] != "_"} | self._names.intersection(names)
+        return self._names.intersection(names)
+
     def _subclassed(self, value: Any) -> bool:
         kind = type(value)
-        return isinstance(value, CONTAINERS) and not _of_library(None, kind.__module__)
+        return isinstance(value, CONTAINERS) and not is_library(None, kind.__module__)
 
     def _finish(self, value: Any) -> None:
         """Note what objects lack, as all names are known now, and look for what is refused."""
@@ -398,15 +373,19 @@ class Guards:
                 self._visit(os.environ)
         if isinstance(value, type):
             for base in value.__mro__:
-                if not _of_library(None, base.__module__) and (id(base), "") not in self.places:
+                if not is_library(None, base.__module__) and (id(base), "") not in self.places:
                     text = self.add("len({0}.__dict__) == {1}", base, len(base.__dict__))
                     self.places[id(base), ""] = f"the class {base.__name__}", text
         elif isinstance(value, types.FunctionType):
-            self._lacks("a function's attribute", vars(value), *self._by_text - vars(value).keys())
+            self._lacks(
+                "a function's attribute", vars(value), *self._by_text - {"*"} - vars(value).keys()
+            )
         elif not isinstance(value, _WHOLE) or self._subclassed(value):
             held = getattr(value, "__dict__", None)
             if isinstance(held, dict) and not kind.__module__.startswith(("microtorch", "numpy")):
                 self._lacks(f"an attribute of {kind.__name__}", held, *self._names - held.keys())
+                if "*" in self._by_text:
+                    self.add("len({}) == {}", held, len(held))
 
     def _used_in(self, kind: type) -> set[str]:
         special = {n for n, v in vars(kind).items() if n[:2] == "__" and callable(v)}
@@ -447,21 +426,6 @@ def _state(generator: Any) -> str:
     state = generator.get_state(legacy=False) if legacy else generator.bit_generator.state
     with np.printoptions(threshold=sys.maxsize):
         return repr(state)
-
-
-def _of_library(file: str | None, module: Any) -> bool:
-    """Whether code is not the user's, by its file or, where it has none, its module."""
-    if file is not None and file.startswith("<"):
-        return str(module).partition(".")[0] in ("microtorch", "numpy")
-    if file is None and module != "__main__":
-        file = getattr(sys.modules.get(module), "__file__", None)
-        return file is None or file.startswith(_LIBRARY)
-    return file is not None and file.startswith(_LIBRARY)
-
-
-def of_library(frame: Any) -> bool:
-    """Whether a frame runs code that is not the user's."""
-    return _of_library(frame.f_code.co_filename, frame.f_globals.get("__name__"))
 
 
 def _parts(value: Any) -> list[Any]:

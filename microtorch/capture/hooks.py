@@ -30,13 +30,14 @@ from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor
 from . import adjoint
-from .guards import CLOCKS, of_library
+from .guards import CLOCKS
 from .record import MAKES, paused, plain, recorded
 from .scalars import HOOKS as SCALAR_HOOKS
 from .session import ARRAY, ArrayHook, GradHook, Session
 from .tape import CaptureError, active, read_error, refusal
 from .traced import CHECKS, Traced
 from .updates import counting, stepping, updating
+from .usercode import of_library
 
 
 # --------------------------------------------------------------------------------- NumPy

@@ -1,0 +1,91 @@
+"""The user's code: which code is the user's, and what the names in it stand for."""
+
+import dis
+import functools
+import sys
+import sysconfig
+import types
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from .tape import OUTSIDE
+
+_LIBRARY = (*(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")), *OUTSIDE)
+
+
+def is_library(file: str | None, module: Any) -> bool:
+    """Whether code is not the user's, by its file or, where it has none, its module."""
+    if file is not None and file.startswith("<"):
+        return str(module).partition(".")[0] in ("microtorch", "numpy")
+    if file is None and module != "__main__":
+        file = getattr(sys.modules.get(module), "__file__", None)
+        return file is None or file.startswith(_LIBRARY)
+    return file is not None and file.startswith(_LIBRARY)
+
+
+def of_library(frame: Any) -> bool:
+    """Whether a frame runs code that is not the user's."""
+    return is_library(frame.f_code.co_filename, frame.f_globals.get("__name__"))
+
+
+class Names(NamedTuple):
+    """The names in the code of a function and of those nested in it."""
+
+    variables: frozenset[str]
+    attributes: frozenset[str]
+    modules: frozenset[str]
+    # Strings that `getattr` and the like may be called with; "*" if it may be any.
+    texts: frozenset[str]
+
+
+_KINDS = {
+    "LOAD_GLOBAL": 0, "LOAD_NAME": 0, "STORE_GLOBAL": 0, "DELETE_GLOBAL": 0,
+    "LOAD_ATTR": 1, "LOAD_METHOD": 1, "LOAD_SUPER_ATTR": 1, "STORE_ATTR": 1, "DELETE_ATTR": 1,
+    "IMPORT_FROM": 1, "IMPORT_NAME": 2,
+}  # fmt: skip
+_BY_TEXT = {"getattr", "hasattr", "setattr", "delattr", "vars", "__dict__", "globals"}
+
+
+@functools.lru_cache(1000)
+def names_of_code(code: types.CodeType) -> Names:
+    """What the names in code stand for."""
+    found: tuple[set[str], ...] = (set(), set(), set(), set())
+    for step in dis.get_instructions(code):
+        if step.opname in _KINDS:
+            found[_KINDS[step.opname]].add(step.argval)
+    if _BY_TEXT & (found[0] | found[1]):
+        found[3].update(filter(str.isidentifier, _texts(code.co_consts)))
+        found[1].update(found[3])
+        if "globals" in found[0]:
+            found[0].update(found[3])
+    if _any_name(list(dis.get_instructions(code))):
+        found[3].add("*")
+    for c in code.co_consts:
+        if isinstance(c, types.CodeType):
+            for own, nested in zip(found, names_of_code(c), strict=True):
+                own |= nested
+    return Names(*map(frozenset, found))
+
+
+def _any_name(steps: list[dis.Instruction]) -> bool:
+    """Whether code reaches attributes by other names than constants."""
+    for at, step in enumerate(steps):
+        if step.argval in ("vars", "__dict__") and step.opname in _KINDS:
+            return True
+        if step.argval in ("getattr", "hasattr") and step.opname in _KINDS:
+            calls = (k for k in range(at, len(steps)) if steps[k].opname in ("CALL", "PRECALL"))
+            end = next(calls, at + 2)
+            # getattr(x, "name"), or getattr(x, "name", default)
+            steps_before = steps[end - 2 : end] if steps[end - 1].opname[:4] == "LOAD" else []
+            if not any(s.opname == "LOAD_CONST" and isinstance(s.argval, str)
+                       for s in steps_before):  # fmt: skip
+                return True
+    return False
+
+
+def _texts(constants: Any) -> Iterator[str]:
+    for c in constants:
+        if isinstance(c, str):
+            yield c
+        elif isinstance(c, (tuple, frozenset)):
+            yield from _texts(c)
