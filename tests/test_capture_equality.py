@@ -231,6 +231,9 @@ Hardsigmoid() | 3,4
 GELU() | 3,4
 GELU(approximate="tanh") | 3,4
 Softsign() | 3,4
+Softshrink(0.3) | 3,4
+Softmax2d() | 2,3,4,4
+PixelUnshuffle(2) | 2,2,6,6
 Softplus(2, 3) | 3,4
 LogSigmoid() | 3,4
 Dropout(0.5, inplace=True) | 5,4
