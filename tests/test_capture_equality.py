@@ -317,7 +317,7 @@ def module_step(constructor, shapes, dtype, mode):
 
 @pytest.mark.filterwarnings("ignore:dropout option", "ignore:LSTM with", "ignore:reduction")
 @pytest.mark.parametrize("mode", ["train", "eval"] if THOROUGH else ["train"])
-@pytest.mark.parametrize("dtype", DTYPES if THOROUGH else DTYPES[:1])
+@pytest.mark.parametrize("dtype", DTYPES if THOROUGH else list(DTYPES)[:1])
 @pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("constructor, shapes", SAMPLES, ids=[" ".join(s) for s in SAMPLES])
 def test_modules(constructor, shapes, executor, dtype, mode):
