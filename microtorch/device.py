@@ -59,20 +59,26 @@ class device:
 
 
 CPU = device("cpu")
+# Where new tensors are made if nothing is said.
+default = [CPU]
 
 
 def check(place: Any) -> device:
-    """The device, if tensors can be made there.
+    """The device, if tensors can be made there; a GPU is put to use.
 
     Raises:
-        AssertionError: for a GPU, as PyTorch's CPU build does.
-        RuntimeError: for any other device than the CPU.
+        AssertionError: for a GPU where there is none, as PyTorch's CPU build does, saying why.
+        RuntimeError: for any other device than the CPU and a GPU.
     """
-    if place is None or place is CPU:
+    if place is None:
+        return default[0]
+    if place is CPU:
         return CPU
     chosen = device(place)
     if chosen.type == "cuda":
-        raise AssertionError("Torch not compiled with CUDA enabled: microtorch found no GPU to use")
+        from .gpu.install import place as gpu
+
+        return gpu(chosen.index)
     if chosen.type != "cpu":
         raise RuntimeError(f"microtorch has no device of type {chosen.type}: use device('cpu')")
     return CPU

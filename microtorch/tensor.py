@@ -174,11 +174,11 @@ class Tensor:
     @property
     def device(self) -> Device:
         """Where the elements are."""
-        return CPU
+        return device_of(self._array)
 
     layout = strided
-    is_cpu = True
-    is_cuda = False
+    is_cpu = property(lambda self: self.device is CPU)
+    is_cuda = property(lambda self: self.device is not CPU)
     is_sparse = False
     is_quantized = False
 
@@ -385,7 +385,14 @@ class Tensor:
                 "Can't call numpy() on Tensor that requires grad. "
                 "Use tensor.detach().numpy() instead."
             )
-        return self._array
+        if device_of(self._array) is CPU:
+            return self._array
+        if not force:
+            raise TypeError(
+                "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the "
+                "tensor to host memory first."
+            )
+        return self._array.host()  # type: ignore[attr-defined, no-any-return]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """The elements for NumPy, shared unless another dtype or a copy is asked for.
@@ -480,6 +487,11 @@ class Tensor:
 
 
 _warned: list[str] = []
+
+
+def device_of(array: Any) -> Device:
+    """Where an array is."""
+    return CPU if type(array) is np.ndarray else getattr(array, "device", CPU)
 
 
 def wrap(array: Array, cls: "type[Tensor]" = Tensor) -> Tensor:

@@ -125,7 +125,7 @@ def flat(torch: Any, value: Any) -> list[Any]:
 def plain(torch: Any, value: Any) -> Any:
     """What can be seen of a result, without the library's types."""
     if isinstance(value, torch.Tensor):
-        array = value.detach().numpy()
+        array = value.detach().cpu().numpy()
         return (
             np.array(array),
             str(value.dtype),

@@ -16,7 +16,8 @@ from ..functions.overlap import check_repeated
 from ..graph import engine
 from ..graph.node import LEAF, Node, mode
 from ..kernels import cpu
-from ..tensor import Tensor, changed, check_saved, edge, wrap
+from ..device import CPU
+from ..tensor import Tensor, changed, check_saved, device_of, edge, wrap
 
 COPY = Rule("CopyBackwards", lambda F, g, const: (g,))
 NO_GRAD = "element {} of tensors does not require grad and does not have a grad_fn"
@@ -53,7 +54,7 @@ def _first_gradient(output: Tensor, g: Any, number: int) -> Any:
     if g is None:
         if output._array.size != 1:
             raise RuntimeError("grad can be implicitly created only for scalar outputs")
-        return np.ones(output._array.shape, output._array.dtype)
+        return np.ones(output._array.shape, output._array.dtype, like=output._array)
     if not isinstance(g, Tensor):
         raise TypeError(f"gradients can be either Tensors or None, but got {kind_of(g)}")
     if g._array.shape != output._array.shape:
@@ -294,6 +295,8 @@ def tensor_backward(
         g = None
         if gradient is None:
             g = _ONES[array.dtype].copy() if array.ndim == 0 else None
+            if g is not None and device_of(array) is not CPU:
+                g = cpu.move(g, device_of(array))
         elif gradient.__class__ is Tensor and gradient._array.dtype is array.dtype:
             g = gradient._array if gradient._array.shape == array.shape else None
         if g is not None:

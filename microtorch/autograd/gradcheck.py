@@ -77,9 +77,9 @@ def _numerical(
 
 def _analytical(output: Tensor, inputs: list[Tensor], check_dtypes: bool) -> list[Array]:
     """An array an input: column j holds the gradient of element j of the output."""
-    found = [np.zeros((x.numel(), output.numel()), x._array.dtype) for x in inputs]
+    found = [np.zeros((x.numel(), output.numel()), x._array.dtype, like=x._array) for x in inputs]
     for j in range(output.numel()):
-        seed = np.zeros(output.numel(), output._array.dtype)
+        seed = np.zeros(output.numel(), output._array.dtype, like=output._array)
         seed[j] = 1
         vector = wrap(seed.reshape(output.shape))
         grads = grad(output, inputs, vector, retain_graph=True, allow_unused=True)

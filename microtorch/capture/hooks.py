@@ -65,6 +65,7 @@ class _Strided:
 
 def _made(function: Any, *args: Any, **options: Any) -> Any:
     tape = active.tape
+    options.pop("like", None)
     if tape is None:
         return function(*plain(args), **options)
     if function.__name__ == "empty":

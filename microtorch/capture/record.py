@@ -12,39 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.formulas import FLOATS, formula_of
 from ..kernels.ufuncs import MEANINGS
 from ..table import ROWWISE
 from .ir import Call, Fold, Map, Product, Ref, Rows
 from .tape import active, broadcast, inserted, permuted, read_error, refusal
 from .traced import Traced
 
-# NumPy's own ufuncs, for floats; those of EXACT for integers too, those of LOGICAL for bools.
-FORMULAS = {
-    "add": "x + y", "subtract": "x - y", "multiply": "x * y", "divide": "x / y",
-    "power": "pow(x, y)", "maximum": "maximum(x, y)", "minimum": "minimum(x, y)",
-    "equal": "x == y", "not_equal": "x != y", "less": "x < y", "less_equal": "x <= y",
-    "greater": "x > y", "greater_equal": "x >= y", "copysign": "copysign(x, y)",
-    "negative": "-x", "absolute": "fabs(x)", "fabs": "fabs(x)", "square": "x * x",
-    "sqrt": "sqrt(x)", "exp": "exp(x)", "expm1": "expm1(x)", "log": "log(x)",
-    "log1p": "log1p(x)", "sin": "sin(x)", "cos": "cos(x)", "tanh": "tanh(x)",
-    "floor": "floor(x)", "ceil": "-floor(-x)", "trunc": "trunc(x)", "rint": "rint(x)",
-    "reciprocal": "1 / x", "isnan": "x != x", "isfinite": "x - x == 0",
-    "isinf": "(x == x) * (x - x != 0) != 0",
-    "sign": "where(x > 0, 1, where(x < 0, -1, x))",
-}  # fmt: skip
-EXACT = frozenset(
-    "add subtract multiply maximum minimum equal not_equal less less_equal greater greater_equal "
-    "negative absolute square".split()
-)
-_AND, _OR = "(x != 0) * (y != 0) != 0", "(x == 0) * (y == 0) == 0"
-LOGICAL = {
-    "bitwise_and": _AND, "logical_and": _AND, "multiply": _AND,
-    "bitwise_or": _OR, "logical_or": _OR, "add": _OR,
-    "invert": "x == 0", "logical_not": "x == 0",
-    "equal": "(x == 0) == (y == 0)", "not_equal": "(x == 0) != (y == 0)",
-    "bitwise_xor": "(x == 0) != (y == 0)", "logical_xor": "(x == 0) != (y == 0)",
-}  # fmt: skip
-FLOATS = (np.float32, np.float64)
 # What gives numbers from shapes alone, and what has results whose shape depends on values.
 SHAPES = frozenset("shape ndim size may_share_memory shares_memory result_type can_cast".split())
 BY_VALUE = frozenset(
@@ -266,7 +240,7 @@ def _ufunc(tape: Any, results: list[Any], ufunc: Any, *inputs: Any, **options: A
     types: Any = {"signature": (None,) * ufunc.nin + (options["dtype"],)} if (
         "dtype" in options) else {}  # fmt: skip
     loop = ufunc.resolve_dtypes((*kinds, *(None,) * ufunc.nout), **types)
-    formulas, names = meaning or (_formula(ufunc.__name__, loop), ("x", "y")[: ufunc.nin])
+    formulas, names = meaning or (formula_of(ufunc.__name__, loop), ("x", "y")[: ufunc.nin])
     if formulas is None:
         return False
     ins = [_as_dtype(tape, x, dtype) for x, dtype in zip(inputs, loop, strict=False)]
@@ -277,19 +251,6 @@ def _ufunc(tape: Any, results: list[Any], ufunc: Any, *inputs: Any, **options: A
     return _map(tape, [made], ins, formulas, names, ufunc.__name__) and _copy(
         tape, results[0], made
     )
-
-
-def _formula(name: str, loop: Any) -> tuple[str, ...] | None:
-    """The formula of a ufunc of NumPy's for the dtypes of its loop."""
-    first = loop[0]
-    if any(d != first for d in loop[1:-1]):
-        return None
-    if first == np.bool_:
-        found = LOGICAL.get(name)
-    else:
-        exact = first.kind in "iu" and name in EXACT
-        found = FORMULAS.get(name) if first in FLOATS or exact else None
-    return None if found is None else (found,)
 
 
 def _reduction(

@@ -44,7 +44,7 @@ def pad_dim(input: Tensor, dim: int, before: int, after: int) -> Tensor:
             parts.append(part)
         elif count:
             shape[dim] = count
-            parts.append(wrap(np.zeros(shape, input._array.dtype)))
+            parts.append(wrap(np.zeros(shape, input._array.dtype, like=input._array)))
     return cat(parts, dim)
 
 

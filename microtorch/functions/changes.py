@@ -77,7 +77,7 @@ def resize_(input: Tensor, *sizes: Any, memory_format: Any = None) -> Tensor:
             f"resize_: a tensor of shape {list(a.shape)} cannot be resized to {list(shape)}: "
             "microtorch's tensors keep their memory and cannot grow; make a new one"
         )
-    memory = a.reshape(-1)[:count] if a.size else np.empty(count, a.dtype)
+    memory = a.reshape(-1)[:count] if a.size else np.empty(count, a.dtype, like=a)
     input._array = memory.reshape(shape)
     changed(input)
     return input

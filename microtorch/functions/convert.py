@@ -5,15 +5,16 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
+from ..device import CPU
 from ..device import check as check_device
 from ..device import device as Device
 from ..errors import argument_error, broadcast_error, combination_error, mismatched
 from ..graph.node import mode
 from ..kernels import cpu
-from ..tensor import Tensor, changed, check_in_place, contiguous_format, wrap
+from ..tensor import Tensor, changed, check_in_place, contiguous_format, device_of, wrap
 from .history import check_history, take_over
 from .names import function, method, public
-from .op import Rule, deliver, record, tensors
+from .op import Rule, deliver, primitive, record, tensors
 from .overlap import check_overlap
 
 
@@ -61,19 +62,32 @@ def cast(input: Tensor, dtype: dtypes.dtype) -> Tensor:
 @method()
 def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The tensor on a device or with a dtype: `to(device)`, `to(dtype)`, `to(other)`."""
-    dtype, copy = kwargs.get("dtype"), kwargs.get("copy", False)
-    check_device(kwargs.get("device"))
+    dtype, copy, device = kwargs.get("dtype"), kwargs.get("copy", False), kwargs.get("device")
     for value in args:
         if isinstance(value, dtypes.dtype):
             dtype = value
         elif isinstance(value, Tensor):
-            dtype = value.dtype
+            dtype, device = value.dtype, value.device
         elif isinstance(value, (str, Device, int)) and not isinstance(value, bool):
-            check_device(value)
+            device = value
         elif value is not None and not isinstance(value, bool):
             raise combination_error("to", value, expected="a device, a dtype or a Tensor")
     z = input if dtype is None else cast(input, dtype)
+    if device is not None:
+        z = move(z, check_device(device))
     return clone(z) if copy and z is input else z
+
+
+MOVE = Rule("ToCopyBackward0", lambda F, g, place: (F.move(g, place),))
+
+
+@primitive
+def move(input: Tensor, place: Device) -> Tensor:
+    """The tensor on a device: itself if it is there."""
+    a = input._array
+    if device_of(a) is place:
+        return input
+    return record(MOVE, cpu.move(a, place), (input,), const=device_of(a))
 
 
 @public()
@@ -136,8 +150,8 @@ def _where_method(input: Tensor, condition: Tensor, other: Any) -> Tensor:
 
 @method("cpu")
 def cpu_(input: Tensor, *_: Any, **__: Any) -> Tensor:
-    """The tensor on the CPU, where it is already."""
-    return input
+    """The tensor on the CPU: itself if it is there."""
+    return move(input, CPU)
 
 
 @method()
@@ -145,10 +159,9 @@ def cuda(input: Tensor, device: Any = None, *_: Any, **__: Any) -> Tensor:
     """The tensor on a GPU.
 
     Raises:
-        AssertionError: always, as there is none.
+        AssertionError: if there is none.
     """
-    check_device("cuda" if device is None else device)
-    return input
+    return move(input, check_device("cuda" if device is None else device))
 
 
 @method()

@@ -16,37 +16,37 @@ from .names import function, method
 @method()
 def new_zeros(input: Tensor, *size: Any, **options: Any) -> Tensor:
     """Zeros of input's dtype."""
-    return zeros(*size, **{"dtype": input.dtype, **options})
+    return zeros(*size, **{"dtype": input.dtype, "device": input.device, **options})
 
 
 @method()
 def new_ones(input: Tensor, *size: Any, **options: Any) -> Tensor:
     """Ones of input's dtype."""
-    return ones(*size, **{"dtype": input.dtype, **options})
+    return ones(*size, **{"dtype": input.dtype, "device": input.device, **options})
 
 
 @method()
 def new_empty(input: Tensor, *size: Any, **options: Any) -> Tensor:
     """Uninitialized memory of input's dtype."""
-    return empty(*size, **{"dtype": input.dtype, **options})
+    return empty(*size, **{"dtype": input.dtype, "device": input.device, **options})
 
 
 @method()
 def new_full(input: Tensor, size: Any, fill_value: Any, **options: Any) -> Tensor:
     """fill_value everywhere, in input's dtype."""
-    return full(size, fill_value, **{"dtype": input.dtype, **options})
+    return full(size, fill_value, **{"dtype": input.dtype, "device": input.device, **options})
 
 
 @method()
 def new_tensor(input: Tensor, data: Any, **options: Any) -> Tensor:
     """A copy of data in input's dtype."""
-    return tensor(data, **{"dtype": input.dtype, **options})
+    return tensor(data, **{"dtype": input.dtype, "device": input.device, **options})
 
 
 @method()
 def new_empty_strided(input: Tensor, size: Any, stride: Any, **options: Any) -> Tensor:
     """Uninitialized memory of input's dtype, with given strides."""
-    return empty_strided(size, stride, **{"dtype": input.dtype, **options})
+    return empty_strided(size, stride, **{"dtype": input.dtype, "device": input.device, **options})
 
 
 @function()

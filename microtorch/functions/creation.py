@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
+from ..device import CPU
 from ..device import check as check_device
 from ..errors import argument_error
 from ..graph.node import LEAF, clock
-from ..tensor import Array, Tensor, contiguous_format, strided, wrap
+from ..kernels import cpu
+from ..tensor import Array, Tensor, contiguous_format, device_of, strided, wrap
 from .convert import to
 from .names import function
 
@@ -34,7 +36,9 @@ def finish(
         RuntimeError: for integers that require grad, for pinned memory or a layout that there is
             not, for an `out` that requires grad.
     """
-    check_device(device)
+    place = check_device(device)
+    if device_of(array) is not place:
+        array = cpu.move(array, place)
     if layout is not None and layout is not strided:
         raise RuntimeError(f"{name}(): microtorch has the layout torch.strided only, not {layout}")
     if pin_memory:
@@ -60,6 +64,15 @@ def finish(
     if requires_grad:
         made._node = LEAF
     return made
+
+
+def uninitialized(shape: Any, dtype: Any, device: Any = None) -> Array:
+    """A new array on a device, whose elements are whatever lies there."""
+    if check_device(device) is CPU:
+        return np.empty(shape, dtype)
+    from ..gpu.array import empty
+
+    return empty(shape, dtype)  # type: ignore[return-value]
 
 
 def sizes_of(name: str, sizes: tuple[Any, ...], argument: str = "size") -> tuple[int, ...]:
@@ -295,9 +308,9 @@ def memory_order(x: Tensor, memory_format: Any = None) -> list[builtins.int]:
 def empty_array_like(x: Tensor, dtype: dtypes.dtype, memory_format: Any = None) -> Array:
     """An array of the shape of x, with its dimensions in the same order in memory."""
     if x._array.flags.c_contiguous:
-        return np.empty(x._array.shape, dtype.numpy)
+        return np.empty(x._array.shape, dtype.numpy, like=x._array)
     order = memory_order(x, memory_format)
-    made = np.empty([x._array.shape[d] for d in order], dtype.numpy)
+    made = np.empty([x._array.shape[d] for d in order], dtype.numpy, like=x._array)
     return made.transpose(np.argsort(order))
 
 
@@ -342,7 +355,7 @@ def _filled(name: str, value: Any) -> Any:
             raise TypeError(f'{name}() missing 1 required positional arguments: "size"')
         shape = sizes_of(name, sizes if size is None else (size,))
         numpy_dtype = dtype_for(dtype, out)
-        array = np.empty(shape, numpy_dtype)
+        array = uninitialized(shape, numpy_dtype, device)
         if value is not None:
             array.fill(value)
         return finish(name, array, out, layout, device, requires_grad, pin_memory)
@@ -362,7 +375,8 @@ def _filled(name: str, value: Any) -> Any:
         array = empty_array_like(input, dtype or input.dtype, memory_format)
         if value is not None:
             array.fill(value)
-        return finish(name + "_like", array, None, layout, device, requires_grad, pin_memory)
+        place = input.device if device is None else device
+        return finish(name + "_like", array, None, layout, place, requires_grad, pin_memory)
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"A tensor of the given shape, {name}."

@@ -76,7 +76,7 @@ def _dropped(
     if inplace:
         check_in_place(input)
     a = input._array
-    keep = np.empty(drawn, a.dtype)
+    keep = np.empty(drawn, a.dtype, like=a)
     default_generator.bernoulli_scalar(keep, 1.0 - p)
     mask = keep / a.dtype.type(1.0 - p) if p < 1.0 else keep
     if mask.shape != a.shape:
@@ -92,7 +92,7 @@ def gumbel_softmax(
     largest and 0 elsewhere, with the gradient of the soft one."""
     if eps != 1e-10:
         warnings.warn("`eps` parameter is deprecated and has no effect.", stacklevel=2)
-    drawn = wrap(np.empty(logits._array.shape, logits._array.dtype))
+    drawn = wrap(np.empty(logits._array.shape, logits._array.dtype, like=logits._array))
     noise = -FUNCTIONS["log"](exponential_(drawn))
     soft = softmax((logits + noise) / tau, dim)
     if not hard:

@@ -119,7 +119,7 @@ def _source(x: Tensor, index: Tensor, src: Any, dim: int) -> Tensor:
     if src._array.dtype != a.dtype:
         raise RuntimeError("scatter(): Expected self.dtype to be equal to src.dtype")
     if not index._array.size:
-        return wrap(np.empty(shape, a.dtype))
+        return wrap(np.empty(shape, a.dtype, like=a))
     source = lifted(src)
     given = source._array.shape
     if len(shape) != len(given):

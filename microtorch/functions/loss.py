@@ -357,7 +357,7 @@ def nll_arrays(
     places = np.where(ignored, 0, t) if ignored.any() else t
     grids = np.ogrid[tuple(slice(n) for n in places.shape)] if places.ndim else ()
     key = (places,) if a.ndim == 1 else (grids[0], places, *grids[1:])
-    factor = np.full(t.shape, -1, a.dtype)
+    factor = np.full(t.shape, -1, a.dtype, like=a)
     if weight is not None:
         factor *= weight[places]
     factor[ignored] = 0

@@ -187,7 +187,7 @@ def _reciprocal_times(x: Tensor, y: Any) -> Tensor:
 @primitive
 def zeros_of(x: Tensor) -> Tensor:
     """Zeros of the shape and dtype of x."""
-    return wrap(np.zeros(x._array.shape, x._array.dtype))
+    return wrap(np.zeros(x._array.shape, x._array.dtype, like=x._array))
 
 
 @primitive

@@ -230,7 +230,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
             f"torch.linalg.lstsq: input.size(-2) should match other.size({-1 if vector else -2})"
         )
     solution = matmul(pinv(A, rcond), unsqueeze(B, -1) if vector else B)
-    empty = np.empty(0, A._array.dtype)
+    empty = np.empty(0, A._array.dtype, like=A._array)
     rank = np.asarray(np.linalg.matrix_rank(A._array, rtol=rcond))
     return LeastSquares(
         (squeeze(solution, -1) if vector else solution, wrap(empty), wrap(rank), wrap(empty.copy()))

@@ -81,7 +81,7 @@ def _constant(input: Tensor, widths: list[tuple[int, int]], value: float) -> Ten
     kept = input._array
     if made == kept.shape:
         return clone(input)
-    array = np.full(made, value, kept.dtype)
+    array = np.full(made, value, kept.dtype, like=kept)
     array[tuple(slice(p, p + n) for p, n in zip(before, kept.shape, strict=True))] = kept
     return record(PAD, array, (input,), const=(kept.shape, before))
 

@@ -252,7 +252,7 @@ def _adaptive_max(rank: int) -> Callable[..., Any]:
         a = x._array
         n, c, h, w = a.shape
         size = (1,) * (2 - rank) + _output(name, input, output_size, rank)
-        best = np.empty((n, c, *size), a.dtype)
+        best = np.empty((n, c, *size), a.dtype, like=a)
         places = np.empty(best.shape, np.int64)
         for i, (top, bottom) in enumerate(_cells(h, size[0])):
             for j, (left, right) in enumerate(_cells(w, size[1])):

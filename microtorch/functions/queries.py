@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
-from ..device import CPU, check, device
+from ..device import CPU, check, default, device
 from ..errors import combination_error
 from ..tensor import Tensor, wrap
 from .names import function, method, public
@@ -92,18 +92,18 @@ def type_as(input: Tensor, other: Tensor) -> Tensor:
 
 @function()
 def get_default_device() -> device:
-    """Where tensors are made: on the CPU."""
-    return CPU
+    """Where tensors are made if nothing is said."""
+    return default[0]
 
 
 @function()
 def set_default_device(device: Any) -> None:
-    """Accepted for the CPU, or None.
+    """Make tensors there if nothing is said; None is the CPU.
 
     Raises:
-        AssertionError, RuntimeError: for any other device.
+        AssertionError, RuntimeError: for a device that there is not.
     """
-    check(device)
+    default[0] = check(CPU if device is None else device)
 
 
 @function()

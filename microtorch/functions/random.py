@@ -129,7 +129,7 @@ def normal(
         shape = np.broadcast_shapes(np.shape(m), np.shape(s))
     except ValueError:
         raise broadcast_error(np.shape(m), np.shape(s)) from None
-    array = np.empty(shape, reference._array.dtype)
+    array = np.empty(shape, reference._array.dtype, like=reference._array)
     # A number as std scales inside the generator, with one rounding; a tensor outside, with two.
     source.normal(array, 0.0, 1.0 if isinstance(std, Tensor) else float(std))
     if isinstance(std, Tensor):
@@ -192,7 +192,7 @@ def bernoulli(
     if not isinstance(input, Tensor):
         raise argument_error("bernoulli", "input", 1, "Tensor", input)
     if p is not None:
-        array = np.empty(input._array.shape, input._array.dtype)
+        array = np.empty(input._array.shape, input._array.dtype, like=input._array)
         _source(generator).bernoulli_scalar(array, p)
     else:
         if not input.is_floating_point():
@@ -225,7 +225,7 @@ def _fill(x: Tensor, draw: Any) -> Tensor:
         draw(a)
     else:
         order = memory_order(x)
-        filled = np.empty([a.shape[d] for d in order], a.dtype)
+        filled = np.empty([a.shape[d] for d in order], a.dtype, like=a)
         draw(filled)
         a[...] = filled.transpose(np.argsort(order))
     cut(x, OVERWRITE)

@@ -177,7 +177,7 @@ def diagonal_maps(shape: tuple[int, ...], offset: int, dim1: int, dim2: int) -> 
         return diagonal_of(a, offset, dim1, dim2).copy()
 
     def put(g: Array) -> Array:
-        made = np.zeros(shape, g.dtype)
+        made = np.zeros(shape, g.dtype, like=g)
         diagonal_of(made, offset, dim1, dim2)[...] = g
         return made
 

@@ -86,7 +86,7 @@ def _linear(
         wrap(_weights(n, m, ratio, align, cubic).astype(a.dtype))
         for n, m, ratio in zip(a.shape[2:], sizes, ratios, strict=True)
     ]
-    one = wrap(np.ones((1, 1), a.dtype))
+    one = wrap(np.ones((1, 1), a.dtype, like=a))
     x = input if a.ndim == 4 else reshape(input, (*a.shape[:2], 1, a.shape[2]))
     z = separable(x, [one, *matrices] if a.ndim == 3 else matrices)
     return reshape(z, (*a.shape[:2], *sizes))

@@ -194,7 +194,7 @@ def products_of_others(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     rows = reshape(moved, (*(x._array.shape[d] for d in kept), -1))
     last = rows._array.ndim - 1
     n = rows._array.shape[last]
-    one = wrap(np.ones((*rows._array.shape[:-1], 1), x._array.dtype))
+    one = wrap(np.ones((*rows._array.shape[:-1], 1), x._array.dtype, like=x._array))
     before = cumprod(cat([one, narrow(rows, last, 0, n - 1)], last), last)
     turn = (slice(None),) * last + (slice(None, None, -1),)
     after = cumprod(cat([one, narrow(take_index(rows, turn), last, 0, n - 1)], last), last)

@@ -201,7 +201,7 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
         return seen if shape else seen[0]
 
     def put(g: Array) -> Array:
-        made = np.zeros(shape or (1,), g.dtype)
+        made = np.zeros(shape or (1,), g.dtype, like=g)
         lead = (slice(None),) * dim
         g = g if shape else g[None]
         for k in range(size):
@@ -251,12 +251,12 @@ def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None
         return offsets(array) // item + first
 
     def take(x: Array) -> Array:
-        storage = np.zeros(count, x.dtype)
+        storage = np.zeros(count, x.dtype, like=x)
         storage[places(a, own)] = x
         return np.asarray(storage[places(seen, start)])
 
     def put(g: Array) -> Array:
-        storage = np.zeros(count, g.dtype)
+        storage = np.zeros(count, g.dtype, like=g)
         np.add.at(storage, places(seen, start), g)
         return np.asarray(storage[places(a, own)])
 

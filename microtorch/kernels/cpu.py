@@ -202,6 +202,15 @@ def along(name: str, dim: int, *operands: Array) -> Array:
     return np.asarray(kernel(*operands, axis=dim), order="C")
 
 
+def move(x: Array, place: Any) -> Array:
+    """A copy of the elements on another device."""
+    if place.type == "cpu":
+        return x.host()  # type: ignore[attr-defined, no-any-return]
+    from ..gpu.array import upload
+
+    return upload(x)  # type: ignore[return-value]
+
+
 def cast(x: Array, dtype: Any) -> Array:
     """The elements as another dtype (`dtypes.dtype`); out of range is not an error."""
     with np.errstate(all="ignore"):
@@ -237,7 +246,7 @@ def divide_rounded(x: Array, y: Array, mode: str) -> Array:
 
 def zeros_of(x: Array) -> Array:
     """Zeros of the shape and dtype of x."""
-    return np.zeros(x.shape, x.dtype)
+    return np.zeros(x.shape, x.dtype, like=x)
 
 
 def logical_not(c: Array) -> Array:
@@ -264,7 +273,7 @@ def pad_dim(x: Array, dim: int, before: int, after: int) -> Array:
     """Zeros before and after along one dimension."""
     shape = list(x.shape)
     shape[dim] += before + after
-    made = np.zeros(shape, x.dtype)
+    made = np.zeros(shape, x.dtype, like=x)
     narrow(made, dim, before, x.shape[dim])[...] = x
     return made
 
@@ -288,14 +297,14 @@ def put_index(g: Array, key: Any, shape: tuple[int, ...]) -> Array:
     """Zeros with g added at key, once for each time that an element was taken."""
     arrays = [i for i in key if i.__class__ is np.ndarray and i.dtype.kind != "b"]
     if not arrays:
-        made = np.zeros(shape, g.dtype)
+        made = np.zeros(shape, g.dtype, like=g)
         made[key] = g
         return made
     if len(key) == 1 and arrays[0].ndim == 1 and g.dtype.itemsize > 2:
         return rows_added(arrays[0], g, shape)
-    made = np.zeros(shape, g.dtype)
+    made = np.zeros(shape, g.dtype, like=g)
     # np.add.at is fast for one index alone.
-    places = np.arange(made.size).reshape(shape)[key]
+    places = np.arange(made.size, like=g).reshape(shape)[key]
     np.add.at(made.reshape(-1), places.ravel(), g.ravel())
     return made
 
@@ -316,7 +325,7 @@ def first_outside(places: Array, length: int) -> int | None:
 
 def put_along(g: Array, index: Array, shape: tuple[int, ...], dim: int) -> Array:
     """Zeros with g at the places that `index` (keeping the dimension) names along dim."""
-    made = np.zeros(shape, g.dtype)
+    made = np.zeros(shape, g.dtype, like=g)
     if not shape:
         return g.reshape(())
     np.put_along_axis(made, index, g.reshape(index.shape), dim)

@@ -121,7 +121,7 @@ def qr(x: Array, mode: Any = "reduced") -> tuple[Array, Array]:
     """Orthonormal columns q and triangular r with q @ r = x; q is empty in the mode "r"."""
     if mode == "r":
         r: Any = np.linalg.qr(x, "r")
-        return np.empty(0, x.dtype), columns(r)
+        return np.empty(0, x.dtype, like=x), columns(r)
     q, r = np.linalg.qr(x, mode)
     return columns(q), columns(r)
 

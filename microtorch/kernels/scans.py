@@ -32,9 +32,9 @@ def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def recurrence(a: Array, b: Array, dim: int, reverse: bool = False) -> Array:
     """s[k] = a[k] * s[k-1] + b[k]; from the last element on if reverse."""
-    found = np.empty(b.shape, b.dtype)
+    found = np.empty(b.shape, b.dtype, like=b)
     rows, factors, terms = (np.moveaxis(_turned(x, dim, reverse), dim, 0) for x in (found, a, b))
-    before: Any = np.zeros((), b.dtype)
+    before: Any = np.zeros((), b.dtype, like=b)
     for k, (factor, term) in enumerate(zip(factors, terms, strict=True)):
         rows[k] = before = factor * before + term
     return found

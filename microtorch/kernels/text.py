@@ -329,7 +329,7 @@ def rowwise(row: Rowwise, dtype: str) -> str:
     rows, scalars = {n: n for n in row.inputs}, list(row.params)
     functions, body = [], []
     steps = [f"by_{n}" for n in (*row.inputs, "out")]
-    for group in _passes(row):
+    for group in passes(row):
         places = [f"{at}[i * by_{at}]" for at in rows.values()]
         arguments = ", ".join([*places, *scalars])
         for name, _, formula in group:
@@ -350,7 +350,7 @@ def rowwise(row: Rowwise, dtype: str) -> str:
     functions.append(function("z_of", [*rows, *scalars], row.formula))
     places = [f"{at}[i * by_{at}]" for at in rows.values()]
     body += ["for i in range(n):", f"    out[i * by_out] = z_of({', '.join([*places, *scalars])})"]
-    most = max(map(len, _passes(row)))
+    most = max(map(len, passes(row)))
     lines = [
         "def loop(args, dims, steps, data):",
         "    n = i64_at(dims)[1]",
@@ -372,7 +372,7 @@ def rowwise(row: Rowwise, dtype: str) -> str:
     return prologue(dtype, formulas + combines) + "".join(functions) + "\n".join(lines) + "\n"
 
 
-def _passes(row: Rowwise) -> list[list[tuple[str, str, str]]]:
+def passes(row: Rowwise) -> list[list[tuple[str, str, str]]]:
     """The lines of the op; neighbouring folds that do not need each other stand together."""
     passes: list[list[tuple[str, str, str]]] = []
     for line in row.lines:

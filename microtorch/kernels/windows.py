@@ -49,7 +49,7 @@ class Windows(NamedTuple):
         if self.padded == self.image:
             return np.ascontiguousarray(x)
         (h, w), (top, left) = self.image, self.before
-        made = np.full(x.shape[:2] + self.padded, value, x.dtype)
+        made = np.full(x.shape[:2] + self.padded, value, x.dtype, like=x)
         made[:, :, top : top + h, left : left + w] = x
         return made
 
@@ -72,7 +72,7 @@ class Windows(NamedTuple):
 
 def windows(x: Array, at: Windows) -> Array:
     """The pixels of every window: (N, C, kh, kw, oh, ow)."""
-    made = np.empty(x.shape[:2] + at.size + at.counts, x.dtype)
+    made = np.empty(x.shape[:2] + at.size + at.counts, x.dtype, like=x)
     for k, (_, pixels) in enumerate(at.shifts(at.pad(x))):
         made[:, :, k // at.size[1], k % at.size[1]] = pixels
     return made
@@ -80,7 +80,7 @@ def windows(x: Array, at: Windows) -> Array:
 
 def windows_back(g: Array, at: Windows) -> Array:
     """Pixels of windows added up where they came from: the adjoint of `windows`."""
-    padded = np.zeros(g.shape[:2] + at.padded, g.dtype)
+    padded = np.zeros(g.shape[:2] + at.padded, g.dtype, like=g)
     for k, (_, pixels) in enumerate(at.shifts(padded)):
         pixels += g[:, :, k // at.size[1], k % at.size[1]]
     return at.crop(padded)
@@ -88,7 +88,7 @@ def windows_back(g: Array, at: Windows) -> Array:
 
 def window_sum(x: Array, at: Windows) -> Array:
     """The sum of every window: (N, C, oh, ow)."""
-    total = np.zeros(x.shape[:2] + at.counts, x.dtype)
+    total = np.zeros(x.shape[:2] + at.counts, x.dtype, like=x)
     for _, pixels in at.shifts(at.pad(x)):
         total += pixels
     return total
@@ -96,7 +96,7 @@ def window_sum(x: Array, at: Windows) -> Array:
 
 def window_spread(g: Array, at: Windows) -> Array:
     """A number for each window added to all of its pixels: the adjoint of `window_sum`."""
-    padded = np.zeros(g.shape[:2] + at.padded, g.dtype)
+    padded = np.zeros(g.shape[:2] + at.padded, g.dtype, like=g)
     for _, pixels in at.shifts(padded):
         pixels += g
     return at.crop(padded)
@@ -177,7 +177,7 @@ class Plan(NamedTuple):
     def spread(self, g: Array) -> Array:
         """Gradients (N, O, oh, ow) as rows of products, with zeros between the rows."""
         shape = (g.shape[0], self.groups, g.shape[1] // self.groups)
-        made = np.zeros((*shape, self.run), g.dtype)
+        made = np.zeros((*shape, self.run), g.dtype, like=g)
         self.wanted(made)[...] = g.reshape(shape + self.at.counts)
         return made
 
@@ -186,7 +186,7 @@ def conv(x: Array, weight: Array, plan: Plan, bias: Array | None = None) -> Arra
     """Cross-correlation of images (N, C, H, W) with weight (O, C / groups, kh, kw)."""
     n, out, groups = x.shape[0], weight.shape[0], plan.groups
     w = weight.reshape(groups, out // groups, -1)
-    made = np.empty((n, groups, out // groups, *plan.at.counts), x.dtype)
+    made = np.empty((n, groups, out // groups, *plan.at.counts), x.dtype, like=x)
     padded = plan.at.pad(x)
     with np.errstate(all="ignore"):
         for lot in plan.lots(n, w[:, 0].size, x.itemsize):
@@ -202,7 +202,7 @@ def conv_input(g: Array, weight: Array, plan: Plan) -> Array:
     n, out, groups = g.shape[0], weight.shape[0], plan.groups
     w = weight.reshape(groups, out // groups, -1).swapaxes(1, 2)
     channels = weight.shape[1] * groups
-    padded = np.zeros((n, channels, *plan.at.padded), g.dtype)
+    padded = np.zeros((n, channels, *plan.at.padded), g.dtype, like=g)
     kh, kw = plan.at.size
     with np.errstate(all="ignore"):
         for lot in plan.lots(n, groups * w.shape[1], g.itemsize):
@@ -219,7 +219,7 @@ def conv_weight(x: Array, g: Array, plan: Plan) -> Array:
     n, out, groups = g.shape[0], g.shape[1], plan.groups
     channels = x.shape[1] // groups
     size = channels * plan.at.size[0] * plan.at.size[1]
-    made = np.zeros((groups, out // groups, size), g.dtype)
+    made = np.zeros((groups, out // groups, size), g.dtype, like=g)
     padded = plan.at.pad(x)
     with np.errstate(all="ignore"):
         for lot in plan.lots(n, groups * size, g.itemsize):
@@ -231,6 +231,6 @@ def conv_weight(x: Array, g: Array, plan: Plan) -> Array:
 def _matrix(plan: Plan, padded: Array) -> Array:
     """A copy of the windows as matrices (N, groups, C / groups * kh * kw, run)."""
     view = plan.columns(padded)
-    made = np.empty(view.shape, view.dtype)
+    made = np.empty(view.shape, view.dtype, like=view)
     np.copyto(made, view)
     return made.reshape(*view.shape[:2], -1, plan.run)

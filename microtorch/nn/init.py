@@ -155,7 +155,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
         raise ValueError("Only tensors with 2 or more dimensions are supported")
     if not a.size:
         return tensor
-    drawn = np.empty((a.shape[0], a.size // a.shape[0]), a.dtype)
+    drawn = np.empty((a.shape[0], a.size // a.shape[0]), a.dtype, like=a)
     random.normal_(wrap(drawn), generator=generator)
     wide = drawn.shape[0] < drawn.shape[1]
     q, r = np.linalg.qr(drawn.T if wide else drawn)
@@ -229,7 +229,7 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
         raise ValueError("dim 0 must be divisible by groups")
     each = shape[0] // groups
     middle = tuple(n // 2 for n in shape[2:])
-    values = np.zeros(shape, tensor._array.dtype)
+    values = np.zeros(shape, tensor._array.dtype, like=tensor._array)
     for group in range(groups):
         for k in range(min(each, shape[1])):
             values[(group * each + k, k, *middle)] = 1

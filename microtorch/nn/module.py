@@ -10,6 +10,7 @@ from .. import dtypes
 from ..device import check as check_device
 from ..errors import kind_of
 from ..graph.node import clock
+from ..kernels import cpu
 from ..tensor import Tensor, changed, wrap
 from .hooks import Hooked, in_use
 from .parameter import Parameter
@@ -277,15 +278,15 @@ class Module(Hooked, Paths):
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast parameters and buffers in place; integer buffers keep their dtype."""
-        dtype = kwargs.get("dtype")
-        check_device(kwargs.get("device"))
+        dtype, device = kwargs.get("dtype"), kwargs.get("device")
         for value in args:
             if isinstance(value, Tensor):
-                dtype = value.dtype
+                dtype, device = value.dtype, value.device
             elif isinstance(value, dtypes.dtype):
                 dtype = value
-            else:
-                check_device(value)
+            elif not isinstance(value, bool):
+                device = value
+        place = None if device is None else check_device(device)
         if dtype is not None:
             clock.epoch += 1
             if not dtype.is_floating_point:
@@ -298,20 +299,28 @@ class Module(Hooked, Paths):
                     tensor._array = tensor._array.astype(dtype.numpy, copy=False)
                     if tensor._grad is not None:
                         tensor._grad = wrap(tensor._grad._array.astype(dtype.numpy, copy=False))
+        if place is not None:
+            self._move(place)
         return self
 
+    def _move(self, place: Any) -> None:
+        for tensor in (*self.parameters(), *self.buffers()):
+            for each in filter(None, (tensor, tensor._grad)):
+                if each.device is not place:
+                    each._array = cpu.move(each._array, place)
+                    clock.epoch += 1
+
     def cpu(self) -> Self:
-        """On the CPU, where it is already."""
-        return self
+        """Parameters and buffers on the CPU."""
+        return self.to("cpu")
 
     def cuda(self, device: Any = None) -> Self:
         """On a GPU.
 
         Raises:
-            AssertionError: as there is none.
+            AssertionError: if there is none.
         """
-        check_device("cuda" if device is None else device)
-        return self
+        return self.to("cuda" if device is None else device)
 
     def float(self) -> Self:
         """Parameters and buffers as float32."""

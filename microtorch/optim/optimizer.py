@@ -290,14 +290,14 @@ class Update:
         except TypeError:
             numbers = tuple(map(float, numbers))
             packed = _packed(numbers)
-        if not small(packed, *arrays) and not self._by_table(large, lines, numbers):
+        if not small(packed, *arrays) and not self._by_table(large, lines, numbers, arrays[0]):
             self._in_turn(lines, numbers)
             return
         for line in lines:
             changed(line[0])
 
     def _by_table(
-        self, kernel: Any, lines: list[tuple[Any, ...]], numbers: tuple[float, ...]
+        self, kernel: Any, lines: list[tuple[Any, ...]], numbers: tuple[float, ...], first: Any
     ) -> bool:
         """The update of many or large parameters; False if one has gaps or another dtype."""
         offset = _pointer_offset()
@@ -307,10 +307,13 @@ class Update:
             size = line[0]._array.size
             for tensor in line:
                 a = tensor._array
-                if a.dtype != dtype or a.size != size or not a.flags.c_contiguous:
+                if type(a) is not type(first) or a.dtype != dtype or a.size != size or not a.flags.c_contiguous:
                     return False
                 words.append(id(a) + offset)
             words.append(size)
+        if type(first) is not np.ndarray:
+            first.update(self.name, [[t._array for t in line] for line in lines], numbers)
+            return True
         table = array.array("q", words)
         h = array.array("d", numbers)
         kernel(table.buffer_info()[0], len(lines), h.buffer_info()[0], 0)

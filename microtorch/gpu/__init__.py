@@ -1,0 +1,1 @@
+"""Tensors on the GPU: the same rows, compiled for CUDA."""

@@ -1,0 +1,193 @@
+"""An array on the GPU that Python code uses like an ndarray.
+
+`ghost` is an ndarray that lies at the device's address and is never read: views, strides and
+overlaps are NumPy's own arithmetic on it. `block` keeps the memory. Ufuncs, NumPy functions and
+methods come to `ops.perform`.
+"""
+
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from ..device import device as Device
+from .compiler import memory
+from .driver import start
+from .memory import Block, current, pool
+
+Ghost = np.ndarray[Any, Any]
+HOST = (
+    "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
+    "memory first."
+)
+DIFFERENT = (
+    "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
+)
+
+
+class _Address:
+    """What `.ctypes` gives."""
+
+    def __init__(self, data: int) -> None:
+        self.data = data
+
+
+class Array(NDArrayOperatorsMixin):
+    """An array in device memory."""
+
+    __slots__ = ("__weakref__", "block", "ghost")
+    __hash__ = object.__hash__
+    __array_priority__ = 1500.0
+
+    def __init__(self, ghost: Ghost, block: Block | None) -> None:
+        self.ghost = ghost
+        self.block = block
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return np.ndarray
+
+    shape, dtype, ndim, size, strides, itemsize, nbytes, flags = (
+        property(operator.attrgetter(f"ghost.{name}"))
+        for name in "shape dtype ndim size strides itemsize nbytes flags".split()
+    )
+    ctypes = property(lambda self: _Address(self.ghost.ctypes.data))
+    address = property(lambda self: self.ghost.ctypes.data)
+    device = Device("cuda", 0)
+    T = property(lambda self: self.transpose())
+
+    flat = property(lambda self: self.host().flat)
+
+    @property
+    def base(self) -> Any:
+        """None for all of a block's memory."""
+        return None if self.block is None or self.block.address == self.address else self.block
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3 of the protocol by which CuPy and PyTorch share device memory."""
+        return {
+            "shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False),
+            "version": 3, "strides": None if self.flags.c_contiguous else self.strides,
+            "stream": int(current.stream) or 1,
+        }  # fmt: skip
+
+    # ------------------------------------------------------------------- NumPy's protocols
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        function = ufunc if method == "__call__" else getattr(ufunc, method)
+        out = options.get("out")
+        if isinstance(out, tuple) and out[0] is not None and out[0] is not ...:
+            options["out"] = out[0] if len(out) == 1 else out
+        else:
+            options.pop("out", None)
+        return perform(function, inputs, options)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
+        return perform(function, args, options)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Ghost:
+        raise TypeError(HOST)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        found = getattr(np.ndarray, name)
+        if not callable(found):
+            return perform(getattr(np, name), (self,), {})
+        return lambda *args, **options: perform(found, (self, *args), options)
+
+    # --------------------------------------------------------------------------- elements
+    def __getitem__(self, key: Any) -> Any:
+        return perform(operator.getitem, (self, key), {})
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        perform(operator.setitem, (self, key, value), {})
+
+    def fill(self, value: Any) -> None:
+        """Write a number everywhere."""
+        self[...] = value
+
+    def __len__(self) -> int:
+        return len(self.ghost)
+
+    def __iter__(self) -> Any:
+        return (self[k] for k in range(len(self.ghost)))
+
+    # ------------------------------------------------------------------------- to the host
+    def host(self) -> Ghost:
+        """A copy on the CPU; waits for what the stream has to do."""
+        x = self if self.flags.c_contiguous else perform(np.ndarray.copy, (self,), {})
+        made = np.empty(x.shape, x.dtype)
+        if made.size:
+            start().copy_out(made, x.address, current.stream)
+        return made
+
+    def update(self, name: str, lines: list[list["Array"]], numbers: tuple[float, ...]) -> None:
+        """Make an optimizer's update of parameters and their state."""
+        step(name, lines, numbers)
+
+    def item(self, *args: Any) -> Any:
+        """An element as a Python number."""
+        return self.host().item(*args)
+
+    def tolist(self) -> Any:
+        """Nested lists."""
+        return self.host().tolist()
+
+    def tobytes(self) -> bytes:
+        """The elements as bytes."""
+        return self.host().tobytes()
+
+    def __bool__(self) -> bool:
+        return bool(self.host())
+
+    def __float__(self) -> float:
+        return float(self.host())
+
+    def __int__(self) -> int:
+        return int(self.host())
+
+    def __index__(self) -> int:
+        return self.host().__index__()
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self.host()
+
+    def __repr__(self) -> str:
+        return f"{self.host()!r} on cuda:0"
+
+
+def empty(shape: Any, dtype: Any) -> Array:
+    """An array of new memory; its elements are whatever lies there."""
+    dtype = np.dtype(dtype)
+    shape = tuple(shape) if isinstance(shape, (tuple, list)) else (int(shape),)
+    size = dtype.itemsize
+    for n in shape:
+        size *= n
+    block = pool.allocate(size)
+    return Array(memory(shape, dtype, block.address), block)
+
+
+def upload(x: Any) -> Array:
+    """A copy of a host array on the GPU."""
+    source = np.asarray(x)
+    made = empty(source.shape, source.dtype)
+    if source.size:
+        start().copy_in(made.address, np.ascontiguousarray(source), current.stream)
+    return made
+
+
+def view(x: Array, ghost: Ghost) -> Array:
+    """An array on the memory of another."""
+    return Array(ghost, x.block)
+
+
+def step(name: str, lines: list[list[Array]], numbers: tuple[float, ...]) -> None:
+    """The update of many parameters; `launch` puts its own in this place."""
+    raise NotImplementedError
+
+
+def perform(function: Any, args: Any, options: Any) -> Any:
+    """Do a NumPy operation on the GPU; `ops` puts its own in this place."""
+    raise NotImplementedError

@@ -1,0 +1,231 @@
+"""Kernel text -> PTX, or a kernel of the CUDA simulator: the only file that names numba.cuda.
+
+A kernel is a function `kernel(...)` whose parameters are all 64-bit: integers (addresses, lengths,
+distances in elements), or floats where the name starts with `number_`. Its text may use what
+`kernels/jit.py` lists for the CPU (`f32_at(address)` and so on, casts, `where`, `bits`, the
+functions of the table) and `cuda` with what numba.cuda offers inside kernels: indices, barriers and
+shared arrays, of the types `T_f32` and so on. PTX is kept on disk as machine code is; a later process
+loads it without Numba.
+"""
+
+import ctypes
+import functools
+import math
+import os
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..kernels import store
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+# The oldest cards that CUDA 13 knows.
+OLDEST = (7, 5)
+FUNCTIONS = (
+    "exp expm1 log log1p log2 log10 sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh "
+    "atanh erf erfc pow sqrt floor fabs copysign rint trunc"
+).split()
+# What CUDA's library lacks.
+_EXTRA = """
+def sigmoid(x):
+    return F(1) / (F(1) + exp(-x))
+
+def softplus(x):
+    return log1p(exp(-fabs(x))) + where(x > F(0), x, F(0))
+"""
+_IMPORT = re.compile(r"^from vecmath\d+ import (.*)\n", re.MULTILINE)
+_HELPER = re.compile(r"^def (\w+)\((.*)\)", re.MULTILINE)
+
+
+def complete(text: str) -> str:
+    """The text with functions that are none of the CUDA library's."""
+    found = _IMPORT.search(text)
+    if not found:
+        return text
+    wanted = {name.strip() for name in found[1].split(",")}
+    extra = _EXTRA if wanted & {"sigmoid", "softplus"} else ""
+    return text[: found.start()] + extra + text[found.end() :]
+
+
+def parameters(text: str) -> list[str]:
+    """"i64" or "f64" of each parameter of the kernel."""
+    names = dict(_HELPER.findall(text))["kernel"].split(", ")
+    return ["f64" if name.startswith("number_") else "i64" for name in names]
+
+
+# ------------------------------------------------------------------------------------ PTX
+def ptx(text: str, capability: tuple[int, int]) -> tuple[str, bytes]:
+    """`(entry, PTX)` of a kernel text for cards of a compute capability; no driver is needed."""
+    text = complete(text)
+    stem = f"cuda-{_key(text, capability)}"
+    found = store.read(stem)
+    if found is None:
+        found = _compiled(stem, text, capability)
+        store.write(stem, *found, text)
+    return found
+
+
+def _key(text: str, capability: tuple[int, int]) -> str:
+    with open(__file__, "rb") as file:
+        own = store.digest(file.read())
+    parts = (own, _version(), repr(capability), text)
+    return store.digest("\0".join(parts).encode())[:24]
+
+
+@functools.cache
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("numba-cuda")
+    except PackageNotFoundError:
+        return "built into numba " + version("numba")
+
+
+def _compiled(stem: str, text: str, capability: tuple[int, int]) -> tuple[str, bytes]:
+    from numba import cuda, types
+
+    symbol = "mt_" + stem.replace("-", "_")
+    scope = {**_vocabulary(), "__name__": "microtorch_" + symbol}
+    width = 32 if "F, I, U, D = f32" in text else 64
+    scope |= _library(width)
+    exec(compile(text, symbol, "exec"), scope)
+    for helper in _HELPER.findall(text):
+        if helper[0] != "kernel":
+            scope[helper[0]] = cuda.jit(device=True, inline="always")(scope[helper[0]])
+    kernel = scope["kernel"]
+    kernel.__name__ = kernel.__qualname__ = symbol
+    kinds = {"i64": types.int64, "f64": types.float64}
+    code, _ = cuda.compile_ptx(kernel, tuple(kinds[k] for k in parameters(text)), cc=capability)
+    entry = re.search(r"\.entry (\S+)\(", code)
+    assert entry is not None
+    return entry[1], code.encode()
+
+
+@functools.cache
+def _library(width: int) -> dict[str, Any]:
+    """CUDA's functions for a width, under the names of the table."""
+    from numba.cuda import libdevice
+
+    end = "f" if width == 32 else ""
+    return {name: getattr(libdevice, name + end) for name in FUNCTIONS}
+
+
+@functools.cache
+def _vocabulary() -> dict[str, Any]:
+    """The other names that kernel text may use."""
+    from numba import cuda
+
+    try:
+        from numba.cuda import types
+        from numba.cuda.extending import intrinsic
+    except ImportError:
+        from numba import types
+        from numba.extending import intrinsic
+
+    names = "f32 f64 i8 i16 i32 i64 u8 u16 u32 u64".split()
+    full = {"f": "float", "i": "int", "u": "uint"}
+    scope: dict[str, Any] = {n: getattr(types, full[n[0]] + n[1:]) for n in names}
+
+    def pointer_to(element: Any) -> Any:
+        @intrinsic
+        def at(typing: Any, place: Any) -> Any:
+            def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+                wide = context.cast(builder, args[0], sig.args[0], types.int64)
+                return builder.inttoptr(wide, context.get_value_type(sig.return_type))
+
+            return types.CPointer(element)(place), code
+
+        return at
+
+    @intrinsic
+    def where(typing: Any, condition: Any, a: Any, b: Any) -> Any:
+        both = typing.unify_types(a, b)
+
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            test = context.cast(builder, args[0], sig.args[0], types.boolean)
+            yes, no = (context.cast(builder, args[k], sig.args[k], both) for k in (1, 2))
+            return builder.select(test, yes, no)
+
+        return both(condition, a, b), code
+
+    for n in names:
+        scope[n + "_at"], scope["T_" + n] = pointer_to(scope[n]), scope[n]
+    return scope | {"where": where, "cuda": cuda}
+
+
+# ------------------------------------------------------------------------------ simulator
+def simulated(text: str) -> Callable[..., None]:
+    """`launch(grid, block, *arguments)`, which runs the kernel thread by thread on host memory."""
+    from numba import cuda
+
+    text = complete(text)
+    scope = {**_simulated_names(), "cuda": cuda}
+    exec(compile(text, "kernel", "exec"), scope)
+    kernel = cuda.jit(scope["kernel"])
+
+    def launch(grid: tuple[int, int], block: int, *arguments: Any) -> None:
+        # Each simulated thread is one of Python's, with NumPy's default warnings.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            kernel[grid, block](*arguments)
+
+    return launch
+
+
+class _Pointer:
+    """What an address points to, as an array that has no end."""
+
+    def __init__(self, dtype: np.dtype[Any], address: Any) -> None:
+        self._dtype, self._address = dtype, int(address)
+        self._ahead = memory((1 << 40,), dtype, self._address)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._ahead[i] if i >= 0 else self._before(i)[()]
+
+    def __setitem__(self, i: Any, value: Any) -> None:
+        if i >= 0:
+            self._ahead[i] = value
+        else:
+            self._before(i)[...] = value
+
+    def _before(self, i: Any) -> Any:
+        return memory((), self._dtype, self._address + int(i) * self._dtype.itemsize)
+
+
+# All of memory: an array made on it costs 0.3 us, and nothing is read before it is asked for.
+_EVERYTHING = (ctypes.c_char * 2**62).from_address(1)
+
+
+def memory(
+    shape: tuple[int, ...], dtype: Any, address: int, strides: tuple[int, ...] | None = None
+) -> np.ndarray[Any, Any]:
+    """An array that lies at an address, which need not be readable; strides in bytes."""
+    return np.ndarray(shape, dtype, _EVERYTHING, address - 1, strides)  # type: ignore[call-overload]
+
+
+@functools.cache
+def _simulated_names() -> dict[str, Any]:
+    from numba import types
+
+    full = {"f": "float", "i": "int", "u": "uint"}
+    scope: dict[str, Any] = {}
+    for n in "f32 f64 i8 i16 i32 i64 u8 u16 u32 u64".split():
+        dtype = np.dtype(full[n[0]] + n[1:])
+        scope[n] = dtype.type if n[0] == "f" else functools.partial(_cast, dtype)
+        scope[n + "_at"] = functools.partial(_Pointer, dtype)
+        scope["T_" + n] = getattr(types, dtype.name)
+    other = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "atan2": "arctan2",
+             "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "pow": "power"}  # fmt: skip
+    scope |= {n: getattr(np, other.get(n, n)) for n in FUNCTIONS if not n.startswith("erf")}
+    scope["erf"] = lambda x: type(x)(math.erf(x))
+    scope["erfc"] = lambda x: type(x)(math.erfc(x))
+    scope["where"] = lambda c, x, y: x if c else y
+    return scope
+
+
+def _cast(dtype: np.dtype[Any], x: Any) -> Any:
+    return np.asarray(x).astype(dtype)[()]

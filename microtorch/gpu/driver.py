@@ -1,0 +1,259 @@
+"""NVIDIA's driver through cuda-python: memory, copies, launches, streams, events and graphs.
+
+`simulator.Simulator` has the same methods. `start()` gives the one that there is.
+"""
+
+import ctypes
+import functools
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+from . import compiler
+
+Array = np.ndarray[Any, Any]
+EXTRAS = "pip install 'microtorch[cuda13]' (or [cuda12], for drivers before release 580)"
+
+
+class Unavailable(RuntimeError):
+    """Why there is no GPU to use, in one sentence."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """Device memory is used up; everything that was there before is as it was."""
+
+
+class Kernel:
+    """A kernel on the device, and room for the words that a launch takes."""
+
+    def __init__(self, handle: Any, kinds: list[str]) -> None:
+        self.handle = handle
+        types = {"i64": ctypes.c_int64, "f64": ctypes.c_double}
+        self.words = [types[kind]() for kind in kinds]
+        places = [ctypes.addressof(word) for word in self.words]
+        self.places = (ctypes.c_void_p * len(places))(*places)
+        self.at = ctypes.addressof(self.places)
+
+
+class Driver:
+    """One GPU, the first that CUDA_VISIBLE_DEVICES shows, in the context that others use too."""
+
+    threads = 256
+    simulated = False
+
+    def __init__(self, cu: Any) -> None:
+        """
+        Raises:
+            Unavailable: naming what is missing.
+        """
+        self.cu = cu
+        try:
+            found = cu.cuInit(0)[0]
+        except Exception as error:
+            words = f"No NVIDIA driver was found on this machine ({str(error).splitlines()[0]})."
+            raise Unavailable(words) from None
+        if found == cu.CUresult.CUDA_ERROR_NO_DEVICE:
+            raise Unavailable("The NVIDIA driver finds no GPU that this process may use.")
+        if found != cu.CUresult.CUDA_SUCCESS:
+            raise Unavailable(f"The NVIDIA driver does not start: {self._words(found)}.")
+        version, needed = self.check(cu.cuDriverGetVersion()), toolkit()
+        if version // 1000 < needed:
+            raise Unavailable(
+                f"The NVIDIA driver supports CUDA {version // 1000}.{version % 1000 // 10}, and the "
+                f"installed packages need {needed}.0: update the driver, or {EXTRAS}."
+            )
+        self.count = int(self.check(cu.cuDeviceGetCount()))
+        self.device = self.check(cu.cuDeviceGet(0))
+        self.context = self.check(cu.cuDevicePrimaryCtxRetain(self.device))
+        self.enter()
+        kinds = cu.CUdevice_attribute
+        read = lambda kind: int(self.check(cu.cuDeviceGetAttribute(kind, self.device)))
+        self.capability = (
+            read(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
+            read(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
+        )
+        self.processors = read(kinds.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+        name = self.check(cu.cuDeviceGetName(128, self.device))
+        self.name = name.split(b"\0")[0].decode()
+
+    def _words(self, code: Any) -> str:
+        return str(self.cu.cuGetErrorString(code)[1].decode())
+
+    def check(self, answer: tuple[Any, ...]) -> Any:
+        """What a call gave.
+
+        Raises:
+            OutOfMemoryError, RuntimeError: if it failed, in the driver's words.
+        """
+        code, *rest = answer
+        if code != self.cu.CUresult.CUDA_SUCCESS:
+            kind = OutOfMemoryError if code.name == "CUDA_ERROR_OUT_OF_MEMORY" else RuntimeError
+            lost = "" if kind is OutOfMemoryError else (
+                ". Tensors on the GPU may be lost: save what is on the CPU and start anew"
+            )  # fmt: skip
+            raise kind(f"CUDA error: {self._words(code)} ({code.name}){lost}")
+        return rest[0] if len(rest) == 1 else rest
+
+    def enter(self) -> None:
+        """Make the context current in this thread."""
+        self.check(self.cu.cuCtxSetCurrent(self.context))
+
+    # ------------------------------------------------------------------------- memory
+    def allocate(self, size: int) -> int:
+        """Address of new memory."""
+        return int(self.check(self.cu.cuMemAlloc(size)))
+
+    def free(self, address: int) -> None:
+        """Give memory back to the driver."""
+        self.check(self.cu.cuMemFree(address))
+
+    def info(self) -> tuple[int, int]:
+        """Bytes that are free, and all there are."""
+        free, total = self.check(self.cu.cuMemGetInfo())
+        return int(free), int(total)
+
+    def copy_in(self, address: int, x: Array, stream: Any, wait: bool = True) -> None:
+        """Copy a contiguous host array to the device."""
+        self.check(self.cu.cuMemcpyHtoDAsync(address, x.ctypes.data, x.nbytes, stream))
+        if wait:
+            self.wait(stream)
+
+    def copy_out(self, x: Array, address: int, stream: Any, wait: bool = True) -> None:
+        """Copy device memory into a contiguous host array."""
+        self.check(self.cu.cuMemcpyDtoHAsync(x.ctypes.data, address, x.nbytes, stream))
+        if wait:
+            self.wait(stream)
+
+    def clear(self, address: int, size: int, stream: Any) -> None:
+        """Fill memory with zero bytes."""
+        self.check(self.cu.cuMemsetD8Async(address, 0, size, stream))
+
+    def pinned(self, size: int) -> int:
+        """Address of page-locked host memory."""
+        return int(self.check(self.cu.cuMemAllocHost(size)))
+
+    def unpin(self, address: int) -> None:
+        """Free page-locked host memory."""
+        self.check(self.cu.cuMemFreeHost(address))
+
+    # ----------------------------------------------------------------------- launches
+    @functools.lru_cache(maxsize=None)  # noqa: B019
+    def load(self, text: str) -> Kernel:
+        """The kernel of a text."""
+        entry, code = compiler.ptx(text, self.capability)
+        module = self.check(self.cu.cuModuleLoadData(code))
+        handle = self.check(self.cu.cuModuleGetFunction(module, entry.encode()))
+        return Kernel(handle, compiler.parameters(text))
+
+    def grid(self, n: int) -> int:
+        """Blocks for n elements: enough to fill the GPU, which then strides on."""
+        return max(1, min(-(-n // self.threads), self.processors * 16))
+
+    def launch(
+        self, kernel: Kernel, grid: tuple[int, int], block: int, words: Any, stream: Any
+    ) -> None:
+        """Start a kernel; it runs after all that the stream was given before."""
+        for place, word in zip(kernel.words, words, strict=True):
+            place.value = word
+        across, down = grid
+        self.check(
+            self.cu.cuLaunchKernel(
+                kernel.handle, across, down, 1, block, 1, 1, 0, stream, kernel.at, 0
+            )
+        )
+
+    # ------------------------------------------------------------- streams, events, graphs
+    def stream(self) -> Any:
+        """A new stream."""
+        return self.check(self.cu.cuStreamCreate(0))
+
+    def wait(self, stream: Any = None) -> None:
+        """Wait for a stream, or for everything."""
+        self.check(self.cu.cuCtxSynchronize() if stream is None else (
+            self.cu.cuStreamSynchronize(stream)))  # fmt: skip
+
+    def done(self, stream: Any) -> bool:
+        """Whether a stream has nothing left to do."""
+        return bool(self.cu.cuStreamQuery(stream)[0] == self.cu.CUresult.CUDA_SUCCESS)
+
+    def event(self, timing: bool) -> Any:
+        """A new event."""
+        return self.check(self.cu.cuEventCreate(0 if timing else 2))
+
+    def mark(self, event: Any, stream: Any) -> None:
+        """Let an event happen when the stream comes to it."""
+        self.check(self.cu.cuEventRecord(event, stream))
+
+    def wait_event(self, event: Any, stream: Any = None) -> None:
+        """Wait for an event, here or in a stream."""
+        self.check(self.cu.cuEventSynchronize(event) if stream is None else (
+            self.cu.cuStreamWaitEvent(stream, event, 0)))  # fmt: skip
+
+    def happened(self, event: Any) -> bool:
+        """Whether an event is over."""
+        return bool(self.cu.cuEventQuery(event)[0] == self.cu.CUresult.CUDA_SUCCESS)
+
+    def elapsed(self, first: Any, second: Any) -> float:
+        """Milliseconds between two events."""
+        return float(self.check(self.cu.cuEventElapsedTime(first, second)))
+
+    def capture(self, stream: Any) -> None:
+        """Note what a stream is given from now on instead of doing it."""
+        mode = self.cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self.check(self.cu.cuStreamBeginCapture(stream, mode))
+
+    def captured(self, stream: Any) -> Any:
+        """What was noted, ready to run."""
+        return self.check(
+            self.cu.cuGraphInstantiate(self.check(self.cu.cuStreamEndCapture(stream)), 0)
+        )
+
+    def replay(self, graph: Any, stream: Any) -> None:
+        """Run what was noted, by one launch."""
+        self.check(self.cu.cuGraphLaunch(graph, stream))
+
+
+def toolkit() -> int:
+    """The release of CUDA that the installed packages make code for."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    for package in ("cuda-bindings", "cuda-python"):
+        try:
+            return int(version(package).partition(".")[0])
+        except PackageNotFoundError:
+            continue
+    return 0
+
+
+@functools.cache
+def start() -> Any:
+    """The GPU, or its simulation where NUMBA_ENABLE_CUDASIM=1.
+
+    Raises:
+        Unavailable: where there is none.
+    """
+    if compiler.SIMULATED:
+        from .simulator import Simulator
+
+        return Simulator()
+    if importlib.util.find_spec("numba_cuda") is None:
+        raise Unavailable(f"microtorch's packages for CUDA are not installed: {EXTRAS}.")
+    try:
+        from cuda.bindings import driver
+    except ImportError as error:
+        words = f"NVIDIA's Python packages for CUDA cannot be imported ({error}): {EXTRAS}."
+        raise Unavailable(words) from None
+    return Driver(driver)
+
+
+@functools.cache
+def problem() -> str | None:
+    """Why there is no GPU to use, or None."""
+    try:
+        start()
+    except Unavailable as error:
+        return str(error)
+    except Exception as error:
+        return f"The GPU cannot be used: {error}"
+    return None

@@ -1,0 +1,310 @@
+"""Maps, folds, ops on rows and products of arrays on the GPU: shapes in, launches out."""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from ..table import FOLDS, ROWWISE, STEPS
+from . import blas, text
+from .array import DIFFERENT, Array, empty, upload
+from .compiler import memory
+from .driver import start
+from .memory import current
+
+# Elements that a part of a fold has at least: fixed, so that the bits do not depend on the GPU.
+PART = 1 << 14
+# Results from which on a fold over leading dims lets a thread make one alone.
+COLUMNS = 32
+
+
+# What folds of nothing are.
+EMPTY = {"sum": 0, "prod": 1, "mean": math.nan}
+
+
+@functools.lru_cache(maxsize=4096)
+def _constant(kind: Any, value: bytes) -> Array:
+    return upload(np.frombuffer(value, kind).reshape(()))
+
+
+_constants: dict[int, tuple[Any, Array]] = {}
+
+
+def _whole_constant(host: Any) -> Array:
+    """A read-only array, which only the package makes, and keeps."""
+    found = _constants.get(id(host))
+    if found is None:
+        if len(_constants) >= 64:
+            _constants.clear()
+        found = _constants[id(host)] = host, upload(host)
+    return found[1]
+
+
+def operand(x: Any, dtype: Any = None) -> Array:
+    """What stands for an operand on the GPU: an array that is there, or a number.
+
+    Raises:
+        RuntimeError: for an array on the CPU.
+    """
+    if type(x) is Array:
+        return x
+    host = np.asarray(x, dtype)
+    if host.ndim and host.size:
+        if host.flags.writeable:
+            raise RuntimeError(DIFFERENT)
+        return _whole_constant(host)
+    return _constant(host.dtype, host.tobytes()) if host.size else upload(host)
+
+
+def spread(x: Array, shape: tuple[int, ...]) -> Array:
+    """The array repeated to a shape."""
+    if x.shape == shape:
+        return x
+    lead = (0,) * (len(shape) - x.ndim)
+    own = (0 if n == 1 else s for s, n in zip(x.strides, x.shape, strict=True))
+    return Array(memory(shape, x.dtype, x.address, (*lead, *own)), x.block)
+
+
+def merged(shape: Any, strides: list[list[int]]) -> tuple[list[int], list[list[int]]]:
+    """Dims and strides with as few dims as describe the same positions."""
+    lengths: list[int] = []
+    steps: list[list[int]] = [[] for _ in strides]
+    for d, n in enumerate(shape):
+        if n == 1:
+            continue
+        if lengths and all(s[-1] == own[d] * n for s, own in zip(steps, strides, strict=True)):
+            lengths[-1] *= n
+            for s, own in zip(steps, strides, strict=True):
+                s[-1] = own[d]
+            continue
+        lengths.append(n)
+        for s, own in zip(steps, strides, strict=True):
+            s.append(own[d])
+    return (lengths, steps) if lengths else ([1], [[0] for _ in strides])
+
+
+def distances(x: Array) -> list[int]:
+    """Strides in elements."""
+    return [s // x.itemsize for s in x.strides]
+
+
+def run(source: str, count: int, words: Any, block: int = 0, grid: Any = None) -> None:
+    """Launch the kernel of a text for so many elements, or on a grid."""
+    driver = start()
+    block = block or driver.threads
+    driver.launch(
+        driver.load(source), grid or (driver.grid(count), 1), block, words, current.stream
+    )
+
+
+@functools.lru_cache(maxsize=None)
+def _elementwise(*key: Any) -> str:
+    return text.elementwise(*key)
+
+
+def map_(
+    outs: list[Array], ins: list[Array], formulas: Any, names: Any, dtype: Any = None,
+    far: str = "",
+) -> None:  # fmt: skip
+    """outs[k] = formulas[k] over operands that are broadcast to the shape of the outs."""
+    shape, count = outs[0].shape, outs[0].size
+    if not count:
+        return
+    ins = [spread(x, shape) for x in ins]
+    ins = [_apart(x, outs, far) for x in ins]
+    targets = ("z", "z1", "z2", "z3")[: len(outs)]
+    lengths, steps = merged(shape, [distances(x) for x in (*ins, *outs)])
+    key = dtype or next((x.dtype for x in ins if x.dtype != np.bool_), ins[0].dtype)
+    source = _elementwise(
+        len(lengths),
+        tuple((n, x.dtype.name) for n, x in zip(names, ins, strict=True)),
+        tuple((n, x.dtype.name) for n, x in zip(targets, outs, strict=True)),
+        tuple(formulas), key.name, far,
+    )  # fmt: skip
+    words = [count, *lengths[1:], *(x.address for x in (*ins, *outs))]
+    run(source, count, words + [s for each in steps for s in each])
+
+
+def _apart(x: Array, outs: list[Array], far: str) -> Array:
+    """A copy of an operand whose elements a result would overwrite before they are read."""
+    for z in outs:
+        if x.block is z.block and x.block is not None:
+            same = x.address == z.address and x.strides == z.strides and not far
+            if not same and np.may_share_memory(x.ghost, z.ghost):
+                return copied(x)
+    return x
+
+
+def copied(x: Array, dtype: Any = None) -> Array:
+    """A contiguous copy, of another dtype perhaps."""
+    made = empty(x.shape, dtype or x.dtype)
+    copy(made, x)
+    return made
+
+
+def copy(out: Array, x: Array) -> None:
+    """Write elements, converted to the dtype of `out`, and repeated to its shape."""
+    if np.float16 in (x.dtype, out.dtype):
+        raise NotImplementedError("float16")
+    map_([out], [x], ("x != 0" if out.dtype == np.bool_ != x.dtype else "x",), ("x",))
+
+
+def cast(x: Any, dtype: Any) -> Array:
+    """An operand as a dtype."""
+    if type(x) is not Array:
+        return operand(np.asarray(x).astype(dtype))
+    return x if x.dtype == dtype else copied(x, dtype)
+
+
+def fold(
+    name: str, ins: list[Array], dims: tuple[int, ...], out: Any, formula: str = "x",
+    names: Any = ("x",),
+) -> Array:  # fmt: skip
+    """A fold of a formula over some dims, which are dropped; `out` is the dtype of the result."""
+    full = np.broadcast_shapes(*(x.shape for x in ins))
+    ins = [spread(x, full) for x in ins]
+    kept = [d for d in range(len(full)) if d not in dims]
+    made = empty(tuple(full[d] for d in kept), out)
+    if not made.size:
+        return made
+    total, outer = math.prod(full[d] for d in dims), made.size
+    steps = [distances(x) for x in ins]
+    over = [[s[d] for d in dims] for s in steps]
+    if not total:
+        if name not in EMPTY:
+            raise ValueError(f"zero-size array to reduction operation {name} which has no identity")
+        value = np.array(EMPTY[name], made.dtype)
+        copy(made, operand(value))
+        return made
+    lengths, far = merged([full[d] for d in dims], over)
+    shape, near = merged([full[d] for d in kept], [[s[d] for d in kept] for s in steps])
+    inner, own = min(abs(f[-1]) for f in far), min(abs(s[-1]) for s in near)
+    columns = outer >= COLUMNS and (own < inner or total <= COLUMNS)
+    driver = start()
+    chunks = min(-(-total // PART), 512) if outer < 4096 else 1
+    if columns and outer < 65536:
+        chunks = min(max(chunks, -(-total // 256)), 512)
+    key = tuple((n, x.dtype.name) for n, x in zip(names, ins, strict=True))
+    partial = made if chunks == 1 else empty((chunks, outer), out)
+    source = _fold(name, key, formula, made.dtype.name, len(shape), len(lengths), driver.threads,
+                   columns, chunks == 1)  # fmt: skip
+    part = -(-total // chunks)
+    words = [outer, chunks, total, part, total, *shape[1:], *lengths[1:], partial.address]
+    words += [x.address for x in ins]
+    words += [s for each in near for s in each] + [s for each in far for s in each]
+    _start(source, columns, outer * chunks, words)
+    if chunks > 1:
+        alone = outer >= COLUMNS
+        source = _fold(name, (("x", made.dtype.name),), "x", made.dtype.name, 1, 1, driver.threads,
+                       alone, True)  # fmt: skip
+        _start(source, alone, outer, [outer, 1, chunks, chunks, total, made.address,
+                                      partial.address, 1, outer])  # fmt: skip
+    return made
+
+
+def _start(source: str, columns: bool, work: int, words: list[int]) -> None:
+    blocks = start().processors * 16
+    run(source, work, words, grid=None if columns else (min(work, blocks), 1))
+
+
+@functools.lru_cache(maxsize=None)
+def _fold(*key: Any) -> str:
+    return text.fold(*key)
+
+
+def rows(name: str, ins: list[Array], dim: int) -> Array:
+    """An op of `table.ROWWISE` along a dim; its params have the shape without it."""
+    row = ROWWISE[name]
+    count = len(row.inputs)
+    full = np.broadcast_shapes(*(x.shape for x in ins[:count]))
+    lead = full[:dim] + full[dim + 1 :]
+    made = empty(full, ins[0].dtype)
+    if not made.size:
+        return made
+    move = lambda s: [*s[:dim], *s[dim + 1 :]]
+    steps = [distances(spread(x, full)) for x in (*ins[:count], made)]
+    params = [distances(spread(x, lead)) for x in ins[count:]]
+    outer = [*map(move, steps[:count]), *params, move(steps[-1])]
+    lengths, outer = merged(lead, outer)
+    source = _rows(name, made.dtype.name, len(lengths), start().threads)
+    number = made.size // full[dim]
+    words = [number, full[dim], *lengths[1:], *(x.address for x in (*ins, made))]
+    words += [s for each in outer for s in each] + [s[dim] for s in steps]
+    _start(source, False, number, words)
+    return made
+
+
+@functools.lru_cache(maxsize=None)
+def _rows(name: str, dtype: str, rank: int, threads: int) -> str:
+    return text.rowwise(ROWWISE[name], dtype, rank, threads)
+
+
+def product(x: Array, y: Array) -> Array:
+    """`x @ y` of stacks of matrices (..., n, k) and (..., k, m)."""
+    lead = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    (n, k), m = x.shape[-2:], y.shape[-1]
+    made = empty((*lead, n, m), x.dtype)
+    if not made.size:
+        return made
+    x, y = spread(x, (*lead, n, k)), spread(y, (*lead, k, m))
+    lengths, steps = merged(lead, [distances(v)[:-2] for v in (x, y)])
+    if len(lengths) > 1:
+        # Matrices that no one distance leads to are brought together.
+        return product(copied(x).reshape(-1, n, k), copied(y).reshape(-1, k, m)).reshape(made.shape)
+    if blas.product(x, y, made, lengths[0], steps):
+        return made
+    tile, depth, each = TILES[start().simulated]
+    across = tile // each
+    source = _product(made.dtype.name, tile, depth, each)
+    blocks = lengths[0] * -(-n // tile) * -(-m // tile)
+    words = [lengths[0], n, m, k, x.address, y.address, made.address]
+    for v, own in ((x, steps[0]), (y, steps[1])):
+        words += [own[0], *distances(v)[-2:]]
+    run(source, 0, words, across * across, (min(blocks, 1 << 20), 1))
+    return made
+
+
+# Of a block, of a slice in depth, of a thread: on a GPU, and simulated.
+TILES = {False: (64, 8, 4), True: (4, 2, 2)}
+
+
+@functools.lru_cache(maxsize=None)
+def _product(*key: Any) -> str:
+    return text.product(*key)
+
+
+def step(name: str, lines: list[list[Array]], numbers: tuple[float, ...]) -> None:
+    """The update of many parameters in one launch."""
+    table = np.array([[*(x.address for x in line), line[0].size] for line in lines], np.int64)
+    device = upload(table)
+    source = _step(name, lines[0][0].dtype.name)
+    across = start().grid(max(line[0].size for line in lines))
+    run(source, 0, [device.address, *numbers], grid=(across, len(lines)))
+
+
+@functools.lru_cache(maxsize=None)
+def _step(name: str, dtype: str) -> str:
+    return text.step(STEPS[name], dtype)
+
+
+def added(made: Array, places: Array, g: Array) -> None:
+    """Add rows g[k] to the rows places[k] of `made`, in this order; all are contiguous.
+
+    The order is found on the CPU, so that it is the same every time.
+    """
+    where = places.host()
+    order = np.argsort(where, kind="stable")
+    targets, first = np.unique(where[order], return_index=True)
+    width = g.size // max(len(where), 1)
+    if not g.size:
+        return
+    ends = upload(np.append(first, len(where)).astype(np.int64))
+    kept = [upload(targets.astype(np.int64)), ends, upload(order.astype(np.int64))]
+    words = [len(targets), width, *(x.address for x in (*kept, g, made))]
+    run(_segments(made.dtype.name), len(targets) * width, words)
+
+
+@functools.lru_cache(maxsize=None)
+def _segments(dtype: str) -> str:
+    return text.segments(dtype)

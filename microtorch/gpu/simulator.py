@@ -1,0 +1,140 @@
+"""The driver's methods on host memory: what tests use where there is no GPU."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import compiler
+from .driver import OutOfMemoryError
+
+Array = np.ndarray[Any, Any]
+
+
+class Simulator:
+    """A GPU of few threads, with a memory of `total` bytes; everything is done at once."""
+
+    threads = 2
+    simulated = True
+    count, processors, capability, name = 1, 1, (9, 0), "Simulated GPU"
+    total = 1 << 30
+
+    def __init__(self) -> None:
+        self._held: dict[int, Array] = {}
+        self._used = 0
+        self._notes: list[Callable[[], None]] | None = None
+        self._kernels: dict[str, Any] = {}
+
+    def enter(self) -> None:
+        """Nothing: there is no context."""
+
+    # ------------------------------------------------------------------------- memory
+    def allocate(self, size: int) -> int:
+        """Address of new memory."""
+        if self._used + size > self.total:
+            raise OutOfMemoryError("CUDA error: out of memory")
+        # What is read without being written first is nan.
+        made = np.full(size + 256, 255, np.uint8)
+        address = -(-made.ctypes.data // 256) * 256
+        self._held[address] = made
+        self._used += size
+        return address
+
+    def free(self, address: int) -> None:
+        """Give memory back."""
+        self._used -= self._held.pop(address).nbytes - 256
+
+    def info(self) -> tuple[int, int]:
+        """Bytes that are free, and all there are."""
+        return self.total - self._used, self.total
+
+    def _do(self, work: Callable[[], None]) -> None:
+        if self._notes is None:
+            work()
+        else:
+            self._notes.append(work)
+
+    def copy_in(self, address: int, x: Array, stream: Any, wait: bool = True) -> None:
+        """Copy a contiguous host array to the device."""
+        bytes_of(address, x.nbytes)[...] = x.reshape(-1).view(np.uint8)
+
+    def copy_out(self, x: Array, address: int, stream: Any, wait: bool = True) -> None:
+        """Copy device memory into a contiguous host array."""
+        x.reshape(-1).view(np.uint8)[...] = bytes_of(address, x.nbytes)
+
+    def clear(self, address: int, size: int, stream: Any) -> None:
+        """Fill memory with zero bytes."""
+        self._do(lambda: bytes_of(address, size).fill(0))
+
+    def pinned(self, size: int) -> int:
+        """Address of host memory."""
+        return self.allocate(size)
+
+    unpin = free
+
+    # ----------------------------------------------------------------------- launches
+    def load(self, text: str) -> Any:
+        """The kernel of a text."""
+        if text not in self._kernels:
+            self._kernels[text] = compiler.simulated(text)
+        return self._kernels[text]
+
+    def grid(self, n: int) -> int:
+        """Blocks for n elements."""
+        return max(1, min(2, -(-n // self.threads)))
+
+    def launch(self, kernel: Any, grid: tuple[int, int], block: int, words: Any, _: Any) -> None:
+        """Run a kernel."""
+        words = tuple(words)
+        self._do(lambda: kernel(grid, block, *words))
+
+    # ------------------------------------------------------------- streams, events, graphs
+    def stream(self) -> Any:
+        """A new stream."""
+        return object()
+
+    def wait(self, stream: Any = None) -> None:
+        """Nothing: all is done."""
+
+    def done(self, stream: Any) -> bool:
+        """True."""
+        return True
+
+    def event(self, timing: bool) -> Any:
+        """A new event."""
+        return [0.0]
+
+    def mark(self, event: Any, stream: Any) -> None:
+        """Note the time."""
+        event[0] = time.perf_counter()
+
+    def wait_event(self, event: Any, stream: Any = None) -> None:
+        """Nothing: it is over."""
+
+    def happened(self, event: Any) -> bool:
+        """True."""
+        return True
+
+    def elapsed(self, first: Any, second: Any) -> float:
+        """Milliseconds between two events."""
+        return 1e3 * float(second[0] - first[0])
+
+    def capture(self, stream: Any) -> None:
+        """Note launches from now on instead of running them."""
+        self._notes = []
+
+    def captured(self, stream: Any) -> Any:
+        """What was noted."""
+        notes, self._notes = self._notes, None
+        return notes
+
+    def replay(self, graph: Any, stream: Any) -> None:
+        """Run what was noted."""
+        for work in graph:
+            work()
+
+
+def bytes_of(address: int, size: int) -> Array:
+    """The bytes at an address."""
+    return compiler.memory((size,), np.uint8, address)

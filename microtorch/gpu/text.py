@@ -1,0 +1,306 @@
+"""Rows -> CUDA kernel text: str in, str out.
+
+Kernels take what they need as 64-bit words, so that a launch costs the same for any number of
+operands. Every loop strides over the whole grid, so any grid is right. Positions are counted in the
+order of the result's elements and taken apart into one index a dimension.
+"""
+
+import re
+from collections.abc import Sequence
+
+from ..kernels.text import _FLOAT_HELPERS, _INT_HELPERS, C_TYPE, function, initial_of, prologue
+from ..kernels.text import passes, typed
+from ..table import FOLDS, Rowwise, Step, names_in
+
+Operand = tuple[str, str]
+
+
+def _lengths(prefix: str, rank: int) -> list[str]:
+    return [f"{prefix}{d}" for d in range(1, rank)]
+
+
+def _indices(position: str, prefix: str, index: str, rank: int, indent: str) -> list[str]:
+    """Lines that take a position apart: index0, index1, ... of lengths prefix1, prefix2, ..."""
+    lines, rest = [], position
+    for d in range(rank - 1, 0, -1):
+        lines.append(f"{indent}{index}r{d} = {rest} // {prefix}{d}")
+        lines.append(f"{indent}{index}{d} = {rest} - {index}r{d} * {prefix}{d}")
+        rest = f"{index}r{d}"
+    return [*lines, f"{indent}{index}0 = {rest}"]
+
+
+def _place(name: str, index: str, rank: int, step: str = "s") -> str:
+    return " + ".join(f"{index}{d} * {step}_{name}{d}" for d in range(rank))
+
+
+def _steps(names: Sequence[str], rank: int, step: str = "s") -> list[str]:
+    return [f"{step}_{n}{d}" for n in names for d in range(rank)]
+
+
+def _pointers(operands: Sequence[Operand], indent: str = "    ") -> list[str]:
+    return [f"{indent}p_{n} = {C_TYPE[dtype][0]}_at(a_{n})" for n, dtype in operands]
+
+
+def _kernel(parameters: Sequence[str], body: Sequence[str]) -> str:
+    return "\n".join([f"def kernel({', '.join(parameters)}):", *body]) + "\n"
+
+
+def elementwise(
+    rank: int, ins: Sequence[Operand], outs: Sequence[Operand], formulas: Sequence[str],
+    dtype: str, far: str = "",
+) -> str:  # fmt: skip
+    """outs[k] = formulas[k] for every element: `kernel(n, lengths, addresses, distances)`.
+
+    Operands are (name, dtype); the formulas are computed in `dtype`. far: an operand that is found
+    at distances which int64 operand `at` holds, from where its own distances lead.
+    """
+    operands = [*ins, *outs]
+    names = [n for n, _ in operands]
+    arguments = [n for n, _ in ins if n != "at"]
+    text = prologue(dtype, formulas)
+    for (name, _), formula in zip(outs, formulas, strict=True):
+        text += function(f"{name}_of", arguments, formula)
+    parameters = ["n", *_lengths("d", rank), *(f"a_{n}" for n in names), *_steps(names, rank)]
+    body = [*_pointers(operands), "    i = cuda.grid(1)", "    step = cuda.gridsize(1)"]
+    body += ["    while i < n:", *_indices("i", "d", "j", rank, " " * 8)]
+    place = {n: _place(n, "j", rank) for n in names}
+    if far:
+        place[far] += f" + p_at[{place['at']}]"
+    body += [f"        v_{n} = p_{n}[{place[n]}]" for n in arguments]
+    values = ", ".join(f"v_{n}" for n in arguments)
+    for name, kind in outs:
+        body.append(f"        r_{name} = {C_TYPE[kind][0]}({name}_of({values}))")
+    body += [f"        p_{name}[{place[name]}] = r_{name}" for name, _ in outs]
+    return text + _kernel(parameters, [*body, "        i += step"])
+
+
+def _helpers(dtype: str, formulas: Sequence[str], combines: Sequence[str]) -> str:
+    extra = set().union(*map(names_in, combines)) & {"maximum", "minimum"}
+    helpers = _FLOAT_HELPERS if dtype.startswith("f") else _INT_HELPERS
+    known = set().union(*map(names_in, formulas))
+    return "".join(helpers[n] for n in sorted(extra - known))
+
+
+_TREE = """{pad}cuda.syncthreads()
+{pad}_width = {half}
+{pad}while _width > 0:
+{pad}    if {t} < _width:
+{pad}        {shared}[{t}] = {combine}({shared}[{t}], {shared}[{t} + _width])
+{pad}    cuda.syncthreads()
+{pad}    _width = _width >> 1"""
+
+
+def _tree(shared: str, combine: str, threads: int, indent: str, t: str = "t") -> list[str]:
+    """Lines that combine the values of all threads into the first, in a fixed order."""
+    half = threads // 2
+    return [_TREE.format(pad=indent, half=half, shared=shared, combine=combine, t=t)]
+
+
+def fold(
+    name: str, ins: Sequence[Operand], formula: str, out: str, kept: int, reduced: int,
+    threads: int, columns: bool, last: bool,
+) -> str:  # fmt: skip
+    """A fold of a formula over `reduced` dims; `kept` others stay.
+
+    Each of `chunks` parts of the positions that are reduced gives one value for each of `outer`
+    results; a second launch (`last`, of one chunk) combines and finishes these. columns: a thread
+    does one part alone, and neighbours do neighbouring results; else a block does it together.
+    """
+    kind, names = FOLDS[name], [n for n, _ in ins]
+    dtype, pointer = ins[0][1], C_TYPE[out][0]
+    text = prologue(dtype, [formula]) + _helpers(dtype, [formula], [kind.combine])
+    text += f"def element({', '.join(names)}):\n    return {pointer}({typed(formula)})\n"
+    text += function("combine", ("a", "b"), kind.combine)
+    text += function("finish", ("a", "n"), re.sub(r"\bn\b", f"{pointer}(n)", kind.finish))
+    text += f"def initial():\n    return {pointer}({initial_of(kind.initial, out)})\n"
+    parameters = ["outer", "chunks", "total", "part", "n", *_lengths("d", kept)]
+    parameters += [*_lengths("e", reduced), "a_z", *(f"a_{n}" for n in names)]
+    parameters += [*_steps(names, kept), *_steps(names, reduced, "r")]
+    body = _pointers([*ins, ("z", out)])
+    work = "cuda.grid(1)" if columns else "cuda.blockIdx.x"
+    stride = "cuda.gridsize(1)" if columns else "cuda.gridDim.x"
+    if not columns:
+        body += [f"    shared = cuda.shared.array({threads}, T_{pointer})"]
+        body += ["    t = cuda.threadIdx.x"]
+    body += [f"    w = {work}", "    while w < outer * chunks:"]
+    body += ["        c = w // outer", "        o = w - c * outer"]
+    body += [*_indices("o", "d", "j", kept, " " * 8)]
+    body += [f"        b_{n} = {_place(n, 'j', kept)}" for n in names]
+    body += ["        value = initial()", "        i = c * part" + ("" if columns else " + t")]
+    body += ["        end = where(c * part + part < total, c * part + part, total)"]
+    body += ["        while i < end:", *_indices("i", "e", "k", reduced, " " * 12)]
+    values = ", ".join(f"p_{n}[b_{n} + {_place(n, 'k', reduced, 'r')}]" for n in names)
+    body += [f"            value = combine(value, element({values}))"]
+    body += ["            i += " + ("1" if columns else str(threads))]
+    finished = "finish({}, n)" if last else "{}"
+    if columns:
+        body += [f"        p_z[w] = {finished.format('value')}"]
+    else:
+        body += ["        shared[t] = value", *_tree("shared", "combine", threads, " " * 8)]
+        body += ["        if t == 0:", f"            p_z[w] = {finished.format('shared[0]')}"]
+        body += ["        cuda.syncthreads()"]
+    return text + _kernel(parameters, [*body, f"        w += {stride}"])
+
+
+def rowwise(row: Rowwise, dtype: str, rank: int, threads: int) -> str:
+    """An op on rows, a block a row: `kernel(outer, n, lengths, addresses, distances)`.
+
+    rank: of what the rows are counted by; the last distance of each input is along the row.
+    """
+    pointer = C_TYPE[dtype][0]
+    names = [*row.inputs, *row.params, "out"]
+    formulas = [row.formula, *(formula for _, _, formula in row.lines)]
+    combines = [FOLDS[kind].combine for _, kind, _ in row.lines if kind in FOLDS]
+    text = prologue(dtype, formulas + combines)
+    parameters = ["_outer", "_n", *_lengths("_d", rank), *(f"a_{n}" for n in names)]
+    parameters += [*_steps(names, rank), *(f"by_{n}" for n in (*row.inputs, "out"))]
+    body = _pointers([(n, dtype) for n in names])
+    body += [f"    shared = cuda.shared.array({threads}, T_{pointer})", "    _t = cuda.threadIdx.x"]
+    body += ["    _o = cuda.blockIdx.x", "    while _o < _outer:"]
+    body += _indices("_o", "_d", "_j", rank, " " * 8)
+    body += [f"        b_{n} = {_place(n, '_j', rank)}" for n in names]
+    body += [f"        {n}_ = p_{n}[b_{n}]" for n in row.params]
+    rows, scalars = {n: n for n in row.inputs}, {n: f"{n}_" for n in row.params}
+    place = lambda n: f"p_{n}[b_{n} + _i * by_{n}]"
+    loop = ["        _i = _t + 0", "        while _i < _n:"]
+    for group in passes(row):
+        for name, kind, formula in group:
+            text += function(f"{name}_of", [*rows, *scalars], formula)
+            values = ", ".join([*map(place, rows.values()), *scalars.values()])
+            if kind == "number":
+                zeros = ", ".join(["F(0)"] * len(rows) + list(scalars.values()))
+                body += [f"        {name} = {name}_of({zeros})"]
+            elif kind == "row":
+                body += [*loop, f"            {place('out')} = {name}_of({values})"]
+                body += [f"            _i += {threads}", "        cuda.syncthreads()"]
+            else:
+                fold = FOLDS[kind]
+                text += function(f"{name}_with", ("a", "b"), fold.combine)
+                text += function(f"{name}_end", ("a", "n"), re.sub(r"\bn\b", "F(n)", fold.finish))
+                body += [f"        {name} = F({initial_of(fold.initial, dtype)})", *loop]
+                body += [f"            {name} = {name}_with({name}, {name}_of({values}))"]
+                body += [f"            _i += {threads}", f"        shared[_t] = {name}"]
+                body += _tree("shared", f"{name}_with", threads, " " * 8, "_t")
+                body += [f"        {name} = {name}_end(shared[0], _n)", "        cuda.syncthreads()"]
+        for name, kind, _ in group:
+            if kind == "row":
+                rows[name] = "out"
+            else:
+                scalars[name] = name
+    text += function("z_of", [*rows, *scalars], row.formula)
+    values = ", ".join([*map(place, rows.values()), *scalars.values()])
+    body += [*loop, f"            {place('out')} = z_of({values})", f"            _i += {threads}"]
+    body += ["        cuda.syncthreads()", "        _o += cuda.gridDim.x"]
+    return text + _kernel(parameters, body)
+
+
+def step(row: Step, dtype: str) -> str:
+    """The update of many parameters in one launch: `kernel(a_table, lines, number_...)`.
+
+    table: a line has the addresses of its arrays and their number of elements.
+    """
+    pointer, width = C_TYPE[dtype][0], len(row.arrays) + 1
+    written = [n for n in row.arrays if any(line.startswith(n + " = ") for line in row.statements)]
+    body = ["    table = i64_at(a_table)", "    line = cuda.blockIdx.y"]
+    body += [f"    {name} = F(number_{name})" for name in row.numbers]
+    body += [f"    p_{n} = {pointer}_at(table[line * {width} + {k}])"
+             for k, n in enumerate(row.arrays)]  # fmt: skip
+    body += [f"    n = table[line * {width} + {width - 1}]"]
+    body += ["    i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x", "    while i < n:"]
+    body += [f"        {n} = p_{n}[i]" for n in row.arrays]
+    body += [f"        {typed(line)}" for line in row.statements]
+    body += [f"        p_{n}[i] = {n}" for n in written]
+    body += ["        i += cuda.blockDim.x * cuda.gridDim.x"]
+    parameters = ["a_table", *(f"number_{n}" for n in row.numbers)]
+    return prologue(dtype, row.statements) + _kernel(parameters, body)
+
+
+def product(dtype: str, tile: int, depth: int, each: int) -> str:
+    """A batch of products z = x @ y by tiles in shared memory.
+
+    A block makes `tile` x `tile` elements, a thread `each` x `each` of them, from slices of
+    `depth`: `kernel(batch, n, m, k, addresses, distances)` with (batch, row, column) distances.
+    """
+    pointer = C_TYPE[dtype][0]
+    across = tile // each
+    threads = across * across
+    pairs = [(r, c) for r in range(each) for c in range(each)]
+    body = _pointers([("x", dtype), ("y", dtype), ("z", dtype)])
+    body += [
+        f"    left = cuda.shared.array({tile * depth}, T_{pointer})",
+        f"    right = cuda.shared.array({tile * depth}, T_{pointer})",
+        "    t = cuda.threadIdx.x",
+        f"    down = n // {tile} + where(n % {tile} > 0, 1, 0)",
+        f"    wide = m // {tile} + where(m % {tile} > 0, 1, 0)",
+        f"    ty = t // {across}",
+        f"    tx = t - ty * {across}",
+        "    w = cuda.blockIdx.x",
+        "    while w < batch * down * wide:",
+        "        b = w // (down * wide)",
+        "        rest = w - b * down * wide",
+        f"        top = (rest // wide) * {tile}",
+        f"        first = (rest - (rest // wide) * wide) * {tile}",
+        "        x_b = b * s_x0",
+        "        y_b = b * s_y0",
+    ]
+    body += [f"        c{r}_{c} = F(0)" for r, c in pairs]
+    body += [
+        "        d = 0",
+        "        while d < k:",
+        "            q = t + 0",
+        f"            while q < {tile * depth}:",
+        # Neighbouring threads read neighbouring elements of rows.
+        f"                row = q // {depth}",
+        f"                column = q - row * {depth}",
+        "                v = F(0)",
+        "                if top + row < n and d + column < k:",
+        "                    v = p_x[x_b + (top + row) * s_x1 + (d + column) * s_x2]",
+        f"                left[column * {tile} + row] = v",
+        f"                row = q // {tile}",
+        f"                column = q - row * {tile}",
+        "                v = F(0)",
+        "                if d + row < k and first + column < m:",
+        "                    v = p_y[y_b + (d + row) * s_y1 + (first + column) * s_y2]",
+        "                right[q] = v",
+        f"                q += {threads}",
+        "            cuda.syncthreads()",
+        f"            for e in range({depth}):",
+    ]
+    body += [f"                l{r} = left[e * {tile} + ty * {each} + {r}]" for r in range(each)]
+    body += [f"                r{c} = right[e * {tile} + tx + {c * across}]" for c in range(each)]
+    body += [f"                c{r}_{c} = c{r}_{c} + l{r} * r{c}" for r, c in pairs]
+    body += ["            cuda.syncthreads()", f"            d += {depth}"]
+    for r in range(each):
+        body += [f"        row = top + ty * {each} + {r}", "        if row < n:"]
+        for c in range(each):
+            body += [f"            column = first + tx + {c * across}", "            if column < m:"]
+            body += [f"                p_z[b * n * m + row * m + column] = c{r}_{c}"]
+    body += ["        w += cuda.gridDim.x"]
+    names = ("x", "y")
+    parameters = ["batch", "n", "m", "k", "a_x", "a_y", "a_z", *_steps(names, 3)]
+    return prologue(dtype, ["x * y"]) + _kernel(parameters, body)
+
+
+def segments(dtype: str) -> str:
+    """Sums of rows of g by segment, in their order: `kernel(count, width, ...)`.
+
+    Segment s adds to row p_target[s] of z the rows p_order[k] of g, k from p_start[s] to p_start[s + 1].
+    """
+    pointer = C_TYPE[dtype][0]
+    whole = [("target", "int64"), ("start", "int64"), ("order", "int64")]
+    body = [
+        *_pointers([*whole, ("g", dtype), ("z", dtype)]),
+        "    w = cuda.grid(1)",
+        "    while w < count * width:",
+        "        s = w // width",
+        "        c = w - s * width",
+        f"        total = {pointer}(p_z[p_target[s] * width + c])",
+        "        k = p_start[s]",
+        "        while k < p_start[s + 1]:",
+        "            total = total + p_g[p_order[k] * width + c]",
+        "            k += 1",
+        "        p_z[p_target[s] * width + c] = total",
+        "        w += cuda.gridsize(1)",
+    ]
+    parameters = ["count", "width", "a_target", "a_start", "a_order", "a_g", "a_z"]
+    return prologue(dtype, ["x"]) + _kernel(parameters, body)
