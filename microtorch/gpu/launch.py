@@ -113,7 +113,7 @@ def map_(
         return
     ins = [spread(x, shape) for x in ins]
     ins = [_apart(x, outs, far) for x in ins]
-    targets = ("z", "z1", "z2", "z3")[: len(outs)]
+    targets = [f"out{k}" for k in range(len(outs))]
     lengths, steps = merged(shape, [distances(x) for x in (*ins, *outs)])
     key = dtype or next((x.dtype for x in ins if x.dtype != np.bool_), ins[0].dtype)
     source = _elementwise(

@@ -423,7 +423,7 @@ def _setitem(function: Any, x: Any, key: Any, value: Any) -> Any:
         part = cast(source, x.dtype)
         while part.ndim > far.ndim and part.shape[0] == 1:
             part = part[0]
-        map_([far], [part, at], ("x",), ("x", "at"), x.dtype, far="z")
+        map_([far], [part, at], ("x",), ("x", "at"), x.dtype, far="out0")
     return None
 
 

@@ -114,9 +114,9 @@ def fold(
     text += function("finish", ("a", "n"), re.sub(r"\bn\b", f"{pointer}(n)", kind.finish))
     text += f"def initial():\n    return {pointer}({initial_of(kind.initial, out)})\n"
     parameters = ["outer", "chunks", "total", "part", "n", *_lengths("d", kept)]
-    parameters += [*_lengths("e", reduced), "a_z", *(f"a_{n}" for n in names)]
+    parameters += [*_lengths("e", reduced), "a_out", *(f"a_{n}" for n in names)]
     parameters += [*_steps(names, kept), *_steps(names, reduced, "r")]
-    body = _pointers([*ins, ("z", out)])
+    body = _pointers([*ins, ("out", out)])
     work = "cuda.grid(1)" if columns else "cuda.blockIdx.x"
     stride = "cuda.gridsize(1)" if columns else "cuda.gridDim.x"
     if not columns:
@@ -134,10 +134,10 @@ def fold(
     body += ["            i += " + ("1" if columns else str(threads))]
     finished = "finish({}, n)" if last else "{}"
     if columns:
-        body += [f"        p_z[w] = {finished.format('value')}"]
+        body += [f"        p_out[w] = {finished.format('value')}"]
     else:
         body += ["        shared[t] = value", *_tree("shared", "combine", threads, " " * 8)]
-        body += ["        if t == 0:", f"            p_z[w] = {finished.format('shared[0]')}"]
+        body += ["        if t == 0:", f"            p_out[w] = {finished.format('shared[0]')}"]
         body += ["        cuda.syncthreads()"]
     return text + _kernel(parameters, [*body, f"        w += {stride}"])
 

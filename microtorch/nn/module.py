@@ -305,8 +305,8 @@ class Module(Hooked, Paths):
 
     def _move(self, place: Any) -> None:
         for tensor in (*self.parameters(), *self.buffers()):
-            for each in filter(None, (tensor, tensor._grad)):
-                if each.device is not place:
+            for each in (tensor, tensor._grad):
+                if each is not None and each.device is not place:
                     each._array = cpu.move(each._array, place)
                     clock.epoch += 1
 
