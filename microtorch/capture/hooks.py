@@ -28,7 +28,8 @@ from ..graph import engine
 from ..kernels import cpu
 from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
-from ..tensor import Tensor
+from ..device import CPU
+from ..tensor import Tensor, device_of
 from . import adjoint
 from .guards import CLOCKS
 from .record import MAKES, paused, plain, recorded
@@ -41,13 +42,19 @@ from .usercode import of_library
 
 
 # --------------------------------------------------------------------------------- NumPy
+def _below() -> Any:
+    """NumPy as the package sees it otherwise: where a GPU is used, one that knows its arrays."""
+    gpu = sys.modules.get("microtorch.gpu.install")
+    return np if gpu is None else gpu.numpy()
+
+
 class _Numpy:
     """NumPy as the package sees it: what makes arrays makes recorded ones."""
 
     lib: Any
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(np, name)
+        found = getattr(_below(), name)
         return functools.partial(_made, found) if name in _MAKERS else found
 
 
@@ -60,12 +67,14 @@ class _Strided:
     @staticmethod
     def as_strided(*args: Any, **options: Any) -> Any:
         """A view."""
-        return _made(np.lib.stride_tricks.as_strided, *args, **options)
+        return _made(_below().lib.stride_tricks.as_strided, *args, **options)
 
 
 def _made(function: Any, *args: Any, **options: Any) -> Any:
     tape = active.tape
-    options.pop("like", None)
+    like = plain(options.pop("like", None))
+    if device_of(like) is not CPU:
+        options["like"] = like
     if tape is None:
         return function(*plain(args), **options)
     if function.__name__ == "empty":
@@ -89,11 +98,11 @@ _Strided.stride_tricks = _Strided  # type: ignore[attr-defined]
 
 def _modules() -> list[Any]:
     """Modules of the package that work on arrays by NumPy."""
-    apart = ("microtorch.capture", "microtorch.random", "microtorch.checkpoint")
+    apart = ("microtorch.capture", "microtorch.random", "microtorch.checkpoint", "microtorch.gpu")
     return [
         m for name, m in list(sys.modules.items())
         if name.startswith("microtorch.") and not name.startswith(apart)
-        and m.__dict__.get("np") is np
+        and m.__dict__.get("np") in (np, _below())
         and (not name.startswith("microtorch.kernels")
              or name.rpartition(".")[2] in ("cpu", "scans", "windows", "lapack"))
     ]  # fmt: skip
@@ -161,6 +170,9 @@ def _refusing(what: str, function: Any, always: bool = False) -> Any:
 
     def refuse(*args: Any, **options: Any) -> Any:
         frame: Any = sys._getframe(2)
+        if frame.f_globals["__name__"].startswith("numba."):
+            # A simulated GPU.
+            return function(*args, **options)
         while frame and of_library(frame) and (always or frame.f_globals["__name__"] in _BETWEEN):
             frame = frame.f_back
         if always or not of_library(frame):

@@ -74,7 +74,7 @@ def elementwise(
     return text + _kernel(parameters, [*body, "        i += step"])
 
 
-def _helpers(dtype: str, formulas: Sequence[str], combines: Sequence[str]) -> str:
+def fold_helpers(dtype: str, formulas: Sequence[str], combines: Sequence[str]) -> str:
     extra = set().union(*map(names_in, combines)) & {"maximum", "minimum"}
     helpers = _FLOAT_HELPERS if dtype.startswith("f") else _INT_HELPERS
     known = set().union(*map(names_in, formulas))
@@ -90,7 +90,7 @@ _TREE = """{pad}cuda.syncthreads()
 {pad}    _width = _width >> 1"""
 
 
-def _tree(shared: str, combine: str, threads: int, indent: str, t: str = "t") -> list[str]:
+def tree(shared: str, combine: str, threads: int, indent: str, t: str = "t") -> list[str]:
     """Lines that combine the values of all threads into the first, in a fixed order."""
     half = threads // 2
     return [_TREE.format(pad=indent, half=half, shared=shared, combine=combine, t=t)]
@@ -108,7 +108,7 @@ def fold(
     """
     kind, names = FOLDS[name], [n for n, _ in ins]
     dtype, pointer = ins[0][1], C_TYPE[out][0]
-    text = prologue(dtype, [formula]) + _helpers(dtype, [formula], [kind.combine])
+    text = prologue(dtype, [formula]) + fold_helpers(dtype, [formula], [kind.combine])
     text += f"def element({', '.join(names)}):\n    return {pointer}({typed(formula)})\n"
     text += function("combine", ("a", "b"), kind.combine)
     text += function("finish", ("a", "n"), re.sub(r"\bn\b", f"{pointer}(n)", kind.finish))
@@ -136,7 +136,7 @@ def fold(
     if columns:
         body += [f"        p_out[w] = {finished.format('value')}"]
     else:
-        body += ["        shared[t] = value", *_tree("shared", "combine", threads, " " * 8)]
+        body += ["        shared[t] = value", *tree("shared", "combine", threads, " " * 8)]
         body += ["        if t == 0:", f"            p_out[w] = {finished.format('shared[0]')}"]
         body += ["        cuda.syncthreads()"]
     return text + _kernel(parameters, [*body, f"        w += {stride}"])
@@ -180,7 +180,7 @@ def rowwise(row: Rowwise, dtype: str, rank: int, threads: int) -> str:
                 body += [f"        {name} = F({initial_of(fold.initial, dtype)})", *loop]
                 body += [f"            {name} = {name}_with({name}, {name}_of({values}))"]
                 body += [f"            _i += {threads}", f"        shared[_t] = {name}"]
-                body += _tree("shared", f"{name}_with", threads, " " * 8, "_t")
+                body += tree("shared", f"{name}_with", threads, " " * 8, "_t")
                 body += [f"        {name} = {name}_end(shared[0], _n)", "        cuda.syncthreads()"]
         for name, kind, _ in group:
             if kind == "row":
