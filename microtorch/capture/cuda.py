@@ -251,7 +251,7 @@ class Kernel:
         self.dims = works[0].dims
         self.n = math.prod(self.dims)
         driver = start()
-        folds = [w for w in works if w.fold]
+        folds = [w for w in works if any(w.folded)]
         self.blocks = driver.grid(self.n) if not folds else min(driver.grid(self.n), 1024)
         self.partials = [empty((self.blocks,), w.outs[0].dtype) for w in folds]
         self.words: list[Any] = []
@@ -295,18 +295,23 @@ class Kernel:
                 made += text.function(f"f{k}_{m}", work.names, formula)
                 kind = text.C_TYPE[ref.dtype.name][0]
                 call = f"{kind}(f{k}_{m}({given}))"
-                if work.fold:
+                if any(work.folded):
                     fold = FOLDS[work.fold]
                     functions += text.function(f"c{k}", ("a", "b"), fold.combine)
                     initial = text.initial_of(fold.initial, ref.dtype.name)
                     ends.append((k, f"t{k} = {kind}({initial})", kind))
                     body.append(f"t{k} = c{k}(t{k}, {call})")
                 else:
+                    if work.fold:
+                        # Of one element each.
+                        finish = FOLDS[work.fold].finish.replace("n", "1")
+                        functions += text.function(f"e{k}", ("a",), finish)
+                        call = f"e{k}({call})"
                     name = f"r{k}_{m}"
                     body.append(f"{name} = {call}")
                     values[ref.storage, ref.offset, ref.strides] = name
             for m, ref in enumerate(work.outs):
-                if not work.fold and ref in self.loop.kept:
+                if not any(work.folded) and ref in self.loop.kept:
                     body.append(f"{place(ref)} = r{k}_{m}")
         lines = [f"    {start_}" for _, start_, _ in ends]
         lines += ["    i = cuda.grid(1)", "    step = cuda.gridsize(1)", f"    while i < {self.n}:"]

@@ -273,7 +273,8 @@ def _put_index(g: Any, key: Any, shape: Any) -> Any:
 
 def put_index(g: Any, key: Any, shape: Any) -> Any:
     """`cpu.put_index` with the check of its indices, as `x[key]` may be left out as unused."""
-    np.broadcast_to(np.False_, shape)[key]
+    if device_of(g) is CPU:
+        np.broadcast_to(np.False_, shape)[key]
     return PUT_INDEX(g, key, shape)
 
 
@@ -281,7 +282,7 @@ def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) 
     """`loss.nll_arrays` by masks, so that it is made of maps and folds."""
     dim = 1 if a.ndim > 1 else 0
     count = a.shape[dim]
-    classes = np.arange(count).reshape((-1,) + (1,) * (a.ndim - dim - 1))
+    classes = np.arange(count, like=plain(t)).reshape((-1,) + (1,) * (a.ndim - dim - 1))
     mask = np.equal(np.expand_dims(t, dim), classes)
     zero, one = a.dtype.type(0), a.dtype.type(1)
     of_class = one if weight is None else weight.reshape(classes.shape)

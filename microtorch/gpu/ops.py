@@ -35,7 +35,7 @@ VIEWS = frozenset(
     "shares_memory shape ndim size result_type can_cast view atleast_1d atleast_2d atleast_3d".split()
 )
 # NumPy's own Python code for these goes through rules.
-COMPOSED = frozenset("take_along_axis put_along_axis stack vstack hstack".split())
+COMPOSED = frozenset("take_along_axis put_along_axis".split())
 WRITES = frozenset("at copyto setitem put place putmask fill_diagonal sort partition".split())
 
 
@@ -291,7 +291,12 @@ def _ravel(function: Any, x: Any, order: str = "C") -> Any:
     return copied(x).reshape(-1) if function.__name__ == "flatten" else x.reshape(-1)
 
 
-@rule("stack concatenate")
+@rule("stack")
+def _stacked(function: Any, parts: Any, axis: int = 0, **others: Any) -> Any:
+    return np.concatenate([np.expand_dims(p, axis) for p in parts], axis, **others)
+
+
+@rule("concatenate")
 def _joined(function: Any, parts: Any, axis: int = 0, out: Any = None, **others: Any) -> Any:
     if others or out is not None or axis is None or any(p.dtype == np.float16 for p in parts):
         return NotImplemented
