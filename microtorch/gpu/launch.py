@@ -266,7 +266,7 @@ def product(x: Array, y: Array) -> Array:
 
 
 # Of a block, of a slice in depth, of a thread: on a GPU, and simulated.
-TILES = {False: (64, 8, 4), True: (4, 2, 2)}
+TILES = {False: (128, 8, 8), True: (4, 2, 2)}
 
 
 @functools.lru_cache(maxsize=None)

@@ -222,12 +222,14 @@ def product(dtype: str, tile: int, depth: int, each: int) -> str:
     `depth`: `kernel(batch, n, m, k, addresses, distances)` with (batch, row, column) distances.
     """
     pointer = C_TYPE[dtype][0]
+    # Of a column of x, so that the threads that store a row do not meet in a bank.
+    wide = tile + 4
     across = tile // each
     threads = across * across
     pairs = [(r, c) for r in range(each) for c in range(each)]
     body = _pointers([("x", dtype), ("y", dtype), ("z", dtype)])
     body += [
-        f"    left = cuda.shared.array({tile * depth}, T_{pointer})",
+        f"    left = cuda.shared.array({wide * depth}, T_{pointer})",
         f"    right = cuda.shared.array({tile * depth}, T_{pointer})",
         "    t = cuda.threadIdx.x",
         f"    down = n // {tile} + where(n % {tile} > 0, 1, 0)",
@@ -255,7 +257,7 @@ def product(dtype: str, tile: int, depth: int, each: int) -> str:
         "                v = F(0)",
         "                if top + row < n and d + column < k:",
         "                    v = p_x[x_b + (top + row) * s_x1 + (d + column) * s_x2]",
-        f"                left[column * {tile} + row] = v",
+        f"                left[column * {wide} + row] = v",
         f"                row = q // {tile}",
         f"                column = q - row * {tile}",
         "                v = F(0)",
@@ -266,7 +268,7 @@ def product(dtype: str, tile: int, depth: int, each: int) -> str:
         "            cuda.syncthreads()",
         f"            for e in range({depth}):",
     ]
-    body += [f"                l{r} = left[e * {tile} + ty * {each} + {r}]" for r in range(each)]
+    body += [f"                l{r} = left[e * {wide} + ty * {each} + {r}]" for r in range(each)]
     body += [f"                r{c} = right[e * {tile} + tx + {c * across}]" for c in range(each)]
     body += [f"                c{r}_{c} = c{r}_{c} + l{r} * r{c}" for r, c in pairs]
     body += ["            cuda.syncthreads()", f"            d += {depth}"]
