@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from . import dtypes
+from .device import CPU
 from .device import device as Device
 from .errors import unknown_names
 from .kernels.stream import FRESH, LEFT_OVER, NORMAL, POSITION, Array, Stream
-from .tensor import Tensor, wrap
+from .tensor import Tensor, device_of, wrap
 
 STATE_BYTES = 5056
 # Seed, words left of the 624, whether seeded, next word; then 624 words of 64 bits; then unused,
@@ -280,7 +281,8 @@ class Generator:
                 "Expected p_in >= 0 && p_in <= 1 to be true, but got false.  (Could this error "
                 "message be improved?  If so, please report an enhancement request to PyTorch.)"
             )
-        return (self.rand(p.shape, _wide(p)) < p).astype(dtype or p.dtype)
+        drawn = np.asarray(self.rand(p.shape, _wide(p)), like=p)
+        return (drawn < p).astype(dtype or p.dtype)
 
     def bernoulli_scalar(self, out: Array, p: float) -> None:
         """Fill with 1 with probability p, else 0; one float64 rand each, whatever the dtype.
@@ -308,6 +310,8 @@ class Generator:
                 are negative, not finite, or sum to 0.
         """
         _check_multinomial(weights, k, replacement)
+        if device_of(weights) is not CPU:
+            return np.asarray(self.multinomial(weights.host(), k, replacement), like=weights)
         if not replacement or k == 1:
             drawn = np.empty_like(weights)
             self.exponential(drawn)
@@ -337,7 +341,7 @@ def _restored(state: Array) -> Generator:
 # ------------------------------------------------------------------- destinations, checks
 def _fill(out: Array, dtype: np.dtype[Any], draw: Callable[[Array], None]) -> None:
     """Draw into `out`, or into an array of `dtype` that is then copied to `out`."""
-    if out.dtype == dtype and out.flags.c_contiguous:
+    if out.dtype == dtype and out.flags.c_contiguous and device_of(out) is CPU:
         draw(out)
     else:
         part = np.empty(out.shape, dtype)

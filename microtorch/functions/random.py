@@ -136,7 +136,7 @@ def normal(
         array *= s
     array += m
     if out is not None:
-        return finish("normal", array, out)
+        return finish("normal", array, out, device=reference.device)
     return record(NORMAL, array, (mean,)) if isinstance(mean, Tensor) else wrap(array)
 
 
@@ -201,7 +201,7 @@ def bernoulli(
             )
         array = _source(generator).bernoulli(input._array)
     if out is not None:
-        return finish("bernoulli", array, out)
+        return finish("bernoulli", array, out, device=input.device)
     return record(BERNOULLI, array, (input,))
 
 
@@ -213,7 +213,7 @@ def multinomial(
     """Indices drawn in proportion to weights."""
     need_tensor("multinomial", input)
     drawn = _source(generator).multinomial(input._array, num_samples, replacement)
-    return finish("multinomial", np.ascontiguousarray(drawn), out)
+    return finish("multinomial", np.ascontiguousarray(drawn), out, device=input.device)
 
 
 def _fill(x: Tensor, draw: Any) -> Tensor:

@@ -125,8 +125,9 @@ class Array(NDArrayOperatorsMixin):
     # ------------------------------------------------------------------------- to the host
     def host(self) -> Ghost:
         """A copy on the CPU; waits for what the stream has to do."""
-        x = self if self.flags.c_contiguous else perform(np.ndarray.copy, (self,), {})
-        made = np.empty(x.shape, x.dtype)
+        dense = self.flags.c_contiguous or self.flags.f_contiguous
+        x = self if dense else perform(np.ndarray.copy, (self, "K"), {})
+        made = np.empty_like(x.ghost)
         if made.size:
             start().copy_out(made, x.address, current.stream)
         return made
@@ -171,23 +172,25 @@ def _recorded(types: Any) -> bool:
     return any(getattr(t, "records", False) for t in types)
 
 
-def empty(shape: Any, dtype: Any) -> Array:
-    """An array of new memory; its elements are whatever lies there."""
+def empty(shape: Any, dtype: Any, strides: tuple[int, ...] | None = None) -> Array:
+    """An array of new memory without gaps; its elements are whatever lies there."""
     dtype = np.dtype(dtype)
     shape = tuple(shape) if isinstance(shape, (tuple, list)) else (int(shape),)
     size = dtype.itemsize
     for n in shape:
         size *= n
     block = pool.allocate(size)
-    return Array(memory(shape, dtype, block.address), block)
+    return Array(memory(shape, dtype, block.address, strides), block)
 
 
 def upload(x: Any) -> Array:
-    """A copy of a host array on the GPU."""
+    """A copy of a host array on the GPU, its dims in the same order."""
     source = np.asarray(x)
-    made = empty(source.shape, source.dtype)
+    if not source.flags.c_contiguous:
+        source = source.copy("K")
+    made = empty(source.shape, source.dtype, source.strides)
     if source.size:
-        start().copy_in(made.address, np.ascontiguousarray(source), current.stream)
+        start().copy_in(made.address, source, current.stream)
     return made
 
 

@@ -114,13 +114,13 @@ class Driver:
         return int(free), int(total)
 
     def copy_in(self, address: int, x: Array, stream: Any, wait: bool = True) -> None:
-        """Copy a contiguous host array to the device."""
+        """Copy a host array without gaps to the device."""
         self.check(self.cu.cuMemcpyHtoDAsync(address, x.ctypes.data, x.nbytes, stream))
         if wait:
             self.wait(stream)
 
     def copy_out(self, x: Array, address: int, stream: Any, wait: bool = True) -> None:
-        """Copy device memory into a contiguous host array."""
+        """Copy device memory into a host array without gaps."""
         self.check(self.cu.cuMemcpyDtoHAsync(x.ctypes.data, address, x.nbytes, stream))
         if wait:
             self.wait(stream)

@@ -25,9 +25,11 @@ APART = ("microtorch.gpu", "microtorch.checkpoint", "microtorch.kernels", "micro
 PLACE = Array.device
 
 
-def _asarray(x: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, **_: Any) -> Any:
+def _asarray(
+    x: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, like: Any = None
+) -> Any:
     if type(x) is not Array:
-        return np.asarray(x, dtype, order, copy=copy)
+        return np.asarray(x, dtype, order, copy=copy, like=like)
     if dtype is not None and np.dtype(dtype) != x.dtype:
         return x.astype(dtype)
     if copy or (order == "C" and not x.flags.c_contiguous):
