@@ -40,7 +40,7 @@ def of_row(row):
         yield forward(row, dtype)
         if row.derivatives and any(row.derivatives):
             yield backward(row, dtype)
-    if row.types != "float":
+    if row.types in ("any", "bool"):
         yield from (forward(row, dtype) for dtype in ("int64", "bool"))
 
 

@@ -90,7 +90,7 @@ def _made(function: Any, *args: Any, **options: Any) -> Any:
     return function(*plain(args), **options)
 
 
-_MAKERS = MAKES | {"empty", "asarray", "array", "ascontiguousarray"}
+_MAKERS = MAKES | {"empty", "arange", "asarray", "array", "ascontiguousarray"}
 _numpy = _Numpy()
 _numpy.lib = _Strided
 _Strided.stride_tricks = _Strided  # type: ignore[attr-defined]
