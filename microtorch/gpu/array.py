@@ -12,11 +12,11 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ..device import device as Device
-from .compiler import memory
+from .compiler import Ghost, memory
 from .driver import start
 from .memory import Block, current, pool
 
-Ghost = np.ndarray[Any, Any]
+Host = np.ndarray[Any, Any]
 HOST = (
     "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
     "memory first."
@@ -94,7 +94,7 @@ class Array(NDArrayOperatorsMixin):
             return NotImplemented
         return perform(function, args, options)
 
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Ghost:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Host:
         raise TypeError(HOST)
 
     def __getattr__(self, name: str) -> Any:
@@ -123,11 +123,11 @@ class Array(NDArrayOperatorsMixin):
         return (self[k] for k in range(len(self.ghost)))
 
     # ------------------------------------------------------------------------- to the host
-    def host(self) -> Ghost:
+    def host(self) -> Host:
         """A copy on the CPU; waits for what the stream has to do."""
         dense = self.flags.c_contiguous or self.flags.f_contiguous
         x = self if dense else perform(np.ndarray.copy, (self, "K"), {})
-        made = np.empty_like(x.ghost)
+        made = np.empty_like(x.ghost, subok=False)
         if made.size:
             start().copy_out(made, x.address, current.stream)
         return made
