@@ -8,7 +8,7 @@ of `functions/` are attached to the class as methods.
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from . import dtypes
 from .device import CPU
 from .device import device as Device
+from .device import gpu
 from .errors import (
     FUNCTION_VIEW,
     NO_GRAD_VIEW,
@@ -237,14 +238,6 @@ class Tensor:
         """False: there are no complex tensors."""
         return False
 
-    def is_pinned(self) -> bool:
-        """False: no memory is page-locked."""
-        return False
-
-    def pin_memory(self) -> NoReturn:
-        """Refused: there is no accelerator to copy to."""
-        raise RuntimeError("Cannot access accelerator device when none is available.")
-
     # ------------------------------------------------------------------------ autograd
     @property
     def requires_grad(self) -> bool:
@@ -407,6 +400,27 @@ class Tensor:
                 raise ValueError("Unable to avoid copy while creating an array as requested.")
             return array.astype(dtype)
         return array.copy() if copy else array
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """The elements for other libraries that use a GPU, shared.
+
+        Raises:
+            AttributeError: for a tensor of the CPU.
+            RuntimeError: for a tensor that requires grad.
+        """
+        if self.device is CPU:
+            raise AttributeError(
+                "Can't get __cuda_array_interface__ on non-CUDA tensor type: "
+                f"torch.{self.dtype.short}Tensor If CUDA data is required use tensor.cuda() to copy "
+                "tensor to device memory."
+            )
+        if self._node is not None:
+            raise RuntimeError(
+                "Can't get __cuda_array_interface__ on Variable that requires grad. If gradients "
+                "aren't required, use var.detach() to get Variable that doesn't require grad."
+            )
+        return gpu("exchange").interface(self._array)  # type: ignore[no-any-return]
 
     # An ndarray on the left of an operator lets the Tensor on the right decide.
     __array_priority__ = 1000

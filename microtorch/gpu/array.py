@@ -14,7 +14,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from ..device import device as Device
 from .compiler import memory
 from .driver import start
-from .memory import Block, current, pool
+from .memory import Block, current, later, pool
 
 Ghost = np.ndarray[Any, Any]
 HOST = (
@@ -65,13 +65,10 @@ class Array(NDArrayOperatorsMixin):
         return None if self.block is None or self.block.address == self.address else self.block
 
     @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        """Version 3 of the protocol by which CuPy and PyTorch share device memory."""
-        return {
-            "shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False),
-            "version": 3, "strides": None if self.flags.c_contiguous else self.strides,
-            "stream": int(current.stream) or 1,
-        }  # fmt: skip
+    def storage(self) -> "Array":
+        """The bytes of all the memory that this array is a part of."""
+        block: Any = self.block
+        return Array(memory((block.wanted,), np.uint8, block.address), block)
 
     # ------------------------------------------------------------------- NumPy's protocols
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
@@ -115,12 +112,17 @@ class Array(NDArrayOperatorsMixin):
         return (self[k] for k in range(len(self.ghost)))
 
     # ------------------------------------------------------------------------- to the host
-    def host(self) -> Ghost:
-        """A copy on the CPU; waits for what the stream has to do."""
+    def host(self, out: Ghost | None = None, wait: bool = True) -> Ghost:
+        """A copy on the CPU, or in contiguous memory that is there.
+
+        It is complete when the stream has done what it has to do, for which this waits or not.
+        """
         x = self if self.flags.c_contiguous else perform(np.ndarray.copy, (self,), {})
-        made = np.empty(x.shape, x.dtype)
+        made = np.empty(x.shape, x.dtype) if out is None else out
         if made.size:
-            start().copy_out(made, x.address, current.stream)
+            start().copy_out(made, x.address, current.stream, wait)
+            if not wait:
+                later.after([current.stream], lambda: made)
         return made
 
     def update(self, name: str, lines: list[list["Array"]], numbers: tuple[float, ...]) -> None:
@@ -169,12 +171,15 @@ def empty(shape: Any, dtype: Any) -> Array:
     return Array(memory(shape, dtype, block.address), block)
 
 
-def upload(x: Any) -> Array:
-    """A copy of a host array on the GPU."""
+def upload(x: Any, wait: bool = True) -> Array:
+    """A copy of a host array on the GPU; where it is not waited for, the host's memory is kept."""
     source = np.asarray(x)
     made = empty(source.shape, source.dtype)
     if source.size:
-        start().copy_in(made.address, np.ascontiguousarray(source), current.stream)
+        source = np.ascontiguousarray(source)
+        start().copy_in(made.address, source, current.stream, wait)
+        if not wait:
+            later.after([current.stream], lambda: source)
     return made
 
 

@@ -1,13 +1,14 @@
 """The driver's methods on host memory: what tests use where there is no GPU."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from ..errors import OutOfMemoryError
 from . import compiler
-from .driver import OutOfMemoryError
 
 Array = np.ndarray[Any, Any]
 
@@ -21,13 +22,15 @@ class Simulator:
     total = 1 << 30
 
     def __init__(self) -> None:
+        self.process, self.context, self._streams = os.getpid(), None, 1
         self._held: dict[int, Array] = {}
         self._used = 0
         self._notes: list[Callable[[], None]] | None = None
         self._kernels: dict[str, Any] = {}
 
     def enter(self) -> None:
-        """Nothing: there is no context."""
+        """Note that the GPU is in use."""
+        self.context = True
 
     # ------------------------------------------------------------------------- memory
     def allocate(self, size: int) -> int:
@@ -90,9 +93,10 @@ class Simulator:
         self._do(lambda: kernel(grid, block, *words))
 
     # ------------------------------------------------------------- streams, events, graphs
-    def stream(self) -> Any:
+    def stream(self) -> int:
         """A new stream."""
-        return object()
+        self._streams += 1
+        return self._streams
 
     def wait(self, stream: Any = None) -> None:
         """Nothing: all is done."""
