@@ -114,7 +114,7 @@ def set_device(device: Any) -> None:
         _driver(device)
 
 
-class device:  # noqa: N801 - PyTorch's name
+class device:
     """A block of code in which a GPU is the current one: `with torch.cuda.device(0):`."""
 
     def __init__(self, device: Any) -> None:
@@ -214,6 +214,7 @@ class Event:
 
     def __init__(self, enable_timing: bool = False, blocking: bool = False, **_: Any) -> None:
         self.driver, self._timing = _driver(), enable_timing
+        self._spare = gpu("memory").later.spare[enable_timing]
 
     def record(self, stream: Stream | None = None) -> None:
         """Happen when the stream has done what it has by now."""
@@ -251,7 +252,7 @@ class Event:
 
     def __del__(self) -> None:
         if self._handle is not None:
-            gpu("memory").later.spare[self._timing].append(self._handle)
+            self._spare.append(self._handle)
 
 
 # --------------------------------------------------------------------------------- memory

@@ -76,6 +76,9 @@ def check(place: Any) -> device:
         return CPU
     chosen = device(place)
     if chosen.type == "cuda":
+        reason = gpu("driver").problem()
+        if reason:
+            raise AssertionError(f"Torch not compiled with CUDA enabled: {reason}")
         return gpu("install").place(chosen.index)  # type: ignore[no-any-return]
     if chosen.type != "cpu":
         raise RuntimeError(f"microtorch has no device of type {chosen.type}: use device('cpu')")

@@ -14,9 +14,8 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 
 from . import dtypes
-from .device import CPU
+from .device import CPU, gpu
 from .device import device as Device
-from .device import gpu
 from .errors import (
     FUNCTION_VIEW,
     NO_GRAD_VIEW,
@@ -153,6 +152,12 @@ class Tensor:
     __hash__ = object.__hash__
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__cuda_array_interface__":
+            raise AttributeError(
+                "Can't get __cuda_array_interface__ on non-CUDA tensor type: "
+                f"torch.{self.dtype.short}Tensor If CUDA data is required use tensor.cuda() to "
+                "copy tensor to device memory."
+            )
         raise unknown_name("'Tensor' object", name, dir(type(self)))
 
     # ---------------------------------------------------------------------- attributes
@@ -410,11 +415,7 @@ class Tensor:
             RuntimeError: for a tensor that requires grad.
         """
         if self.device is CPU:
-            raise AttributeError(
-                "Can't get __cuda_array_interface__ on non-CUDA tensor type: "
-                f"torch.{self.dtype.short}Tensor If CUDA data is required use tensor.cuda() to copy "
-                "tensor to device memory."
-            )
+            raise AttributeError
         if self._node is not None:
             raise RuntimeError(
                 "Can't get __cuda_array_interface__ on Variable that requires grad. If gradients "
@@ -489,6 +490,7 @@ class Tensor:
             self._array,
             grad_fn=None if grad_fn is None else type(grad_fn).__name__,
             requires_grad=self._node is not None,
+            device=str(self.device) if self.is_cuda else None,
         )
 
     def __format__(self, spec: str) -> str:

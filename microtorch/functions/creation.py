@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from .. import cuda, dtypes
-from ..device import CPU
+from ..device import CPU, gpu
 from ..device import check as check_device
-from ..device import gpu
 from ..errors import argument_error
 from ..graph.node import LEAF, clock
 from ..kernels import cpu
@@ -49,7 +48,7 @@ def finish(
                 "allocator is available on this system."
             )
         if place is not CPU:
-            raise RuntimeError(f"Only dense CPU tensors can be pinned")
+            raise RuntimeError("Only dense CPU tensors can be pinned")
         ordinary, array = array, gpu("exchange").pinned(array.shape, array.dtype)
         np.copyto(array, ordinary)
     if requires_grad and array.dtype.kind != "f":

@@ -70,6 +70,10 @@ class Array(NDArrayOperatorsMixin):
         block: Any = self.block
         return Array(memory((block.wanted,), np.uint8, block.address), block)
 
+    def strided(self, shape: Any, strides: Any) -> "Array":
+        """A view of other lengths and steps (in bytes), of which none may lead outside."""
+        return Array(memory(tuple(shape), self.dtype, self.address, tuple(strides)), self.block)
+
     # ------------------------------------------------------------------- NumPy's protocols
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         function = ufunc if method == "__call__" else getattr(ufunc, method)

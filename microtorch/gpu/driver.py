@@ -48,17 +48,16 @@ class Driver:
     simulated = False
 
     def __init__(self, cu: Any) -> None:
-        """
-        Raises:
-            Unavailable: naming what is missing.
+        """Raises:
+        Unavailable: naming what is missing.
         """
         self.cu = cu
         self.process = os.getpid()
         try:
             found = cu.cuInit(0)[0]
         except Exception as error:
-            words = f"No NVIDIA driver was found on this machine ({str(error).splitlines()[0]})."
-            raise Unavailable(words) from None
+            words = str(error).partition("\n")[0].partition(". ")[0]
+            raise Unavailable(f"No NVIDIA driver was found on this machine ({words}).") from None
         if found == cu.CUresult.CUDA_ERROR_NO_DEVICE:
             raise Unavailable("The NVIDIA driver finds no GPU that this process may use.")
         if found != cu.CUresult.CUDA_SUCCESS:
@@ -66,8 +65,8 @@ class Driver:
         version, needed = self.check(cu.cuDriverGetVersion()), toolkit()
         if version // 1000 < needed:
             raise Unavailable(
-                f"The NVIDIA driver supports CUDA {version // 1000}.{version % 1000 // 10}, and the "
-                f"installed packages need {needed}.0: update the driver, or {EXTRAS}."
+                f"The NVIDIA driver supports CUDA {version // 1000}.{version % 1000 // 10}, and "
+                f"the installed packages need {needed}.0: update the driver, or {EXTRAS}."
             )
         self.count = int(self.check(cu.cuDeviceGetCount()))
         self.device = self.check(cu.cuDeviceGet(0))
@@ -146,7 +145,7 @@ class Driver:
         self.check(self.cu.cuMemFreeHost(address))
 
     # ----------------------------------------------------------------------- launches
-    @functools.lru_cache(maxsize=None)  # noqa: B019
+    @functools.cache  # noqa: B019
     def load(self, text: str) -> Kernel:
         """The kernel of a text."""
         entry, code = compiler.ptx(text, self.capability)

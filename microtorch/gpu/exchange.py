@@ -130,7 +130,7 @@ def from_capsule(capsule: Any) -> Array:
 
 
 def from_dlpack(owner: Any) -> Array:
-    """An array on the memory of an object with `__dlpack__`, ready for the stream of this thread."""
+    """An array on the memory of an object with `__dlpack__`, once it is ready."""
     stream = int(current.stream) or LEGACY
     try:
         capsule = owner.__dlpack__(stream=stream, max_version=(1, 0))

@@ -16,8 +16,8 @@ from .driver import start
 
 SMALLEST = 512
 FORKED = (
-    "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, you must use "
-    "the 'spawn' start method"
+    "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, you must "
+    "use the 'spawn' start method"
 )
 
 
@@ -106,7 +106,8 @@ class Pool:
                 f"CUDA out of memory. Tried to allocate {shown(size)}. GPU 0 has a total capacity "
                 f"of {shown(total)} of which {shown(free)} is free. Of the allocated memory "
                 f"{shown(self.allocated)} is allocated by microtorch, and "
-                f"{shown(self.reserved - self.allocated)} is reserved by microtorch but unallocated."
+                f"{shown(self.reserved - self.allocated)} is reserved by microtorch but "
+                "unallocated."
             ) from None
 
     def keep(self, block: Block) -> None:
