@@ -88,8 +88,8 @@ class _CudaDeviceProperties(NamedTuple):
 def get_device_properties(device: Any = None) -> _CudaDeviceProperties:
     """What the GPU is: name, compute capability, bytes of memory, multiprocessors."""
     driver = _driver(device)
-    _, total = driver.info()
-    return _CudaDeviceProperties(driver.name, *driver.capability, total, driver.processors)
+    (major, minor), (_, total) = driver.capability, driver.info()
+    return _CudaDeviceProperties(driver.name, major, minor, total, driver.processors)
 
 
 def get_device_name(device: Any = None) -> str:

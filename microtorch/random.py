@@ -279,7 +279,7 @@ class Generator:
             raise RuntimeError(_too_long(dtype))
         out = self._empty(n, np.int64)
         self._stream.permutation(out)
-        return out.astype(dtype, copy=False)  # type: ignore[no-any-return]
+        return out.astype(dtype, copy=False)
 
     # -------------------------------------------------------------------- categories
     def bernoulli(self, p: Array, dtype: Any = None) -> Array:

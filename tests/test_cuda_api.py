@@ -526,8 +526,8 @@ def checkpoints():
 
     places = {"cuda": "cuda", "cpu": "cpu", torch.device("cuda"): "cuda", None: None,
               torch.device("cpu"): "cpu"}  # fmt: skip
-    for where, expected in [*places.items(), ({"cuda:0": "cpu"}, "cpu"), (lambda s, l: s, "cpu"),
-                            (lambda s, l: s.cuda(), "cuda"), (lambda s, l: None, None)]:  # fmt: skip
+    for where, expected in [*places.items(), ({"cuda:0": "cpu"}, "cpu"), (lambda s, place: s, "cpu"),
+                            (lambda s, place: s.cuda(), "cuda"), (lambda s, place: None, None)]:  # fmt: skip
         found = loaded(where)
         for name, value in saved.items():
             z = found[name]

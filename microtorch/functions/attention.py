@@ -124,7 +124,7 @@ def scaled_dot_product_attention(
     lengths = arrays[0].shape[-2], arrays[1].shape[-2]
     hidden = None
     if is_causal:
-        hidden = wrap(~np.tri(*lengths, dtype=bool))
+        hidden = wrap(~np.tri(*lengths, dtype=bool, like=arrays[0]))
     elif attn_mask is not None and attn_mask._array.dtype == np.bool_:
         hidden = wrap(~attn_mask._array)
     elif attn_mask is not None and attn_mask._array.dtype != arrays[0].dtype:

@@ -9,7 +9,7 @@ from ..errors import argument_error
 from ..tensor import Tensor
 from .arguments import ints_of
 from .convert import clone, to
-from .creation import as_tensor, empty, finish, full, ones, tensor, zeros
+from .creation import as_tensor, empty, finish, full, ones, tensor, uninitialized, zeros
 from .names import function, method
 
 
@@ -72,7 +72,7 @@ def empty_strided(
         )
     count = 0 if 0 in shape else 1 + sum((n - 1) * s for n, s in zip(shape, steps, strict=True))
     kind = (dtype or dtypes.get_default_dtype()).numpy
-    memory = np.empty(count, kind)
+    memory = uninitialized(count, kind, options.get("device"))
     array = np.lib.stride_tricks.as_strided(memory, shape, [s * kind.itemsize for s in steps])
     return finish("empty_strided", array, None, **options)
 

@@ -36,7 +36,7 @@ def finish(
         RuntimeError: for integers that require grad, for pinned memory or a layout that there is
             not, for an `out` that requires grad.
     """
-    place = check_device(device)
+    place = device_of(out._array) if device is None and out is not None else check_device(device)
     if device_of(array) is not place:
         array = cpu.move(array, place)
     if layout is not None and layout is not strided:
@@ -415,7 +415,8 @@ def full(
     else:
         raise argument_error("full", "fill_value", 2, "Number", fill_value)
     shape, numpy_dtype = sizes_of("full", tuple(size)), dtype_for(dtype, out, default)
-    array = np.full(shape, _fill_number(fill_value, numpy_dtype))
+    array = uninitialized(shape, numpy_dtype, options.get("device"))
+    array[...] = _fill_number(fill_value, numpy_dtype)
     return finish("full", array, out, **options)
 
 

@@ -4,6 +4,7 @@ The rules of decompositions compute them again in backward: so they differentiat
 without results that refer to each other.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -248,12 +249,20 @@ def _row(F: Any, x: Any) -> Any:
     return F.reshape(x, (*x.shape[:-1], 1, x.shape[-1]))
 
 
+@functools.lru_cache(maxsize=64)
+def _eye(n: int, dtype: Any) -> Any:
+    """The unit matrix, read-only."""
+    made = np.eye(n, dtype=dtype)
+    made.flags.writeable = False
+    return made
+
+
 def _gaps(F: Any, values: Any) -> Any:
     """values[j] - values[i], and 1 on the diagonal."""
     n = values.shape[-1]
     dtype = F.numpy_dtype(values)
     gaps = F.add(_row(F, values), F.neg(_column(F, values)))
-    return F.add(gaps, F.given(np.eye(n, dtype=dtype)))
+    return F.add(gaps, F.given(_eye(n, dtype)))
 
 
 def _eigenvalues_rule(F: Any, g: Any, _: Any, x: Any) -> tuple[Any, ...]:

@@ -114,7 +114,7 @@ def _source(x: Tensor, index: Tensor, src: Any, dim: int) -> Tensor:
     """What is written at `index`: a number, or the first elements of src along each dimension."""
     a, shape = x._array, np.atleast_1d(index._array).shape
     if isinstance(src, (bool, int, float, np.generic)):
-        return wrap(np.broadcast_to(np.asarray(src).astype(a.dtype), shape))
+        return wrap(np.broadcast_to(np.asarray(src, like=a).astype(a.dtype), shape))
     need_tensor("scatter", "src", 4, src)
     if src._array.dtype != a.dtype:
         raise RuntimeError("scatter(): Expected self.dtype to be equal to src.dtype")
@@ -179,7 +179,7 @@ def _scatter_reduced(
     x: Tensor, key: Key, index: Tensor, source: Tensor, name: str, include: bool
 ) -> Tensor:
     a = x._array
-    sent = cpu.put_index(np.ones(source._array.shape, np.int64), key, a.shape)
+    sent = cpu.put_index(np.ones(source._array.shape, np.int64, like=a), key, a.shape)
     if name in ("sum", "mean"):
         start = x if include else FUNCTIONS["mul"](x, wrap((sent == 0).astype(a.dtype)))
         total = added(SCATTER_ADD, start, key, source, (index,))

@@ -228,9 +228,10 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False, *, out: Any = None
     values = np.take_along_axis(np.moveaxis(x._array, dim, -1), order, -1)
     n = values.shape[-1]
     # Of each element, the number of equal ones that end with it in the sorted row.
-    starts = np.ones(values.shape, bool)
+    starts = np.ones(values.shape, bool, like=values)
     starts[..., 1:] = values[..., 1:] != values[..., :-1]
-    runs = np.arange(n) - np.maximum.accumulate(np.where(starts, np.arange(n), 0), -1)
+    numbers = np.arange(n, like=values)
+    runs = numbers - np.maximum.accumulate(np.where(starts, numbers, 0), -1)
     places = np.take_along_axis(order, np.argmax(runs, -1)[..., None], -1)
     places = np.moveaxis(places, -1, dim)
     return deliver_each(_picked("mode", x, places, dim, keepdim, rank), out)
@@ -286,7 +287,7 @@ def _quantile(x: Tensor, q: Any, dim: Any, keepdim: bool, kind: str, skip: bool)
     else:
         if not 0 <= q <= 1:
             raise RuntimeError(f"quantile() q must be in the range [0, 1] but got {q}")
-        wanted = np.asarray(q, x._array.dtype)
+        wanted = np.asarray(q, x._array.dtype, like=x._array)
     if not np.all((wanted >= 0) & (wanted <= 1)):
         raise RuntimeError("quantile() q values must be in the range [0, 1]")
     shape: tuple[int, ...] = x._array.shape
@@ -316,7 +317,7 @@ def _between(rows: Tensor, q: Array, kind: str, skip: bool) -> Tensor:
     if kind in ("lower", "higher", "nearest"):
         ranks = {"lower": np.floor, "higher": np.ceil, "nearest": np.rint}[kind](ranks)
     below = np.floor(ranks)
-    weight = np.full(ranks.shape, 0.5) if kind == "midpoint" else ranks - below
+    weight = np.full(ranks.shape, 0.5, like=ranks) if kind == "midpoint" else ranks - below
     values = sort(rows)[0]
     low, high = (gather(values, -1, wrap(r.astype(np.int64))) for r in (below, np.ceil(ranks)))
     step = FUNCTIONS["mul"](FUNCTIONS["sub"](high, low), wrap(weight.astype(a.dtype)))

@@ -135,7 +135,7 @@ def _chosen(
 ) -> Any:
     """Pixels of x by their places in the plane, in the rank of the input."""
     n, c, h, w = x._array.shape
-    planes = np.arange(n * c).reshape(n, c, 1, 1) * (h * w)
+    planes = np.arange(n * c, like=best).reshape(n, c, 1, 1) * (h * w)
     z = record(op, best, (x,), const=((planes + places).reshape(-1), x._array.shape))
     lead = input._array.shape[:-rank]
     z = reshape(z, (*lead, *best.shape[-rank:]))
@@ -164,8 +164,9 @@ def _average(
         raise RuntimeError("divisor must be not zero")
     x = _images(name, input, rank)
     at = _place(name, x._array.shape[2:], rank, kernel_size, stride, padding, 1, ceil_mode)
-    counts = _pixels(at, count_include_pad) if divisor is None else np.array([divisor])
-    z = FUNCTIONS["div"](window_sum(x, at), wrap(counts.astype(x._array.dtype)))
+    counts = _pixels(at, count_include_pad) if divisor is None else divisor
+    counts = np.asarray(counts, x._array.dtype, like=x._array)
+    z = FUNCTIONS["div"](window_sum(x, at), wrap(counts))
     return reshape(z, (*input._array.shape[:-rank], *z._array.shape[-rank:]))
 
 
@@ -210,18 +211,18 @@ def _output(name: str, input: Tensor, output_size: Any, rank: int) -> tuple[int,
     return found
 
 
-def averages(cells: Sequence[tuple[int, int]], n: int, dtype: Any) -> Tensor:
-    """The matrix (cells, n) that takes the mean of each cell."""
+def averages(cells: Sequence[tuple[int, int]], n: int, like: Any) -> Tensor:
+    """The matrix (cells, n) that takes the mean of each cell, for an array."""
     made = np.zeros((len(cells), n))
     for k, (start, end) in enumerate(cells):
         made[k, start:end] = 1 / (end - start)
-    return wrap(made.astype(dtype))
+    return wrap(np.asarray(made, like.dtype, like=like))
 
 
 def _adaptive_average(name: str, rank: int, input: Tensor, output_size: Any) -> Tensor:
     x = _images(name, input, rank)
     size = (1,) * (2 - rank) + _output(name, input, output_size, rank)
-    return reshape(separable(x, [averages(_cells(n, s), n, x._array.dtype) for n, s in zip(
+    return reshape(separable(x, [averages(_cells(n, s), n, x._array) for n, s in zip(
         x._array.shape[2:], size, strict=True
     )]), (*input._array.shape[:-rank], *size[-rank:]))  # fmt: skip
 
@@ -253,7 +254,7 @@ def _adaptive_max(rank: int) -> Callable[..., Any]:
         n, c, h, w = a.shape
         size = (1,) * (2 - rank) + _output(name, input, output_size, rank)
         best = np.empty((n, c, *size), a.dtype, like=a)
-        places = np.empty(best.shape, np.int64)
+        places = np.empty(best.shape, np.int64, like=a)
         for i, (top, bottom) in enumerate(_cells(h, size[0])):
             for j, (left, right) in enumerate(_cells(w, size[1])):
                 cell = a[:, :, top:bottom, left:right].reshape(n, c, -1)

@@ -166,7 +166,7 @@ def normal(
         array *= s
     array += m
     if out is not None:
-        return finish("normal", array, out)
+        return finish("normal", array, out, device=reference.device)
     return record(NORMAL, array, (mean,)) if isinstance(mean, Tensor) else wrap(array)
 
 
@@ -232,7 +232,7 @@ def bernoulli(
             )
         array = source_for(input._array, generator).bernoulli(input._array)
     if out is not None:
-        return finish("bernoulli", array, out)
+        return finish("bernoulli", array, out, device=input.device)
     return record(BERNOULLI, array, (input,))
 
 
@@ -245,7 +245,7 @@ def multinomial(
     need_tensor("multinomial", input)
     source = source_for(input._array, generator)
     drawn = source.multinomial(input._array, num_samples, replacement)
-    return finish("multinomial", np.ascontiguousarray(drawn), out)
+    return finish("multinomial", np.ascontiguousarray(drawn), out, device=input.device)
 
 
 def _fill(x: Tensor, draw: Any) -> Tensor:

@@ -338,7 +338,7 @@ def _wrap_indices(repeats: Tensor) -> Tensor:
         raise RuntimeError("repeat_interleave only accept 1D vector as repeat")
     if a.size and a.min() < 0:
         raise RuntimeError("repeats can not be negative")
-    return record(MAPPED, np.repeat(np.arange(a.size, dtype=a.dtype), a), ())
+    return record(MAPPED, np.repeat(np.arange(a.size, dtype=a.dtype, like=a), a), ())
 
 
 @public()

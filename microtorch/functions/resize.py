@@ -83,7 +83,7 @@ def _linear(
 ) -> Tensor:
     a = input._array
     matrices = [
-        wrap(_weights(n, m, ratio, align, cubic).astype(a.dtype))
+        wrap(np.asarray(_weights(n, m, ratio, align, cubic), a.dtype, like=a))
         for n, m, ratio in zip(a.shape[2:], sizes, ratios, strict=True)
     ]
     one = wrap(np.ones((1, 1), a.dtype, like=a))

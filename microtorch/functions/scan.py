@@ -138,7 +138,7 @@ def _extremes(name: str, operation: Any, input: Tensor, dim: int) -> Any:
     a = x._array
     best = operation.accumulate(a, dim)
     hit = (a == best) | (a != a)
-    numbers = np.arange(a.shape[dim]).reshape((-1,) + (1,) * (a.ndim - dim - 1))
+    numbers = np.arange(a.shape[dim], like=a).reshape((-1,) + (1,) * (a.ndim - dim - 1))
     places = np.maximum.accumulate(np.where(hit, numbers, 0), dim)
     values = record(CUM_EXTREME[name], best, (x,), const=(a.shape, key_along(places, dim)))
     shape = input._array.shape

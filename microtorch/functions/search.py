@@ -64,7 +64,7 @@ def unique_consecutive(
     a = input._array
     rows = a.reshape(-1) if dim is None else np.moveaxis(a, normal_dim(dim, a.ndim), 0)
     n = len(rows)
-    new = np.ones(n, bool)
+    new = np.ones(n, bool, like=a)
     differ = rows[1:] != rows[:-1]
     new[1:] = differ.reshape(len(differ), -1).any(1) if n > 1 else True
     counts = np.diff(np.append(np.flatnonzero(new), n))
@@ -143,7 +143,7 @@ def searchsorted(
             "while right was True"
         )
     rows = sorted_sequence._array
-    values = input._array if isinstance(input, Tensor) else np.asarray(input, rows.dtype)
+    values = input._array if isinstance(input, Tensor) else np.asarray(input, rows.dtype, like=rows)
     if sorter is not None:
         if sorter._array.shape != rows.shape:
             raise RuntimeError(
@@ -162,7 +162,7 @@ def searchsorted(
     if rows.ndim == 1:
         found = np.searchsorted(rows, values, how)
     else:
-        found = np.empty(values.shape, np.int64)
+        found = np.empty(values.shape, np.int64, like=rows)
         for place in np.ndindex(rows.shape[:-1]):
             found[place] = np.searchsorted(rows[place], values[place], how)
     return deliver(wrap(np.asarray(found, np.int32 if out_int32 else np.int64)), out)
@@ -202,4 +202,4 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     if num_classes > 0 and cpu.first_outside(a, num_classes) is not None:
         raise RuntimeError("Class values must be smaller than num_classes.")
     count = num_classes if num_classes > 0 else int(a.max()) + 1
-    return wrap((a[..., None] == np.arange(count)).astype(np.int64))
+    return wrap((a[..., None] == np.arange(count, like=a)).astype(np.int64))

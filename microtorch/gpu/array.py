@@ -121,8 +121,9 @@ class Array(NDArrayOperatorsMixin):
 
         It is complete when the stream has done what it has to do, for which this waits or not.
         """
-        x = self if self.flags.c_contiguous else perform(np.ndarray.copy, (self,), {})
-        made = np.empty(x.shape, x.dtype) if out is None else out
+        dense = self.flags.c_contiguous or (self.flags.f_contiguous and out is None)
+        x = self if dense else perform(np.ndarray.copy, (self, "C" if out is not None else "K"), {})
+        made = np.empty_like(x.ghost) if out is None else out
         if made.size:
             start().copy_out(made, x.address, current.stream, wait)
             if not wait:
@@ -164,23 +165,27 @@ class Array(NDArrayOperatorsMixin):
         return f"{self.host()!r} on cuda:0"
 
 
-def empty(shape: Any, dtype: Any) -> Array:
-    """An array of new memory; its elements are whatever lies there."""
+def empty(shape: Any, dtype: Any, strides: tuple[int, ...] | None = None) -> Array:
+    """An array of new memory without gaps; its elements are whatever lies there."""
     dtype = np.dtype(dtype)
     shape = tuple(shape) if isinstance(shape, (tuple, list)) else (int(shape),)
     size = dtype.itemsize
     for n in shape:
         size *= n
     block = pool.allocate(size)
-    return Array(memory(shape, dtype, block.address), block)
+    return Array(memory(shape, dtype, block.address, strides), block)
 
 
 def upload(x: Any, wait: bool = True) -> Array:
-    """A copy of a host array on the GPU; where it is not waited for, the host's memory is kept."""
+    """A copy of a host array on the GPU, its dims in the same order.
+
+    Where it is not waited for, the host's memory is kept until it is done.
+    """
     source = np.asarray(x)
-    made = empty(source.shape, source.dtype)
+    if not source.flags.c_contiguous:
+        source = source.copy("K")
+    made = empty(source.shape, source.dtype, source.strides)
     if source.size:
-        source = np.ascontiguousarray(source)
         start().copy_in(made.address, source, current.stream, wait)
         if not wait:
             later.after([current.stream], lambda: source)

@@ -24,6 +24,9 @@ from ..kernels import store
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 # The oldest cards that CUDA 13 knows.
 OLDEST = (7, 5)
+# How far simulated addresses are from those of the host's memory that they stand for: what reads
+# one as it is does not work on a GPU either, and ends the process.
+FAR = 1 << 60
 FUNCTIONS = (
     "exp expm1 log log1p log2 log10 sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh "
     "atanh erf erfc pow sqrt floor fabs copysign rint trunc"
@@ -51,7 +54,7 @@ def complete(text: str) -> str:
 
 
 def parameters(text: str) -> list[str]:
-    """"i64" or "f64" of each parameter of the kernel."""
+    """ "i64" or "f64" of each parameter of the kernel."""
     names = dict(_HELPER.findall(text))["kernel"].split(", ")
     return ["f64" if name.startswith("number_") else "i64" for name in names]
 
@@ -180,7 +183,7 @@ class _Pointer:
     """What an address points to, as an array that has no end."""
 
     def __init__(self, dtype: np.dtype[Any], address: Any) -> None:
-        self._dtype, self._address = dtype, int(address)
+        self._dtype, self._address = dtype, int(address) - FAR
         self._ahead = memory((1 << 40,), dtype, self._address)
 
     def __getitem__(self, i: Any) -> Any:

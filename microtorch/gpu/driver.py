@@ -34,8 +34,8 @@ class Kernel:
 
     def __init__(self, handle: Any, kinds: list[str]) -> None:
         self.handle = handle
-        types = {"i64": ctypes.c_int64, "f64": ctypes.c_double}
-        self.words = [types[kind]() for kind in kinds]
+        types: Any = {"i64": ctypes.c_int64, "f64": ctypes.c_double}
+        self.words: list[Any] = [types[kind]() for kind in kinds]
         places = [ctypes.addressof(word) for word in self.words]
         self.places = (ctypes.c_void_p * len(places))(*places)
         self.at = ctypes.addressof(self.places)
@@ -121,13 +121,13 @@ class Driver:
         return int(free), int(total)
 
     def copy_in(self, address: int, x: Array, stream: Any, wait: bool = True) -> None:
-        """Copy a contiguous host array to the device."""
+        """Copy a host array without gaps to the device."""
         self.check(self.cu.cuMemcpyHtoDAsync(address, x.ctypes.data, x.nbytes, stream))
         if wait:
             self.wait(stream)
 
     def copy_out(self, x: Array, address: int, stream: Any, wait: bool = True) -> None:
-        """Copy device memory into a contiguous host array."""
+        """Copy device memory into a host array without gaps."""
         self.check(self.cu.cuMemcpyDtoHAsync(x.ctypes.data, address, x.nbytes, stream))
         if wait:
             self.wait(stream)

@@ -21,13 +21,15 @@ from .array import Array
 # Modules with arrays that are loaded at first use otherwise.
 LATE = "autograd.functional linalg nn nn.utils optim utils.data".split()
 APART = ("microtorch.capture", "microtorch.gpu", "microtorch.checkpoint", "microtorch.kernels")
-WHOLE = "recurrence products_of_others inv svd qr eigh cholesky solve pinv window_max".split()
+WHOLE = "recurrence products_of_others inv svd qr eigh cholesky solve pinv".split()
 PLACE = Array.device
 
 
-def _asarray(x: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, **_: Any) -> Any:
+def _asarray(
+    x: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, like: Any = None
+) -> Any:
     if type(x) is not Array:
-        return np.asarray(x, dtype, order, copy=copy)
+        return np.asarray(x, dtype, order, copy=copy, like=like)
     if dtype is not None and np.dtype(dtype) != x.dtype:
         return x.astype(dtype)
     if copy or (order == "C" and not x.flags.c_contiguous):

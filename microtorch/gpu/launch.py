@@ -136,17 +136,34 @@ def _apart(x: Array, outs: list[Array], far: str) -> Array:
     return x
 
 
-def copied(x: Array, dtype: Any = None) -> Array:
-    """A contiguous copy, of another dtype perhaps."""
-    made = empty(x.shape, dtype or x.dtype)
+def copied(x: Array, dtype: Any = None, order: str = "C") -> Array:
+    """A copy, of another dtype perhaps: contiguous, or (K) with its dims in the same order."""
+    made = laid(x.shape, [x] if order == "K" else [], dtype or x.dtype)
     copy(made, x)
     return made
 
 
+def laid(shape: tuple[int, ...], ins: list[Array], dtype: Any) -> Array:
+    """Memory for a result, its dims in the order that NumPy gives it: that of the operands'."""
+    if all(x.flags.c_contiguous for x in ins if x.ndim):
+        return empty(shape, dtype)
+    flags = [*(["readonly"] for _ in ins), ["writeonly", "allocate"]]
+    kinds = [*(x.dtype for x in ins), np.dtype(dtype)]
+    places = [*(x.ghost for x in ins), None]
+    options = ["zerosize_ok", "refs_ok"]
+    with np.nditer(places, options, flags, kinds, "K", itershape=shape) as walk:  # type: ignore[call-overload]
+        return empty(shape, dtype, walk.operands[-1].strides)
+
+
 def copy(out: Array, x: Array) -> None:
-    """Write elements, converted to the dtype of `out`, and repeated to its shape."""
+    """Write elements, converted to the dtype of `out`, and repeated to its shape.
+
+    Half precision is converted on the CPU, and copied as what it is made of.
+    """
     if np.float16 in (x.dtype, out.dtype):
-        raise NotImplementedError("float16")
+        x = x if x.dtype == out.dtype else upload(x.host().astype(out.dtype))
+        if out.dtype == np.float16:
+            x, out = (Array(v.ghost.view(np.int16), v.block) for v in (x, out))
     map_([out], [x], ("x != 0" if out.dtype == np.bool_ != x.dtype else "x",), ("x",))
 
 
@@ -154,7 +171,7 @@ def cast(x: Any, dtype: Any) -> Array:
     """An operand as a dtype."""
     if type(x) is not Array:
         return operand(np.asarray(x).astype(dtype))
-    return x if x.dtype == dtype else copied(x, dtype)
+    return x if x.dtype == dtype else copied(x, dtype, "K")
 
 
 def fold(

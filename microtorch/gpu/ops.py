@@ -20,6 +20,7 @@ from .launch import (
     copied,
     copy,
     fold,
+    laid,
     map_,
     operand,
     product,
@@ -30,12 +31,12 @@ from .launch import (
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
 VIEWS = frozenset(
-    "transpose swapaxes moveaxis rollaxis expand_dims squeeze broadcast_to diagonal flip fliplr "
+    "transpose swapaxes moveaxis rollaxis expand_dims squeeze broadcast_to diagonal fliplr "
     "flipud rot90 sliding_window_view split array_split broadcast_arrays may_share_memory "
     "shares_memory shape ndim size result_type can_cast view atleast_1d atleast_2d atleast_3d".split()
 )
 # NumPy's own Python code for these goes through rules.
-COMPOSED = frozenset("take_along_axis put_along_axis stack vstack hstack".split())
+COMPOSED = frozenset("take_along_axis put_along_axis vstack hstack flip".split())
 WRITES = frozenset("at copyto setitem put place putmask fill_diagonal sort partition".split())
 
 
@@ -159,7 +160,7 @@ def _ufunc(ufunc: Any, *inputs: Any, **options: Any) -> Any:
         direct = out.dtype == loop[-1]
         made = [out if direct else empty(shape, loop[-1])]
     else:
-        made = [empty(shape, d) for d in loop[ufunc.nin :]]
+        made = [laid(shape, ins, d) for d in loop[ufunc.nin :]]
     map_(made, ins, formulas, names, loop[0])
     if out is not None:
         if made[0] is not out:
@@ -182,8 +183,8 @@ def _reduction(kind: str, meaning: Any, ins: list[Array], axis: int = -1) -> Arr
 
 
 def _rows_added(places: Any, g: Array, counted: Any) -> Array:
-    made = zeros((len(counted), g.shape[1]), g.dtype)
-    at = operand(places) if type(places) is Array else upload(places)
+    g, made = operand(g), zeros((len(counted), g.shape[1]), g.dtype)
+    at = places if type(places) is Array else upload(places)
     negative = empty(at.shape, at.dtype)
     map_([negative], [at, operand(len(counted), at.dtype)], ("where(x < 0, x + y, x)",), ("x", "y"))
     added(made, negative, g if g.flags.c_contiguous else copied(g))
@@ -248,7 +249,7 @@ def _where(function: Any, condition: Any, x: Any = None, y: Any = None) -> Any:
     if condition.dtype != np.bool_:
         condition = condition != 0
     ins = [condition, *(cast(v if type(v) is Array else operand(v), kind) for v in (x, y))]
-    made = empty(np.broadcast_shapes(*(v.shape for v in ins)), kind)
+    made = laid(np.broadcast_shapes(*(v.shape for v in ins)), ins, kind)
     map_([made], ins, ("where(c, x, y)",), ("c", "x", "y"), kind)
     return made
 
@@ -256,15 +257,12 @@ def _where(function: Any, condition: Any, x: Any = None, y: Any = None) -> Any:
 # ----------------------------------------------------------------------------------- copies
 @rule("astype")
 def _astype(function: Any, x: Any, dtype: Any, *_: Any, copy: bool = True, **__: Any) -> Any:
-    dtype = np.dtype(dtype)
-    if np.float16 in (dtype, x.dtype):
-        return NotImplemented
-    return x if x.dtype == dtype and not copy else copied(x, dtype)
+    return x if x.dtype == dtype and not copy else copied(x, dtype, "K")
 
 
 @rule("copy")
 def _copy(function: Any, x: Any, order: str = "C", **_: Any) -> Any:
-    return NotImplemented if x.dtype == np.float16 else copied(x)
+    return copied(x, order=order)
 
 
 @rule("reshape")
@@ -275,6 +273,8 @@ def _reshape(function: Any, x: Any, *shape: Any, order: str = "C", copy: Any = N
     try:
         return view(x, np.reshape(x.ghost, wanted, copy=False))
     except ValueError:
+        if copy is False:
+            raise
         whole = memory(x.shape, x.dtype, x.address)
         # Raises where the number of elements does not fit.
         np.reshape(whole, wanted, copy=False)
@@ -293,17 +293,20 @@ def _ravel(function: Any, x: Any, order: str = "C") -> Any:
 
 @rule("stack concatenate")
 def _joined(function: Any, parts: Any, axis: int = 0, out: Any = None, **others: Any) -> Any:
-    if others or out is not None or axis is None or any(p.dtype == np.float16 for p in parts):
+    if others or out is not None or axis is None:
         return NotImplemented
-    for p in parts:
-        if type(p) is not Array and p.size:
-            raise RuntimeError(DIFFERENT)
+    parts = [operand(p) for p in parts]
+    if function is np.stack:
+        parts = [np.expand_dims(p, axis) for p in parts]
     kind = np.result_type(*(p.dtype for p in parts))
     ghosts = [np.broadcast_to(np.zeros((), p.dtype), p.shape) for p in parts]
     axis %= ghosts[0].ndim
     shape = list(ghosts[0].shape)
     for g in ghosts[1:]:
-        if [*g.shape[:axis], *g.shape[axis + 1 :]] != [*shape[:axis], *shape[axis + 1 :]]:
+        if g.ndim != len(shape) or [*g.shape[:axis], *g.shape[axis + 1 :]] != [
+            *shape[:axis],
+            *shape[axis + 1 :],
+        ]:
             raise ValueError("all the input array dimensions except for the concatenation axis "
                              "must match exactly")  # fmt: skip
     shape[axis] = sum(g.shape[axis] for g in ghosts)
@@ -323,8 +326,6 @@ def _copyto(function: Any, out: Any, x: Any, casting: Any = None, where: Any = N
     if type(out) is not Array:
         np.copyto(out, x.host(), casting="unsafe")
         return None
-    if np.float16 in (out.dtype, getattr(x, "dtype", None)):
-        return NotImplemented
     return copy(out, x if type(x) is Array else upload(x))
 
 
@@ -340,8 +341,6 @@ def zeros(shape: Any, dtype: Any = np.float64) -> Array:
 def filled(shape: Any, value: Any, dtype: Any) -> Array:
     """One number, everywhere."""
     made = empty(shape, dtype)
-    if made.dtype == np.float16:
-        return upload(np.full(shape, value, dtype))
     copy(made, operand(np.asarray(value).astype(made.dtype)) if type(value) is not Array else value)
     return made
 
@@ -363,18 +362,17 @@ def _new(function: Any, shape: Any, *args: Any, dtype: Any = None, **_: Any) -> 
 
 
 @rule("zeros_like ones_like empty_like full_like")
-def _like(
-    function: Any, x: Any, *args: Any, dtype: Any = None, shape: Any = None, **_: Any
-) -> Any:
+def _like(function: Any, x: Any, *args: Any, dtype: Any = None, shape: Any = None, **_: Any) -> Any:
     name = function.__name__.removesuffix("_like")
     value = args[:1] if name == "full" else ()
     kind = dtype or next(iter(args[len(value) :]), None) or x.dtype
     return _new(getattr(np, name), x.shape if shape is None else shape, *value, dtype=kind)
 
 
-@rule("arange")
-def _arange(function: Any, *args: Any, **options: Any) -> Any:
-    return upload(np.arange(*args, **options))
+@rule("arange array asarray eye tri")
+def _sent(function: Any, *args: Any, **options: Any) -> Any:
+    """What is made on the CPU: what `like=` asks for."""
+    return upload(function(*args, **options))
 
 
 # ----------------------------------------------------------------------------------- indexing
@@ -383,15 +381,21 @@ def _basic(key: Any) -> bool:
     return not any(isinstance(k, (np.ndarray, list, bool, np.bool_)) for k in parts)
 
 
+def _single(key: Any) -> bool:
+    """Whether a part of a key is a mask of no dims."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return any(np.ndim(k) == 0 and getattr(k, "dtype", type(k)) in (bool, bool_) for k in parts)
+
+
 @rule("getitem")
 def _getitem(function: Any, x: Any, key: Any) -> Any:
     if _basic(key):
         parts = key if isinstance(key, tuple) else (key,)
         return view(x, x.ghost[key if any(k is ... for k in parts) else (*parts, ...)])
+    if x.dtype == np.float16 or _single(key):
+        return NotImplemented
     far, at = _far(x, key)
     made = empty(far.shape, x.dtype)
-    if x.dtype == np.float16:
-        return NotImplemented
     map_([made], [far, at], ("x",), ("x", "at"), far="x")
     return made
 
@@ -401,30 +405,34 @@ def _setitem(function: Any, x: Any, key: Any, value: Any) -> Any:
     """Elements written: a copy into a view, or to places that indices name."""
     if type(x) is not Array:
         raise RuntimeError(DIFFERENT)
-    if x.dtype == np.float16 or getattr(value, "dtype", None) == np.float16:
+    if not _basic(key) and (x.dtype == np.float16 or _single(key)):
         return NotImplemented
-    source = value if type(value) is Array else upload(np.asarray(value).astype(x.dtype))
+    host = None if type(value) is Array else np.asarray(value).astype(x.dtype)
+    source = value if host is None else upload(host) if host.ndim else operand(host)
     if _basic(key):
         part = _getitem(None, x, key)
-        while source.ndim > part.ndim and source.shape[0] == 1:
-            source = source[0]
-        if np.broadcast_shapes(source.shape, part.shape) != part.shape:
-            raise ValueError(f"could not broadcast input array from shape {source.shape} into "
-                             f"shape {part.shape}")  # fmt: skip
-        if part.size:
-            copy(part, source)
+        copy(part, _fitting(source, part.shape))
         return None
     if isinstance(key, np.ndarray) and key.dtype == np.bool_ and key.shape == x.shape:
         if not source.ndim:
             ins = [operand(key) if type(key) is Array else upload(key), cast(source, x.dtype), x]
             return map_([x], ins, ("where(c, x, y)",), ("c", "x", "y"), x.dtype)
     far, at = _far(x, key)
-    if far.size:
-        part = cast(source, x.dtype)
-        while part.ndim > far.ndim and part.shape[0] == 1:
-            part = part[0]
-        map_([far], [part, at], ("x",), ("x", "at"), x.dtype, far="out0")
+    part = _fitting(cast(source, x.dtype), far.shape)
+    map_([far], [part, at], ("x",), ("x", "at"), x.dtype, far="out0")
     return None
+
+
+def _fitting(x: Array, shape: tuple[int, ...]) -> Array:
+    """What is written to a place of a shape, without leading dims of length 1.
+
+    Raises:
+        ValueError: if it does not broadcast to the shape.
+    """
+    while x.ndim > len(shape) and x.shape[0] == 1:
+        x = x[0]
+    np.broadcast_to(x.ghost, shape)
+    return x
 
 
 def _far(x: Array, key: Any) -> tuple[Array, Array]:
@@ -437,10 +445,7 @@ def _far(x: Array, key: Any) -> tuple[Array, Array]:
     for k in key if isinstance(key, tuple) else (key,):
         k = np.asarray(k) if isinstance(k, (list, bool, np.bool_)) else k
         if isinstance(k, np.ndarray) and k.dtype == np.bool_:
-            mask = k.host() if type(k) is Array else k
-            if mask.ndim == 0:
-                raise IndexError("a mask of no dims is no index")
-            parts += np.nonzero(mask)
+            parts += np.nonzero(k.host() if type(k) is Array else k)
         else:
             parts.append(k)
     used = sum(k is not None and k is not ... for k in parts)
@@ -451,12 +456,17 @@ def _far(x: Array, key: Any) -> tuple[Array, Array]:
     seen = x.ghost[tuple(slice(None) if isinstance(k, np.ndarray) else k for k in parts)]
     dims = [p for p, k in enumerate(parts) if isinstance(k, np.ndarray)]
     indices = [parts[p] for p in dims]
-    common = np.broadcast_shapes(*(i.shape for i in indices))
+    try:
+        common = np.broadcast_shapes(*(i.shape for i in indices))
+    except ValueError:
+        raise IndexError("shape mismatch") from None
     together = dims[-1] - dims[0] + 1 == len(dims)
     first = dims[0] if together else 0
     kept = [d for d in range(seen.ndim) if d not in dims]
     before = [d for d in kept if d < first] if together else []
     after = [d for d in kept if d not in before]
+    for i, d in zip(indices, dims, strict=True):
+        _check(i, d, seen.shape[d])
     at_all = _distance([(i, seen.shape[d], seen.strides[d] // x.itemsize)
                         for i, d in zip(indices, dims, strict=True)], common)  # fmt: skip
     shape = (*(seen.shape[d] for d in before), *common, *(seen.shape[d] for d in after))
@@ -467,16 +477,19 @@ def _far(x: Array, key: Any) -> tuple[Array, Array]:
     return far, Array(memory(shape, np.int64, at_all.address, spread), at_all.block)
 
 
+def _check(index: Any, d: int, n: int) -> None:
+    if index.size:
+        low, high = (int(v) for v in (index.min(), index.max()))
+        if low < -n or high >= n:
+            worst = low if low < -n else high
+            raise IndexError(f"index {worst} is out of bounds for axis {d} with size {n}")
+
+
 def _distance(indices: list[Any], shape: tuple[int, ...]) -> Array:
     """The distance, in elements, that indices along some dims lead to together."""
     fixed, total = np.zeros(shape, np.int64), None
     for index, n, step in indices:
         on_device = type(index) is Array
-        if index.size:
-            low, high = (int(v) for v in (index.min(), index.max()))
-            if low < -n or high >= n:
-                worst = low if low < -n else high
-                raise IndexError(f"index {worst} is out of bounds for dimension with size {n}")
         if not on_device:
             fixed = fixed + np.where(index < 0, index + n, index) * step
             continue
@@ -507,7 +520,50 @@ def _at(function: Any, x: Any, key: Any, g: Any) -> Any:
     if x.dtype not in FLOATS or not isinstance(key, np.ndarray):
         return NotImplemented
     places = key if type(key) is Array else upload(key)
-    return added(x, places, copied(np.broadcast_to(operand(g), places.shape), x.dtype))
+    g = copied(np.broadcast_to(operand(g), places.shape), x.dtype)
+    return added(x, places.reshape(-1), g)
+
+
+# ------------------------------------------------------------------------------ along a dim
+@rule("cumsum cumprod accumulate")
+def _running(function: Any, x: Any, axis: Any = None, dtype: Any = None, out: Any = None) -> Any:
+    """Running sums, products and extremes, over 2, 4, 8 ... elements."""
+    name = function.__name__
+    operation: Any = {"cumsum": np.add, "cumprod": np.multiply}.get(name) or function.__self__
+    if x.dtype == np.float16 or operation not in (np.add, np.multiply, np.maximum, np.minimum):
+        return NotImplemented
+    whole = x.dtype.kind in "iub" and name != "accumulate"
+    axis = 0 if name == "accumulate" and axis is None else axis
+    made = copied(
+        x if axis is not None else x.reshape(-1), dtype or (np.int64 if whole else x.dtype)
+    )
+    lead, reach = (slice(None),) * ((axis or 0) % made.ndim), 1
+    while reach < made.shape[len(lead)]:
+        before, made = made, copied(made)
+        late, early = (*lead, slice(reach, None)), (*lead, slice(None, -reach))
+        operation(before[late], before[early], out=made[late])
+        reach *= 2
+    if out is None:
+        return made
+    copy(out, made)
+    return out
+
+
+@rule("argmax argmin")
+def _best(function: Any, x: Any, axis: Any = None, out: Any = None, keepdims: bool = False) -> Any:
+    """The first place of the largest or smallest element, or of nan."""
+    whole, rows = axis is None, x.reshape(-1) if axis is None else x
+    axis = (axis or 0) % rows.ndim if rows.ndim else 0
+    if out is not None or not rows.ndim or not rows.shape[axis] or x.dtype == np.float16:
+        return NotImplemented
+    n, places = rows.shape[axis], np.arange(rows.shape[axis], like=x)
+    best = _fold(getattr(np, function.__name__[3:]), rows, axis, keepdims=True)
+    ins = [rows, best, places.reshape(-1, *(1,) * (rows.ndim - axis - 1)), operand(n, np.int64)]
+    formula = "where((x == m) | (x != x), i, n)"
+    made = fold("min", ins, (axis,), np.int64, formula, ("x", "m", "i", "n"))
+    if keepdims:
+        made = made.reshape(*(1 if whole or d == axis else n for d, n in enumerate(x.shape)))
+    return made
 
 
 array.perform, array.step = perform, step

@@ -1,6 +1,7 @@
 """The driver's methods on host memory: what tests use where there is no GPU."""
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,10 @@ class Simulator:
     total = 1 << 30
 
     def __init__(self) -> None:
-        self.process, self.context, self._streams = os.getpid(), None, 1
+        self.process, self._streams = os.getpid(), 1
+        self.context: Any = None
+        # Its main thread asks in a loop whether the others are done, so let it not run for long.
+        sys.setswitchinterval(1e-4)
         self._held: dict[int, Array] = {}
         self._used = 0
         self._notes: list[Callable[[], None]] | None = None
@@ -39,7 +43,7 @@ class Simulator:
             raise OutOfMemoryError("CUDA error: out of memory")
         # What is read without being written first is nan.
         made = np.full(size + 256, 255, np.uint8)
-        address = -(-made.ctypes.data // 256) * 256
+        address = -(-made.ctypes.data // 256) * 256 + compiler.FAR
         self._held[address] = made
         self._used += size
         return address
@@ -59,12 +63,12 @@ class Simulator:
             self._notes.append(work)
 
     def copy_in(self, address: int, x: Array, stream: Any, wait: bool = True) -> None:
-        """Copy a contiguous host array to the device."""
-        bytes_of(address, x.nbytes)[...] = x.reshape(-1).view(np.uint8)
+        """Copy a host array without gaps to the device."""
+        bytes_of(address, x.nbytes)[...] = bytes_of(x.ctypes.data + compiler.FAR, x.nbytes)
 
     def copy_out(self, x: Array, address: int, stream: Any, wait: bool = True) -> None:
-        """Copy device memory into a contiguous host array."""
-        x.reshape(-1).view(np.uint8)[...] = bytes_of(address, x.nbytes)
+        """Copy device memory into a host array without gaps."""
+        bytes_of(x.ctypes.data + compiler.FAR, x.nbytes)[...] = bytes_of(address, x.nbytes)
 
     def clear(self, address: int, size: int, stream: Any) -> None:
         """Fill memory with zero bytes."""
@@ -72,9 +76,11 @@ class Simulator:
 
     def pinned(self, size: int) -> int:
         """Address of host memory."""
-        return self.allocate(size)
+        return self.allocate(size) - compiler.FAR
 
-    unpin = free
+    def unpin(self, address: int) -> None:
+        """Free host memory."""
+        self.free(address + compiler.FAR)
 
     # ----------------------------------------------------------------------- launches
     def load(self, text: str) -> Any:
@@ -140,5 +146,5 @@ class Simulator:
 
 
 def bytes_of(address: int, size: int) -> Array:
-    """The bytes at an address."""
-    return compiler.memory((size,), np.uint8, address)
+    """The bytes at a simulated address."""
+    return compiler.memory((size,), np.uint8, address - compiler.FAR)

@@ -107,9 +107,9 @@ def window_max(x: Array, at: Windows) -> tuple[Array, Array]:
     the plane of the image it is."""
     (oh, ow), (top, left), width = at.counts, at.before, at.image[1]
     corners = (np.arange(oh) * at.stride[0] - top)[:, None] * width
-    corners = corners + np.arange(ow) * at.stride[1] - left
-    best = np.full(x.shape[:2] + at.counts, -np.inf, x.dtype)
-    offset = np.full(best.shape, -1, np.int32)
+    corners = np.asarray(corners + np.arange(ow) * at.stride[1] - left, like=x)
+    best = np.full(x.shape[:2] + at.counts, -np.inf, x.dtype, like=x)
+    offset = np.full(best.shape, -1, np.int32, like=x)
     for (row, column), pixels in at.shifts(at.pad(x, -np.inf)):
         pixels = np.ascontiguousarray(pixels)
         better = (pixels > best) | (pixels != pixels)
@@ -119,7 +119,8 @@ def window_max(x: Array, at: Windows) -> tuple[Array, Array]:
     none = offset < 0
     if none.any():
         # A window of -inf alone: its first pixel inside the image.
-        offset[none] = np.broadcast_to(_first_inside(at), best.shape)[none]
+        first = np.asarray(_first_inside(at), like=x)
+        offset[none] = np.broadcast_to(first, best.shape)[none]
     return best, corners + offset
 
 
