@@ -507,7 +507,7 @@ _warned: list[str] = []
 
 def device_of(array: Any) -> Device:
     """Where an array is."""
-    return CPU if type(array) is np.ndarray else getattr(array, "device", CPU)
+    return CPU if type(array) is np.ndarray or array is None else getattr(array, "device", CPU)
 
 
 def wrap(array: Array, cls: "type[Tensor]" = Tensor) -> Tensor:

@@ -89,6 +89,7 @@ class Adjoint:
         self.roots = roots
         self.lock = threading.Lock()
         self.like = [(made[k].shape, made[k]._array.dtype) for k in roots]
+        self.devices = [made[k].device for k in roots]
         # The graph ends at arguments, and at tensors from outside that have a history.
         others = [t for t, *_ in session.tensors.values() if t._node is not LEAF]
         places: dict[Any, Any] = {t._node: t for t in others if session.outside_graph(t._node)}
@@ -97,7 +98,9 @@ class Adjoint:
         targets = list(dict.fromkeys(x for found in reached for x in found))
         forward, session.ops = session.ops, []
         session.frozen = {r.storage for op in forward for r in (*op.ins, *op.outs)}
-        given = [session.capture(np.ones(*like), "argument", n) for n, like in enumerate(self.like)]
+        given = [session.capture(cpu.move(np.ones(*like), place) if place is not CPU else np.ones(*like),
+                                 "argument", n)
+                 for n, (like, place) in enumerate(zip(self.like, self.devices, strict=True))]
         heads = {made[k]._node: g for k, g in zip(roots, given, strict=True)}
         before, mode.enabled = mode.enabled, False
         try:

@@ -23,8 +23,12 @@ SHARED = 25_000
 HEADER = "# One recorded call as loops. `table` holds the addresses of all arrays.\n"
 
 
-def build(recording: Recording) -> "Program":
+def build(recording: Recording) -> Any:
     """The program that does what was recorded."""
+    if any(r.storage.device != "cpu" for op in recording.ops for r in (*op.outs, *op.ins)):
+        from .cuda import Program as OnGPU
+
+        return OnGPU(recording)
     return Program(recording)
 
 

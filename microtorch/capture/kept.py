@@ -248,7 +248,7 @@ class Kept:
                 part.program = build(part.recording)
         default = dtypes.get_default_dtype()
         scope = self.guards.scope
-        like = [(r.shape, r.dtype) for r in self._own]
+        like = [(r.shape, r.dtype, r.storage.device) for r in self._own]
         self._gradients = gradients = Gradients(like, scope)
         scope |= {
             "MISS": MISS, "mode": mode, "leaf": LEAF, "clock": clock, "new": new, "kept": self,

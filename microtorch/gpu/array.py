@@ -38,7 +38,6 @@ class Array(NDArrayOperatorsMixin):
 
     __slots__ = ("__weakref__", "block", "ghost")
     __hash__ = object.__hash__
-    __array_priority__ = 1500.0
 
     def __init__(self, ghost: Ghost, block: Block | None) -> None:
         self.ghost = ghost
@@ -61,8 +60,13 @@ class Array(NDArrayOperatorsMixin):
 
     @property
     def base(self) -> Any:
-        """None for all of a block's memory."""
-        return None if self.block is None or self.block.address == self.address else self.block
+        """What owns the memory, for every array: others may share it."""
+        return self.block
+
+    def whole(self) -> "Array":
+        """All of the block that this lies in, as one vector."""
+        size = self.block.size // self.itemsize
+        return Array(memory((size,), self.dtype, self.block.address), self.block)
 
     @property
     def storage(self) -> "Array":
@@ -76,6 +80,8 @@ class Array(NDArrayOperatorsMixin):
 
     # ------------------------------------------------------------------- NumPy's protocols
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        if _recorded(map(type, inputs)):
+            return NotImplemented
         function = ufunc if method == "__call__" else getattr(ufunc, method)
         out = options.get("out")
         if isinstance(out, tuple) and out[0] is not None and out[0] is not ...:
@@ -85,6 +91,8 @@ class Array(NDArrayOperatorsMixin):
         return perform(function, inputs, options)
 
     def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
+        if _recorded(types):
+            return NotImplemented
         return perform(function, args, options)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Ghost:
@@ -163,6 +171,11 @@ class Array(NDArrayOperatorsMixin):
 
     def __repr__(self) -> str:
         return f"{self.host()!r} on cuda:0"
+
+
+def _recorded(types: Any) -> bool:
+    """Whether an operand is being recorded, and goes first."""
+    return any(getattr(t, "records", False) for t in types)
 
 
 def empty(shape: Any, dtype: Any, strides: tuple[int, ...] | None = None) -> Array:

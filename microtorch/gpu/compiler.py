@@ -1,11 +1,11 @@
-"""Kernel text -> PTX, or a kernel of the CUDA simulator: the only file that names numba.cuda.
+"""Kernel text -> machine code, or a kernel of the CUDA simulator: what names numba.cuda.
 
 A kernel is a function `kernel(...)` whose parameters are all 64-bit: integers (addresses, lengths,
 distances in elements), or floats where the name starts with `number_`. Its text may use what
 `kernels/jit.py` lists for the CPU (`f32_at(address)` and so on, casts, `where`, `bits`, the
 functions of the table) and `cuda` with what numba.cuda offers inside kernels: indices, barriers and
-shared arrays, of the types `T_f32` and so on. PTX is kept on disk as machine code is; a later process
-loads it without Numba.
+shared arrays, of the types `T_f32` and so on. Machine code is kept on disk as the CPU's is; a later
+process loads it without Numba.
 """
 
 import ctypes
@@ -60,15 +60,31 @@ def parameters(text: str) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------ PTX
-def ptx(text: str, capability: tuple[int, int]) -> tuple[str, bytes]:
-    """`(entry, PTX)` of a kernel text for cards of a compute capability; no driver is needed."""
+def machine_code(text: str, capability: tuple[int, int]) -> tuple[str, bytes]:
+    """`(entry, code)` of a kernel text for cards of a compute capability; no driver is needed."""
     text = complete(text)
     stem = f"cuda-{_key(text, capability)}"
     found = store.read(stem)
     if found is None:
-        found = _compiled(stem, text, capability)
+        entry, ptx = _ptx(stem, text, capability)
+        found = entry, _assembled(ptx, capability)
         store.write(stem, *found, text)
     return found
+
+
+def _assembled(ptx: bytes, capability: tuple[int, int]) -> bytes:
+    """Machine code of PTX by NVIDIA's linker: drivers refuse PTX that is newer than they are."""
+    from cuda.bindings import nvjitlink
+
+    handle = nvjitlink.create(1, [f"-arch=sm_{capability[0]}{capability[1]}"])
+    try:
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, ptx, len(ptx), "kernel")
+        nvjitlink.complete(handle)
+        code = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, code)
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(code)
 
 
 def _key(text: str, capability: tuple[int, int]) -> str:
@@ -88,7 +104,7 @@ def _version() -> str:
         return "built into numba " + version("numba")
 
 
-def _compiled(stem: str, text: str, capability: tuple[int, int]) -> tuple[str, bytes]:
+def _ptx(stem: str, text: str, capability: tuple[int, int]) -> tuple[str, bytes]:
     from numba import cuda, types
 
     symbol = "mt_" + stem.replace("-", "_")

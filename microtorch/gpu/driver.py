@@ -148,7 +148,7 @@ class Driver:
     @functools.cache  # noqa: B019
     def load(self, text: str) -> Kernel:
         """The kernel of a text."""
-        entry, code = compiler.ptx(text, self.capability)
+        entry, code = compiler.machine_code(text, self.capability)
         module = self.check(self.cu.cuModuleLoadData(code))
         handle = self.check(self.cu.cuModuleGetFunction(module, entry.encode()))
         return Kernel(handle, compiler.parameters(text))

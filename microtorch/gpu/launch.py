@@ -271,7 +271,7 @@ def product(x: Array, y: Array) -> Array:
         return product(copied(x).reshape(-1, n, k), copied(y).reshape(-1, k, m)).reshape(made.shape)
     if blas.product(x, y, made, lengths[0], steps):
         return made
-    tile, depth, each = TILES[start().simulated]
+    tile, depth, each = SMALL_TILES if start().simulated else TILES[made.dtype.name]
     across = tile // each
     source = _product(made.dtype.name, tile, depth, each)
     blocks = lengths[0] * -(-n // tile) * -(-m // tile)
@@ -283,7 +283,8 @@ def product(x: Array, y: Array) -> Array:
 
 
 # Of a block, of a slice in depth, of a thread: on a GPU, and simulated.
-TILES = {False: (64, 8, 4), True: (4, 2, 2)}
+TILES = {"float32": (128, 8, 8), "float64": (64, 8, 4)}
+SMALL_TILES = (4, 2, 2)
 
 
 @functools.lru_cache(maxsize=None)

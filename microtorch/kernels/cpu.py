@@ -132,6 +132,8 @@ def expand(x: Array, shape: tuple[int, ...]) -> Array:
     if not x.flags.c_contiguous:
         x = x.copy()
         return expand(x, shape)
+    if type(x) is not np.ndarray:
+        return np.broadcast_to(x, shape)
     return np.ndarray(shape, x.dtype, x, 0, lead + own)
 
 
@@ -141,6 +143,8 @@ _STILL = [(0,) * rank for rank in range(65)]
 
 def spread(g: Array, shape: tuple[int, ...]) -> Array:
     """One element as an array of a shape, as a view."""
+    if type(g) is not np.ndarray:
+        return np.broadcast_to(g.reshape(()), shape)
     return np.ndarray(shape, g.dtype, g, 0, _STILL[len(shape)])
 
 
