@@ -287,6 +287,17 @@ def functions_draw_on_the_gpu():
 
 
 @simulated
+def a_compiled_step_draws_anew_at_each_call():
+    step = torch.compile(lambda x: torch.nn.functional.dropout(x * 2, 0.5) + 1)
+    x = torch.ones(40, device="cuda")
+    torch.manual_seed(3)
+    found = [step(x).tolist() for _ in range(4)]
+    torch.manual_seed(3)
+    plain = [(torch.nn.functional.dropout(x * 2, 0.5) + 1).tolist() for _ in range(4)]
+    assert found == plain and plain[0] != plain[1]
+
+
+@simulated
 def a_generator_of_another_device_is_refused():
     words = "Expected a 'cuda' device type for generator but found 'cpu'"
     cpu, x = torch.Generator(), torch.ones(2, device="cuda")
