@@ -10,7 +10,7 @@ import os
 
 import pytest
 
-from microtorch.gpu import compiler, text
+from microtorch.gpu import compiler, rng, text
 from microtorch.gpu.driver import Driver
 from microtorch.gpu.launch import TILES
 from microtorch.kernels.text import backward_operands, chain, formula_of
@@ -45,6 +45,7 @@ def of_row(row):
 
 
 def of_others():
+    yield from (rng.text(dtype) for dtype in ("float32", "float64", "int64"))
     for dtype in FLOATS:
         for name in FOLDS:
             for columns in (False, True):

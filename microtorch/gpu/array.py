@@ -14,7 +14,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from ..device import device as Device
 from .compiler import Ghost, memory
 from .driver import start
-from .memory import Block, current, pool
+from .memory import Block, current, later, pool
 
 Host = np.ndarray[Any, Any]
 HOST = (
@@ -69,13 +69,14 @@ class Array(NDArrayOperatorsMixin):
         return Array(memory((size,), self.dtype, self.block.address), self.block)
 
     @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        """Version 3 of the protocol by which CuPy and PyTorch share device memory."""
-        return {
-            "shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False),
-            "version": 3, "strides": None if self.flags.c_contiguous else self.strides,
-            "stream": int(current.stream) or 1,
-        }  # fmt: skip
+    def storage(self) -> "Array":
+        """The bytes of all the memory that this array is a part of."""
+        block: Any = self.block
+        return Array(memory((block.wanted,), np.uint8, block.address), block)
+
+    def strided(self, shape: Any, strides: Any) -> "Array":
+        """A view of other lengths and steps (in bytes), of which none may lead outside."""
+        return Array(memory(tuple(shape), self.dtype, self.address, tuple(strides)), self.block)
 
     # ------------------------------------------------------------------- NumPy's protocols
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
@@ -123,13 +124,18 @@ class Array(NDArrayOperatorsMixin):
         return (self[k] for k in range(len(self.ghost)))
 
     # ------------------------------------------------------------------------- to the host
-    def host(self) -> Host:
-        """A copy on the CPU; waits for what the stream has to do."""
-        dense = self.flags.c_contiguous or self.flags.f_contiguous
-        x = self if dense else perform(np.ndarray.copy, (self, "K"), {})
-        made = np.empty_like(x.ghost, subok=False)
+    def host(self, out: Host | None = None, wait: bool = True) -> Host:
+        """A copy on the CPU, or in contiguous memory that is there.
+
+        It is complete when the stream has done what it has to do, for which this waits or not.
+        """
+        dense = self.flags.c_contiguous or (self.flags.f_contiguous and out is None)
+        x = self if dense else perform(np.ndarray.copy, (self, "C" if out is not None else "K"), {})
+        made = np.empty_like(x.ghost, subok=False) if out is None else out
         if made.size:
-            start().copy_out(made, x.address, current.stream)
+            start().copy_out(made, x.address, current.stream, wait)
+            if not wait:
+                later.after([current.stream], lambda: made)
         return made
 
     def update(self, name: str, lines: list[list["Array"]], numbers: tuple[float, ...]) -> None:
@@ -183,14 +189,19 @@ def empty(shape: Any, dtype: Any, strides: tuple[int, ...] | None = None) -> Arr
     return Array(memory(shape, dtype, block.address, strides), block)
 
 
-def upload(x: Any) -> Array:
-    """A copy of a host array on the GPU, its dims in the same order."""
+def upload(x: Any, wait: bool = True) -> Array:
+    """A copy of a host array on the GPU, its dims in the same order.
+
+    Where it is not waited for, the host's memory is kept until it is done.
+    """
     source = np.asarray(x)
     if not source.flags.c_contiguous:
         source = source.copy("K")
     made = empty(source.shape, source.dtype, source.strides)
     if source.size:
-        start().copy_in(made.address, source, current.stream)
+        start().copy_in(made.address, source, current.stream, wait)
+        if not wait:
+            later.after([current.stream], lambda: source)
     return made
 
 

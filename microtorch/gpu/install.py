@@ -16,7 +16,6 @@ from ..device import device as Device
 from ..kernels import convolve, cpu, lapack, rows, scans, windows
 from . import ops as _ops  # noqa: F401 - puts itself in place
 from .array import Array
-from .driver import Unavailable, problem, start
 
 # Modules with arrays that are loaded at first use otherwise.
 LATE = "autograd.functional linalg nn nn.utils optim utils.data capture.program".split()
@@ -99,19 +98,11 @@ def place(index: int | None) -> Device:
     """The device, once the GPU is in use.
 
     Raises:
-        AssertionError: if there is none, saying why.
         RuntimeError: for the number of a GPU that there is not.
     """
-    reason = problem()
-    if reason:
-        raise AssertionError(f"Torch not compiled with CUDA enabled: {reason}")
     if index:
         raise RuntimeError(
             f"CUDA error: invalid device ordinal: microtorch uses one GPU, cuda:0, not cuda:{index}"
         )
-    try:
-        start()
-    except Unavailable as error:
-        raise AssertionError(str(error)) from None
     install()
     return PLACE

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..device import gpu
 from ..table import FOLDS
 from .convolve import conv as conv
 from .convolve import conv_input as conv_input
@@ -206,13 +207,12 @@ def along(name: str, dim: int, *operands: Array) -> Array:
     return np.asarray(kernel(*operands, axis=dim), order="C")
 
 
-def move(x: Array, place: Any) -> Array:
-    """A copy of the elements on another device."""
-    if place.type == "cpu":
-        return x.host()  # type: ignore[attr-defined, no-any-return]
-    from ..gpu.array import upload
-
-    return upload(x)  # type: ignore[return-value]
+def move(x: Array, place: Any, wait: bool = True) -> Array:
+    """A copy of the elements on another device; `wait` False leaves it to the GPU's stream."""
+    if place.type != "cpu":
+        return gpu("array").upload(x, wait)  # type: ignore[no-any-return]
+    made = None if wait else gpu("exchange").pinned(x.shape, x.dtype)
+    return x.host(made, wait)  # type: ignore[attr-defined, no-any-return]
 
 
 def cast(x: Array, dtype: Any) -> Array:
