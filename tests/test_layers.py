@@ -36,6 +36,7 @@ LEVELS = (
 # Imports inside functions, with the reason for each.
 ON_DEMAND = {
     ("", "importlib"): "names that few programs use are loaded by __getattr__",
+    ("capture.choice", "microtorch.capture.cuda"): "only where a GPU is used",
     ("device", "importlib"): "the GPU's package is loaded when a GPU is asked for",
     ("drawing", "matplotlib"): "only to draw",
     ("errors", "difflib"): "only to word an error",
@@ -43,6 +44,7 @@ ON_DEMAND = {
     ("errors", "importlib"): "submodules that few programs use are loaded by __getattr__",
     ("gpu.blas", "nvmath"): "only where it is installed",
     ("gpu.compiler", "importlib"): "only to find a package's version",
+    ("gpu.compiler", "cuda"): "only to compile",
     ("gpu.compiler", "numba"): "0.4 s, not needed where the cache is warm",
     ("gpu.driver", "cuda"): "only where it is installed",
     ("gpu.driver", "importlib"): "only to find a package's version",
@@ -176,7 +178,7 @@ def test_third_parties_are_numpy_alone(name):
         allowed.add("numpy")
     if name in COMPILER_FILES:
         allowed |= {"numba", "llvmlite"}
-    elif name.partition(".")[0] in ("drawing", "interop") or name in ("gpu.blas", "gpu.driver"):
+    elif name.partition(".")[0] in ("drawing", "interop") or name in ("gpu.blas", "gpu.compiler", "gpu.driver"):
         allowed |= {target.partition(".")[0] for target, inside in imports(name) if inside}
     assert {target.partition(".")[0] for target, _ in imports(name)} <= allowed
 
