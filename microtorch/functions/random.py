@@ -69,6 +69,7 @@ def randn(
 
 def _like(draw: Any, input: Tensor, dtype: Any, options: dict[str, Any]) -> Tensor:
     """What `draw` gives for a shape, with the shape and order in memory of input."""
+    options.setdefault("device", input.device)
     order = memory_order(input, options.pop("memory_format", None))
     made = draw([input._array.shape[d] for d in order], dtype=dtype or input.dtype, **options)
     made._array = made._array.transpose(np.argsort(order))
@@ -94,7 +95,7 @@ def randn_like(input: Tensor, *, dtype: Any = None, **options: Any) -> Tensor:
     kind = as_dtype(dtype or input.dtype)
     _float_dtype(kind, None, "normal_kernel_cpu")
     made = wrap(empty_array_like(input, kind))
-    return finish("randn_like", normal_(made)._array, None, **options)
+    return finish("randn_like", normal_(made)._array, device=options.pop("device", input.device), **options)
 
 
 @function()
