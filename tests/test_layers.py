@@ -178,7 +178,11 @@ def test_third_parties_are_numpy_alone(name):
         allowed.add("numpy")
     if name in COMPILER_FILES:
         allowed |= {"numba", "llvmlite"}
-    elif name.partition(".")[0] in ("drawing", "interop") or name in ("gpu.blas", "gpu.compiler", "gpu.driver"):
+    elif name.partition(".")[0] in ("drawing", "interop") or name in (
+        "gpu.blas",
+        "gpu.compiler",
+        "gpu.driver",
+    ):
         allowed |= {target.partition(".")[0] for target, inside in imports(name) if inside}
     assert {target.partition(".")[0] for target, _ in imports(name)} <= allowed
 

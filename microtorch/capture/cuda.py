@@ -325,7 +325,7 @@ class Kernel:
             taken = [line.replace(f" d{d}", f" {self.dims[d]}") for line in taken]
         lines += [*taken, *(f"        {line}" for line in body), "        i += step"]
         for number, (k, _, kind) in enumerate(ends):
-            lines += [f"    shared{k} = cuda.shared.array({threads}, T_{kind})",
+            lines += [f"    shared{k} = shared({threads}, T_{kind})",
                       "    t = cuda.threadIdx.x", f"    shared{k}[t] = t{k}"]  # fmt: skip
             lines += tree(f"shared{k}", f"c{k}", threads, "    ")
             parameters.append(f"a_q{k}")
