@@ -111,6 +111,7 @@ def _ptx(stem: str, text: str, capability: tuple[int, int]) -> tuple[str, bytes]
     from numba import types
 
     cuda: Any = importlib.import_module("numba.cuda")
+    text = text.replace(" = shared(", " = cuda.shared.array(")
     symbol = "mt_" + stem.replace("-", "_")
     scope = {**_vocabulary(), "__name__": "microtorch_" + symbol}
     width = 32 if "F, I, U, D = f32" in text else 64
@@ -177,7 +178,7 @@ def _vocabulary() -> dict[str, Any]:
 
     for n in names:
         scope[n + "_at"], scope["T_" + n] = pointer_to(scope[n]), scope[n]
-    return scope | {"where": where, "cuda": cuda, "shared": cuda.shared.array}
+    return scope | {"where": where, "cuda": cuda}
 
 
 # ------------------------------------------------------------------------------ simulator
