@@ -25,6 +25,7 @@ import numpy as np
 from numpy import random as numpy_random
 
 from ..graph.node import Node
+from ..kernels import objects
 from ..nn.module import Module
 from ..tensor import Tensor
 from ..value import Value
@@ -83,6 +84,9 @@ class Guards:
     def __init__(self, function: Any, arguments: Any) -> None:
         self.scope: dict[str, Any] = {"frozen": frozen, "equal": _equal, "same": operator.is_}
         self.texts: list[str] = []
+        # The same for the built-in function, and the texts of those that have no such form.
+        self.rows: list[list[int]] = []
+        self.rest: list[str] = []
         # What was noted, in words and with the text that compares it.
         self.places: dict[Any, tuple[str, str]] = {}
         self.modules: dict[Module, Any] = {}
@@ -157,10 +161,15 @@ class Guards:
         self.scope[name] = value
         return name
 
-    def add(self, text: str, *values: Any) -> str:
-        """Add a comparison of objects."""
-        self.texts.append(self._text(text, *values))
-        return self.texts[-1]
+    def add(self, text: str, *values: Any, rows: list[list[int]] | None = None) -> str:
+        """Add a comparison of objects; `rows` say the same, or less that is enough."""
+        return self._compare(self._text(text, *values), rows)
+
+    def _compare(self, text: str, rows: list[list[int]] | None) -> str:
+        self.texts.append(text)
+        self.rest += [text] if rows is None else []
+        self.rows += rows or []
+        return text
 
     def _text(self, text: str, *values: Any) -> str:
         return text.format(*map(self.name, values))
@@ -198,7 +207,8 @@ class Guards:
         same = f"{{0}}{text} is {{1}}"
         if isinstance(value, (*SIMPLE, *CONTAINERS)):
             same = f"({same} or frozen({{0}}{text}) == {{2}})"
-        self.places[id(owner), text] = words, self.add(same, owner, value, frozen(value))
+        found = self.add(same, owner, value, frozen(value), rows=objects.rows(owner, text, value))
+        self.places[id(owner), text] = words, found
         self._visit(value, words)
 
     # ---------------------------------------------------------------------------- the walk
@@ -223,8 +233,8 @@ class Guards:
             # Containers in it are compared by themselves.
             if not isinstance(value, (tuple, frozenset)):
                 words = words or f"a {type(value).__name__}"
-                self.texts.append(self._contents(value))
-                self.places.setdefault((id(value), ""), (words, self.texts[-1]))
+                found = self._compare(self._contents(value), _parts_rows(value))
+                self.places.setdefault((id(value), ""), (words, found))
             self._visit_all(_parts(value), words)
         elif isinstance(value, np.ndarray):
             # The package makes constants of its elements.
@@ -269,11 +279,10 @@ class Guards:
         own = not is_library(code.co_filename, function.__globals__.get("__name__"))
         if own:
             self._place = self._place or f"{code.co_filename}:{code.co_firstlineno}"
-            self.add("{0}.__code__ is {1}", function, code)
-            if code.co_argcount:
-                self.add("{0}.__defaults__ is {1}", function, function.__defaults__)
-            if code.co_kwonlyargcount:
-                self.add("{0}.__kwdefaults__ is {1}", function, function.__kwdefaults__)
+            for n in ("__code__", "__defaults__", "__kwdefaults__"):
+                found = getattr(function, n)
+                self.add(f"{{0}}.{n} is {{1}}", function, found,
+                         rows=objects.rows(function, "." + n, found))  # fmt: skip
             names = names_of_code(code)
             self._names |= names.attributes
             self._by_text |= names.texts
@@ -300,7 +309,9 @@ class Guards:
             text = "{1}.isdisjoint({0})" if len(names) > 1 else f"{names[0]!r} not in {{0}}"
             text = self._text(text, owner, frozenset(names))
             self.places[id(owner), names] = words, text
-            self.texts += [text] * later
+            if later:
+                rows = [objects.item(owner, name) for name in names] if len(names) <= _FEW else None
+                self._compare(text, rows)
 
     def _imported(self, names: Iterable[str], variables: dict[str, Any]) -> None:
         """Walk through modules that are imported in a function."""
@@ -374,7 +385,9 @@ class Guards:
         if isinstance(value, type):
             for base in value.__mro__:
                 if not is_library(None, base.__module__) and (id(base), "") not in self.places:
-                    text = self.add("len({0}.__dict__) == {1}", base, len(base.__dict__))
+                    size = len(base.__dict__)
+                    rows = [objects.size(objects.dict_of(base), size)]
+                    text = self.add("len({0}.__dict__) == {1}", base, size, rows=rows)
                     self.places[id(base), ""] = f"the class {base.__name__}", text
         elif isinstance(value, types.FunctionType):
             self._lacks(
@@ -426,6 +439,12 @@ def _state(generator: Any) -> str:
     state = generator.get_state(legacy=False) if legacy else generator.bit_generator.state
     with np.printoptions(threshold=sys.maxsize):
         return repr(state)
+
+
+def _parts_rows(value: Any) -> list[list[int]] | None:
+    """Comparisons of a short list's size and parts."""
+    few = type(value) is list and len(value) <= _FEW
+    return [objects.size(value, len(value)), *objects.parts(value)] if few else None
 
 
 def _parts(value: Any) -> list[Any]:
