@@ -61,9 +61,10 @@ class Program:
         # The storages of the results in the order in which they are made, with their shapes.
         self.owners = {r.storage: r.shape if _whole(r) else (r.storage.size,) for r in self.results}
         self.plain = len(self.owners) == len(self.results) and all(map(_whole, self.results))
-        self.native = not self.calls and entry.available()
+        # Whether `run` is a built-in function.
+        self.native = False
         self.words = {"table": self.table.ctypes.data, "program": run}
-        self.run = self._native() if self.native else self._run
+        self.run = self._run if self.calls else self._first
         self.seconds = time.perf_counter() - started
 
     def explain(self) -> str:
@@ -117,6 +118,13 @@ class Program:
                 for v in values
             ]
 
+    def _first(self, arguments: tuple[Array, ...]) -> list[Array]:
+        """The call from Python, until there is a built-in function."""
+        if not entry.wanted():
+            return self._run(arguments)
+        self.native, self.run = True, self._native()
+        return self.run(arguments)
+
     def _native(self) -> Callable[[tuple[Array, ...]], list[Array]]:
         """The call as a built-in function, where no Python comes between the loops."""
 
@@ -128,7 +136,7 @@ class Program:
         reached = [(r, (entry.ARRAY, k, 0, 0, 0)) for k, r in enumerate(self.arguments)]
         numbers = [(s.source, base) for s, base in self.numbers]
         words = self.entry_words(reached, numbers)
-        builtin = entry.entry({**words, "count": len(reached), "instead": again}, self.arena)
+        builtin = entry.entry({**words, "count": len(reached), "instead": again}, self)
         return builtin if self.plain else lambda arguments: self.parts(builtin(arguments))
 
     def entry_words(
@@ -137,7 +145,8 @@ class Program:
     ) -> dict[str, Any]:  # fmt: skip
         """Words of the built-in function's context.
 
-        reached: the arguments, and how they are reached. numbers: with the arrays that get them.
+        reached: the arguments, and how they are reached. numbers: with the arrays that get them,
+        if any.
         apart: memory that no argument may overlap; with it, numbers are compared with their truth.
         checked: bytes of the result if it is one number that may not be nan.
         """
@@ -153,18 +162,11 @@ class Program:
             for s, shape in self.owners.items()
             for w in (places.get(s, unused), id(s.dtype), len(shape), checked, *shape)
         ]
-        read = [
-            w
-            for n, base in numbers
-            for w in (
-                id(n.owner),
-                id(n.key),
-                n.place,
-                base.ctypes.data,
-                base.itemsize,
-                0 if n.truth is None or not compared else 2 - n.truth,
-            )
-        ]
+        read = []
+        for n, base in numbers:
+            place = (0, 0) if base is None else (base.ctypes.data, base.itemsize)
+            truth = 0 if n.truth is None or not compared else 2 - n.truth
+            read += [id(n.owner), id(n.key), n.place, *place, truth]
         ranges = [end for b in apart for end in (b.ctypes.data, b.ctypes.data + b.nbytes)]
         return {
             **self.words, "arguments": len(reached), "rows": given, "results": made,

@@ -33,7 +33,7 @@ def builtin(kept: Any) -> Callable[[Any, Any], Any]:
     program, gradients = kept.program, kept.gradients
     placed = {storage.source for storage, _ in program.numbers}
     numbers = [(storage.source, base) for storage, base in program.numbers]
-    numbers += [(n, np.zeros(1)) for n in kept.numbers if n not in placed]
+    numbers += [(n, None) for n in kept.numbers if n not in placed]
     gradients.table, gradients.words = program.table, [
         program.writer.places.get(r.storage, program.writer.words) for r in kept.own
     ]  # fmt: skip

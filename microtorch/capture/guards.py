@@ -53,6 +53,8 @@ CLOCKS = _UNREPEATABLE["time"].split()
 
 # Containers of no more than so many parts are compared part by part.
 _FEW = 8
+# The same for the built-in function.
+_MANY = 64
 
 
 def simple(value: Any) -> Any:
@@ -443,7 +445,7 @@ def _state(generator: Any) -> str:
 
 def _parts_rows(value: Any) -> list[list[int]] | None:
     """Comparisons of a short list's size and parts."""
-    few = type(value) is list and len(value) <= _FEW
+    few = type(value) is list and len(value) <= _MANY
     return [objects.size(value, len(value)), *objects.parts(value)] if few else None
 
 

@@ -40,8 +40,7 @@ class Kept:
     """A recorded call.
 
     recording: what its program is made of. fast: what does it again, given the positional
-    arguments, which are tensors, and the others, of which there are none; or gives MISS. Made by
-    `ready` once there is a program.
+    arguments, which are tensors, and the others, of which there are none; or gives MISS.
     """
 
     program: Any = None
@@ -311,8 +310,6 @@ class Kept:
         exec(self.text, scope)
         self._given, self.finish = scope["given"], scope["finish"]
         self.compared = np.zeros((1, 4), np.int64)
-        if self.program.native and None not in self.rows:
-            self.fast = builtin(self)
 
     def call(self, tensors: Any) -> Any:
         """What `fast` does, with the tensors among the arguments; its caller holds the lock."""
@@ -329,6 +326,8 @@ class Kept:
             # The gradients of the call before are not those of one that failed.
             self.gradients.take_back()
             raise
+        if self.program.native and self.fast is Kept.fast and None not in self.rows:
+            self.fast = builtin(self)
         self.runs.add(bool(self.written))
         for t in self.stamped:
             t._grad._changes = (self.runs.count, self.runs.when, None)  # type: ignore[union-attr]

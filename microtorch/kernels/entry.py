@@ -157,14 +157,17 @@ def numbered(c):
     return True
 
 def alone(c):
+    # 0 if anyone else holds a gradient, 2 if all are where they belong.
+    found = i64(2)
     for k in range(c[GRADIENTS_COUNT]):
         q = i64_at(c[GRADIENTS] + 24 * k)
-        count = i64(1)
-        if call(c[GET_ITEM], (q[0], c[GRAD])) == q[1]:
-            count = 2
+        count = i64(2)
+        if call(c[GET_ITEM], (q[0], c[GRAD])) != q[1]:
+            count = 1
+            found = i64(1)
         if i64(i32_at(q[1])[0]) > count or i64(i32_at(q[2])[0]) > 2:
-            return False
-    return True
+            return i64(0)
+    return found
 
 def before(c):
     good = True
@@ -183,7 +186,7 @@ def before(c):
         call(c[DECREF], (x,))
     return good
 
-def counted(c):
+def counted(c, placed):
     i64_at(c[COUNTER])[0] += 1
     if c[WRITTEN]:
         now = call(c[CALL_NONE], (c[TICK],))
@@ -194,11 +197,10 @@ def counted(c):
             old = i64_at(place)[0]
             i64_at(place)[0] = now
             call(c[DECREF], (old,))
-    for k in range(c[GRADIENTS_COUNT]):
+    for k in range(where(placed, 0, c[GRADIENTS_COUNT])):
         q = i64_at(c[GRADIENTS] + 24 * k)
-        if call(c[GET_ITEM], (q[0], c[GRAD])) != q[1]:
-            if call(c[SET_ITEM], (q[0], c[GRAD], q[1])) & 0xFFFFFFFF != 0:
-                return False
+        if call(c[SET_ITEM], (q[0], c[GRAD], q[1])) & 0xFFFFFFFF != 0:
+            return False
     if c[STAMPS_COUNT]:
         stamp = call(c[NEW_TUPLE], (3,))
         if stamp == 0:
@@ -260,7 +262,11 @@ def kernel(self, args, nargs, names):
                 return 0
             d += 32 + 8 * q[2]
         items = given[0] + 24
-        good = numbered(c) and compared(c) and fits(c, i64_at(items)) and alone(c)
+        good = numbered(c) and compared(c) and fits(c, i64_at(items))
+    gradients = i64(0)
+    if good:
+        gradients = alone(c)
+        good = gradients != 0
     if not good:
         if out != 0:
             call(c[DECREF], (out,))
@@ -280,7 +286,7 @@ def kernel(self, args, nargs, names):
     if c[MISS] == 0:
         return out
     t = i64(0)
-    if counted(c):
+    if counted(c, gradients == 2):
         if single:
             t = wrapped(c, out)
         if t == 0:
@@ -298,6 +304,11 @@ _TEXT = (
     + _ENTRY
 )
 
+_SIGNATURE = "i64(i64,i64,i64,i64)"
+# How many calls are made from Python before, while there is no code.
+AFTER = 10_000
+_asked = 0
+
 
 @functools.cache
 def available() -> bool:
@@ -312,6 +323,21 @@ def available() -> bool:
         and ctypes.c_double.from_address(id(probe[0]) + 16).value == 1.5
         and word(id(probe)) & 0xFFFFFFFF == sys.getrefcount(probe) - 1
     )
+
+
+@functools.cache
+def _compiled() -> bool:
+    return jit.known("kernel", _TEXT, _SIGNATURE)
+
+
+def wanted() -> bool:
+    """Whether a call is to be a built-in function: its code is there, or many have been asked for.
+
+    Compiling it takes 1 s, once a machine, which few calls are not worth.
+    """
+    global _asked
+    _asked += 1
+    return available() and (_compiled() or _asked > AFTER)
 
 
 def argument(
@@ -355,5 +381,5 @@ def entry(words: dict[str, Any], keep: Any) -> Callable[..., Any]:
         return value if type(value) is int else id(value)
 
     context = [as_word(known[name]) if name in known else 0 for name in _WORDS.split()]
-    address = jit.address("kernel", _TEXT, "i64(i64,i64,i64,i64)")
+    address = jit.address("kernel", _TEXT, _SIGNATURE)
     return native.builtin("run", address, context, kept)

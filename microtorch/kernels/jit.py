@@ -75,6 +75,12 @@ def address(name: str, text: str, signature: str = "void(i64,i64,i64,i64)") -> i
         return found
 
 
+def known(name: str, text: str, signature: str) -> bool:
+    """Whether `address` need not compile."""
+    stem = f"{name}-{_key(name, text, signature)}"
+    return stem in _addresses or store.read(stem) is not None
+
+
 # A child must not inherit the lock from a thread that it does not have.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
