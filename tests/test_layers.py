@@ -22,7 +22,7 @@ LEVELS = (
     ("graph", "kernels", "kernels.text", "kernels.vecmath", "kernels.store", "printing"),
     ("kernels.jit",),
     ("kernels.convolve", "kernels.cpu", "kernels.cuda", "kernels.entry", "kernels.gemm",
-     "kernels.info", "kernels.lapack", "kernels.native", "kernels.rows", "kernels.stream",
+     "kernels.info", "kernels.lapack", "kernels.native", "kernels.objects", "kernels.rows", "kernels.stream",
      "kernels.threads", "kernels.ufuncs"),
     ("tensor", "random", "functions", "value", "custom"),
     ("autograd",),
@@ -66,6 +66,7 @@ LONGER = {
     "tensor": (680, "one class with the attributes and conversions that PyTorch gives it"),
     "table": (560, "the table is one, and read as one"),
     "nn.module": (470, "one class with the methods that PyTorch gives it"),
+    "kernels.jit": (475, "one file drives the compilers"),
     "kernels.vecmath": (650, "a text for each function and each width, with its error bounds"),
     "random": (500, "a method for each distribution, with PyTorch's errors"),
 }

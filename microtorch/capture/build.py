@@ -64,6 +64,7 @@ class Program:
         # Whether `run` is a built-in function.
         self.native = False
         self.words = {"table": self.table.ctypes.data, "program": run}
+        self.run: Callable[[tuple[Array, ...]], list[Array]]
         self.run = self._run if self.calls else self._first
         self.seconds = time.perf_counter() - started
 

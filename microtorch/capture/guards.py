@@ -17,7 +17,7 @@ import random
 import re
 import sys
 import types
-from collections import UserList, deque
+from collections import UserList
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set, ValuesView
 from typing import Any
 
@@ -31,9 +31,8 @@ from ..tensor import Tensor
 from ..value import Value
 from .tape import CaptureError
 from .usercode import is_library, names_of_code
+from .values import CONTAINERS, SIMPLE, equal, frozen, hooks_of, module_state, state_of
 
-SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, type(...))
-CONTAINERS = (list, tuple, set, frozenset, dict, deque)
 _WRAPPERS = (types.MethodType, staticmethod, classmethod)
 # Objects that are no owners of attributes of the user's.
 _CLOSED = (*SIMPLE, *CONTAINERS, *_WRAPPERS, types.FunctionType, types.BuiltinFunctionType,
@@ -57,23 +56,6 @@ _FEW = 8
 _MANY = 64
 
 
-def simple(value: Any) -> Any:
-    """What is equal for equal numbers and strings only: -0.0 is not 0.0, and nan is nan."""
-    return value.__class__, value if value and value == value else repr(value)
-
-
-def frozen(value: Any, depth: int = 8) -> Any:
-    """A value as it is now: simple ones and containers of them by value, others by identity."""
-    if isinstance(value, SIMPLE):
-        return simple(value)
-    if depth and isinstance(value, dict):
-        pairs = value.items()
-        return (type(value), *[(frozen(k, depth - 1), frozen(v, depth - 1)) for k, v in pairs])
-    if depth and isinstance(value, CONTAINERS):
-        return (type(value), *[frozen(v, depth - 1) for v in value])
-    return id(value)
-
-
 _OF_TENSORS = frozenset(dir(Tensor))
 
 
@@ -84,7 +66,7 @@ class Guards:
     """
 
     def __init__(self, function: Any, arguments: Any) -> None:
-        self.scope: dict[str, Any] = {"frozen": frozen, "equal": _equal, "same": operator.is_}
+        self.scope: dict[str, Any] = {"frozen": frozen, "equal": equal, "same": operator.is_}
         self.texts: list[str] = []
         # The same for the built-in function, and the texts of those that have no such form.
         self.rows: list[list[int]] = []
@@ -246,13 +228,13 @@ class Guards:
             self._visit_all(list(value.__dict__.get("_hooks", {}).values()))
         elif isinstance(value, Module):
             for module in value.modules():
-                self.modules.setdefault(module, _module_state(module))
+                self.modules.setdefault(module, module_state(module))
                 for name, t in (*module._parameters.items(), *module._buffers.items()):
                     self.labels.setdefault(id(t), name)
                 self._visit(type(module))
-                self._visit_all(f for k in _hooks_of(module).values() for f in k.values())
+                self._visit_all(f for k in hooks_of(module).values() for f in k.values())
         elif isinstance(value, _GENERATORS):
-            state = functools.partial(_state, value)
+            state = functools.partial(state_of, value)
             self._random.append((state, state()))
         elif isinstance(value, (bytearray, memoryview, array.array)):
             self.add("bytes({}) == {}", value, bytes(value))
@@ -410,7 +392,7 @@ class Guards:
     # ------------------------------------------------------------------------- afterwards
     def rare(self) -> bool:
         """Whether all modules are as they were; asked after epochs only."""
-        return all(_module_state(m) == state for m, state in self.modules.items())
+        return all(module_state(m) == state for m, state in self.modules.items())
 
     def drawn(self) -> bool:
         """Whether random numbers that are not microtorch's have been drawn."""
@@ -419,7 +401,7 @@ class Guards:
     def changes(self) -> list[str]:
         """What the recorded call itself has changed."""
         found = [words for words, text in self.places.values() if not self._holds(text)]
-        changed = (m for m, state in self.modules.items() if _module_state(m) != state)
+        changed = (m for m, state in self.modules.items() if module_state(m) != state)
         return found + [f"an attribute of {type(m).__name__}" for m in changed]
 
     def _holds(self, text: str) -> bool:
@@ -427,20 +409,6 @@ class Guards:
             return bool(eval(text, self.scope))
         except (LookupError, AttributeError, ValueError):
             return False
-
-
-def _equal(array: Any, was: Any) -> bool:
-    return bool(np.array_equal(array, was, equal_nan=array.dtype.kind == "f"))
-
-
-def _state(generator: Any) -> str:
-    """The state of a generator that is not microtorch's."""
-    if isinstance(generator, random.Random):
-        return repr(generator.getstate())
-    legacy = isinstance(generator, numpy_random.RandomState)
-    state = generator.get_state(legacy=False) if legacy else generator.bit_generator.state
-    with np.printoptions(threshold=sys.maxsize):
-        return repr(state)
 
 
 def _parts_rows(value: Any) -> list[list[int]] | None:
@@ -459,12 +427,3 @@ def _names_of(value: Any) -> set[str]:
     slots = (vars(base).get("__slots__", ()) for base in type(value).__mro__)
     names = {n for own in slots for n in ((own,) if isinstance(own, str) else own)}
     return names | getattr(value, "__dict__", {}).keys()
-
-
-def _hooks_of(module: Module) -> dict[str, dict[int, Any]]:
-    return vars(module.__dict__.get("_hooks") or types.SimpleNamespace())
-
-
-def _module_state(module: Module) -> Any:
-    """What belongs to a module itself: simple values by value, others by identity."""
-    return type(module), frozen(vars(module), 3), frozen(_hooks_of(module))

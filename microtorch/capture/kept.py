@@ -23,12 +23,13 @@ from ..tensor import Tensor, changed, new, root_of
 from .build import build
 from .fast import GRAD, MISS, builtin
 from .gradients import Gradients
-from .guards import Guards, frozen
+from .guards import Guards
 from .ir import Recording, Ref
 from .results import Results
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
+from .values import frozen
 from .versions import Changes, Runs
 
 # How often a tensor was found with other memory; from twice on, recordings look where it is at
@@ -384,34 +385,6 @@ class Kept:
     def uses(self) -> int:
         """How often the program ran."""
         return self.runs.count
-
-
-class KeptScalars:
-    """One recorded call of a function of Values that can run again."""
-
-    usable = True
-    escaped = ()
-    fast = Kept.fast
-    held: list[Any]
-
-    def __init__(
-        self, session: Session, guards: Guards, result: Any, tensors: list[Tensor]
-    ) -> None:
-        self.guards = guards
-        self.uses = 0
-        self.program = session.scalars.program(result)
-
-    def ready(self) -> None:
-        """Make `call`."""
-        holds = eval(f"lambda: {' and '.join(self.guards.texts) or True}", self.guards.scope)
-
-        def call(tensors: Any) -> Any:
-            if tensors or not (holds() and self.guards.rare()):
-                return MISS
-            self.uses += 1
-            return self.program.run()
-
-        self.call = call
 
 
 def _hooks(t: Tensor) -> tuple[Any, ...]:

@@ -11,13 +11,14 @@ from ..graph.node import LEAF, mode
 from ..nn.module import Module
 from ..tensor import TENSORS, Tensor
 from .fast import MISS
-from .guards import CONTAINERS, SIMPLE, Guards, simple
+from .guards import Guards
 from .hooks import recording
-from .kept import Kept, KeptScalars
+from .kept import Kept
 from .record import paused
 from .scalars import NumberRead
 from .session import Session
 from .tape import CaptureError, active, refusal
+from .values import CONTAINERS, SIMPLE, simple
 
 MOST_SIGNATURES = 8
 # Calls that may make lasting things (an optimizer's state) before that is an error.
@@ -51,6 +52,34 @@ def _modes() -> tuple[Any, ...]:
 
 def _nothing(args: Any, kwargs: Any) -> Any:
     return MISS
+
+
+class KeptScalars:
+    """One recorded call of a function of Values that can run again."""
+
+    usable = True
+    escaped = ()
+    fast = staticmethod(_nothing)
+    held: list[Any]
+
+    def __init__(
+        self, session: Session, guards: Guards, result: Any, tensors: list[Tensor]
+    ) -> None:
+        self.guards = guards
+        self.uses = 0
+        self.program = session.scalars.program(result)
+
+    def ready(self) -> None:
+        """Make `call`."""
+        holds = eval(f"lambda: {' and '.join(self.guards.texts) or True}", self.guards.scope)
+
+        def call(tensors: Any) -> Any:
+            if tensors or not (holds() and self.guards.rare()):
+                return MISS
+            self.uses += 1
+            return self.program.run()
+
+        self.call = call
 
 
 class Compiled:

@@ -11,11 +11,12 @@ from ..functions.history import remember
 from ..graph.node import LEAF
 from ..tensor import OWN, Tensor, base_of, root_of
 from .adjoint import Adjoint, freed_node, vars_of
-from .guards import SIMPLE, Guards
+from .guards import Guards
 from .ir import Array, Ref, Storage
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
+from .values import SIMPLE
 
 PLAIN = (*SIMPLE, dtype, device, np.dtype)
 REMEDY = "Return tensors in tuples, lists or dicts"
