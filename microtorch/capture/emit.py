@@ -21,8 +21,8 @@ _TAKEN = {*INDEXES, *VOCABULARY, *keyword.kwlist, *dir(__builtins__)} | set(
 )
 # Estimated nanoseconds from which the threads that share a program share a loop of it.
 SHARED = 3_000
-# From so many elements on loops with functions are interleaved, and by how much.
-MANY, INTERLEAVED = 128, 4
+# Programs of few items whose loops with functions have many elements are interleaved, so much.
+FEW, MANY, INTERLEAVED = 4, 128, 4
 # What threads wait for each other with; a product, or the part of one thread, by its spec.
 _HELPERS = f"""
 def barrier(t):
@@ -61,8 +61,9 @@ class Writer:
             r.storage: w.op.label
             for item in items if isinstance(item, Loop) for w in item.works for r in w.outs
         }  # fmt: skip
-        # Whether functions are computed of many elements in a row.
-        self.long = any(
+        # Whether most of the work are functions of many elements in a row. Interleaved are all
+        # loops of a text, and compiling takes longer.
+        self.long = len(items) <= FEW and not any(isinstance(i, Product) for i in items) and any(
             w.dims[-1:] >= (MANY,) and not text.is_cheap(w.formulas)
             for item in items if isinstance(item, Loop) for w in item.works
         )  # fmt: skip
