@@ -360,7 +360,7 @@ def entry(words: dict[str, Any], keep: Any) -> Callable[..., Any]:
     vectorcall, new_array, incref = native.api()
     functions = {
         "decref": "Py_DecRef", "new_list": "PyList_New", "call_none": "PyObject_CallNoArgs",
-        "to_float": "PyNumber_Float", "clear": "PyErr_Clear", "get_item": "PyDict_GetItem",
+        "to_float": "PyNumber_Float", "clear": "PyErr_Clear", "get_item": "PyDict_GetItemWithError",
         "set_item": "PyDict_SetItem", "get_attribute": "PyObject_GetAttr",
         "set_attribute": "PyObject_SetAttr", "new_tensor": "PyType_GenericNew",
         "new_tuple": "PyTuple_New", "new_int": "PyLong_FromLong",
