@@ -256,7 +256,7 @@ class _Context(bytes):
     keep: Any
 
 
-def builtin(name: str, address: int, context: list[int], keep: Any) -> Callable[..., Any]:
+def builtin(name: str, address: int, context: list[int], keep: Any = None) -> Callable[..., Any]:
     """A built-in function: machine code that is given its context as `self`; it holds `keep`."""
     words = _Context(np.array(context, np.int64).tobytes())
     words.keep = keep
