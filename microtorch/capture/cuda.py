@@ -33,6 +33,8 @@ HEADER = "# One recorded call as kernels.\n"
 class Program:
     """A recorded call as kernels, with the attributes of `build.Program`."""
 
+    native = False
+
     def __init__(self, recording: Recording) -> None:
         started = time.perf_counter()
         self._held: list[Any] = []
