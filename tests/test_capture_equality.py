@@ -809,7 +809,8 @@ def program_of(shapes, genes, twice, arguments, clear):
     leaves = "abc"[:count]
     update = ["with torch.no_grad():"]
     for x in leaves:
-        if names[x].requires_grad and names[x].grad is not None:
+        # An operand that was written in place may be a leaf no more.
+        if names[x].is_leaf and names[x].requires_grad and names[x].grad is not None:
             update.append(f"    {x} -= 0.05 * torch.tanh({x}.grad)")
             if clear:
                 update.append(f"    {x}.grad = None" if clear == 1 else f"    {x}.grad.zero_()")
