@@ -32,7 +32,7 @@ from test_nn_modules import MODULES, RECURRENT, drawn
 import microtorch as torch
 from microtorch import nn
 from microtorch.capture import kept
-from microtorch.capture.program import Compiled
+from microtorch.capture.program import Compiled, CompiledModule
 from microtorch.capture.tape import CaptureError
 from microtorch.optim import lr_scheduler
 
@@ -73,6 +73,8 @@ def reached(root):
             found[f"{path} flags"] = x.requires_grad, x.is_leaf, version
             if x.is_leaf:
                 visit(f"{path}.grad", x.grad)
+        elif isinstance(x, CompiledModule):
+            visit(path, x._orig_mod)
         elif isinstance(x, nn.Module):
             for name, t in [*x.named_parameters(), *x.named_buffers()]:
                 visit(f"{path}.{name}", t)

@@ -160,6 +160,7 @@ class Compiled:
                     with paused():
                         program.run()
                 raise
+            active.ended = self._where()
             if scalars.used and session.ops:
                 raise refusal("Values and tensors are mixed", "Compile the two apart")
             try:
@@ -215,7 +216,10 @@ class Compiled:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     def _where(self) -> str:
-        function = getattr(self.function, "__func__", self.function)
+        function: Any = self.function
+        while isinstance(function, functools.partial):
+            function = function.func
+        function = getattr(function, "__func__", function)
         code = getattr(function, "__code__", None) or type(function).__call__.__code__
         return f"{code.co_filename}:{code.co_firstlineno}"
 
