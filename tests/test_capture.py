@@ -7,10 +7,13 @@ import functools
 import io
 import itertools
 import logging
+import multiprocessing
 import operator
 import os
 import random
+import subprocess
 import sys
+import sysconfig
 import threading
 import types
 import warnings
@@ -1117,6 +1120,24 @@ def test_no_probabilities_are_not_silent(reduction):
                 f(*given)
 
 
+def test_indices_out_of_range_raise_what_eager_mode_raises():
+    x, rows = torch.arange(3.0), torch.ones(3, 1)
+    functions = [
+        lambda i: x.gather(0, i), lambda i: x.scatter(0, i, 5.0), lambda i: x.index_select(0, i),
+        lambda i: nn.functional.one_hot(i, 3), lambda i: nn.functional.embedding(i, rows),
+    ]  # fmt: skip
+    for f in functions:
+        compiled = torch.compile(f)
+        for last in (0, 2, 3, -1, 1):
+            ends = []
+            for call in (f, compiled):
+                try:
+                    ends.append(call(torch.tensor([1, last])).tolist())
+                except (IndexError, RuntimeError) as error:
+                    ends.append((type(error), str(error)))
+            assert ends[0] == ends[1]
+
+
 def test_integers_divided_by_zero():
     f = torch.compile(lambda a, b: (a // b, a % b))
     a = torch.tensor([7, 8])
@@ -1370,6 +1391,10 @@ class Under(Scaled):
     pass
 
 
+class Slots:
+    __slots__ = ("scale",)
+
+
 def with_default(s):
     return lambda x, s=s: x * s[0]
 
@@ -1419,6 +1444,7 @@ REACHED = {
     "keyword": ([1.0], with_keyword),
     "partial": ([1.0], lambda c: functools.partial(lambda x, s: x * s[0], s=c)),
     "deque": (collections.deque([1.0]), lambda c: lambda x: x * sum(c)),
+    "slot": (Slots(), lambda c: lambda x: x * c.scale if hasattr(c, "scale") else x),
     "environ": (os.environ, lambda c: lambda x: x * len(os.environ["SCALE"])),
 }
 
@@ -1495,7 +1521,31 @@ def naming(x, out=None, key=None):
     return x * 2
 
 
+def naming_again(x, given=None, key=None):
+    key["x"].seen = True
+    return x * 2
+
+
+def in_process(x):
+    process = multiprocessing.get_context("fork").Process(target=int)
+    process.start()
+    process.join()
+    return x
+
+
+def installed(text):
+    """A function of code that seems to be installed."""
+    space = {"__name__": "installed_code", "np": np, "random": random}
+    exec(compile(text, os.path.join(sysconfig.get_path("purelib"), "installed.py"), "exec"), space)
+    return space["f"]
+
+
+def with_its_seed(f):
+    return lambda x: x * f()
+
+
 counter, sink = itertools.count(1), io.StringIO()
+processes = multiprocessing.get_context("fork").SimpleQueue()
 REFUSED = {
     "iterator": lambda x: x * next(counter),
     "file": lambda x: (sink.write("x"), x)[1],
@@ -1511,6 +1561,12 @@ REFUSED = {
     "adding": adding,
     "popping": popping,
     "naming": naming,
+    "naming, of an argument": naming_again,
+    "process": in_process,
+    "program": lambda x: (subprocess.run(["true"]), x)[1],
+    "queue": lambda x: (processes.put(1), x)[1],
+    "seed": with_its_seed(installed("def f(): return np.random.default_rng().random()")),
+    "other seed": with_its_seed(installed("def f(): return random.Random().random()")),
 }
 
 
@@ -1518,7 +1574,7 @@ REFUSED = {
 def test_what_cannot_be_done_again_is_refused(name):
     f = REFUSED[name]
     compiled = torch.compile(f)
-    more = ([2.0], {}) if f.__code__.co_argcount > 1 else ()
+    more = ([2.0], {"x": torch.ones(1)}) if f.__code__.co_argcount > 1 else ()
     with pytest.raises(CaptureError, match=r"test_capture\.py:\d+.*fallback"):
         for _ in range(4):
             compiled(torch.ones(1), *([c.copy() for c in more]))
@@ -1543,6 +1599,43 @@ def test_names_of_attributes_are_not_globals():
         f(torch.ones(1))
     # One without a gradient at entry, and one with.
     assert sum(map(len, f.programs.values())) == 2
+
+
+def test_builtins_that_are_shadowed_later_are_noticed():
+    space = {"torch": torch}
+    exec("def f(x):\n    return sum([x, x])", space)
+    f = torch.compile(space["f"])
+    assert [f(torch.ones(1)).item() for _ in range(2)] == [2, 2]
+    space["sum"] = lambda values: values[0] * 7
+    assert [f(torch.ones(1)).item() for _ in range(2)] == [7, 7]
+
+
+def test_methods_of_optimizers_may_be_replaced():
+    w = torch.ones(1, requires_grad=True)
+    optimizer = torch.optim.SGD([w], lr=0.5)
+
+    @torch.compile
+    def f():
+        optimizer.zero_grad()
+        w.sum().backward()
+        optimizer.step()
+        return w.detach().clone()
+
+    assert [f().item() for _ in range(2)] == [0.5, 0]
+    optimizer.step = lambda: w.data.add_(3)
+    assert [f().item() for _ in range(2)] == [3, 6]
+    del optimizer.step
+    assert f().item() == 5.5
+
+
+def test_what_is_wrong_with_a_result_is_said_with_the_function():
+    w, h = torch.ones(1, requires_grad=True), torch.ones(1)
+
+    def f():
+        h.mul_(w)
+
+    with pytest.raises(CaptureError, match=rf"test_capture\.py:{f.__code__.co_firstlineno}: "):
+        torch.compile(f)()
 
 
 def test_options_that_the_function_reads_itself_are_noticed():

@@ -881,7 +881,7 @@ def random_programs(count, executor):
         start, leaves, text = made
         _, wanted = outcome(start, leaves, text, drawn[3], None)
         uses, found = outcome(start, leaves, text, drawn[3], executor)
-        kind = "run" if uses else "never run" if isinstance(uses, int) else uses.split(": ", 1)[-1]
+        kind = uses.split(": ", 1)[-1] if isinstance(uses, str) else "run" if uses else "never run"
         COUNTS[f"{executor}, {kind}"] = COUNTS.get(f"{executor}, {kind}", 0) + 1
         try:
             for a, b in zip(wanted, found, strict=False):

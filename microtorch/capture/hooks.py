@@ -160,9 +160,11 @@ def _refusing(what: str, function: Any, always: bool = False, spared: Any = of_l
 
     def refuse(*args: Any, **options: Any) -> Any:
         frame: Any = sys._getframe(2)
-        while frame and of_library(frame) and (always or frame.f_globals["__name__"] in _BETWEEN):
+        while frame and of_library(frame) and frame.f_globals["__name__"] in _BETWEEN:
             frame = frame.f_back
         if always or not spared(frame):
+            while frame and of_library(frame):
+                frame = frame.f_back
             at = f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame else ""
             words = f'{at}{what}. Do that outside, or compile with fallback="eager".'
             active.tape.give_up(CaptureError(words))
