@@ -1138,6 +1138,35 @@ def test_indices_out_of_range_raise_what_eager_mode_raises():
             assert ends[0] == ends[1]
 
 
+def backward_into_a_plain_buffer(x):
+    flat = x.contiguous().view(-1)
+    twice = torch.cat([flat, flat])
+    loss = x.sum() + (x - x).sum() + flat.sum() + twice.sum() + x.t().sum() + flat.erf().sum()
+    return torch.autograd.grad(loss, x)
+
+
+def a_mask_of_one_element(x):
+    y = x[0, 0].masked_fill(x[0, 0] > 0, 0.3).contiguous()
+    return torch.autograd.grad(x[0, 0] + y, x)
+
+
+def a_gradient_of_a_choice_of_one_element(x):
+    y = x[0, 0].abs()
+    (g,) = torch.autograd.grad(y * y, x, create_graph=True)
+    return torch.autograd.grad(g.square().sum(), x)
+
+
+@pytest.mark.parametrize("f", [
+    backward_into_a_plain_buffer, a_mask_of_one_element, a_gradient_of_a_choice_of_one_element,
+], ids=lambda f: f.__name__)  # fmt: skip
+def test_nothing_is_read_where_gradients_start_as_numbers(f, monkeypatch):
+    monkeypatch.setattr(kept, "build", Interpreter)
+    compiled = torch.compile(f)
+    for _ in range(3):
+        x = torch.randn(2, 3).requires_grad_()
+        close(f(x)[0], compiled(x)[0])
+
+
 def test_integers_divided_by_zero():
     f = torch.compile(lambda a, b: (a // b, a % b))
     a = torch.tensor([7, 8])

@@ -889,7 +889,8 @@ def random_programs(count, executor):
                     break
                 same(a, b, 1e-9)
             if isinstance(uses, str):
-                assert "program>:" in uses
+                # No other one should be refused.
+                assert "program>:" in uses and "a tensor from outside gets a history" in uses
         except AssertionError as error:
             raise AssertionError("\n".join(["", *start, text, str(error)])) from None
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.random import bit_generator as numpy_seeds
 
 from .. import random
+from ..autograd.backward import _OnArrays as OnArrays
 from ..functions import criteria, division, index, loss
 from ..functions.random import normal as random_normal
 from ..graph import engine
@@ -201,6 +202,15 @@ def _hooking(name: str) -> Any:
     return _instead(method)(add)
 
 
+def _lifting(function: Any) -> Any:
+    """A function whose first array is recorded if any other is."""
+
+    def lifted(x: Any, *more: Any) -> Any:
+        return function(active.tape.lift(x) if recorded(more) else x, *more)
+
+    return _instead(function)(lifted)
+
+
 def _set_attribute(self: Any, name: str, value: Any) -> None:
     """`x.name = value`, which later calls would not do to other arguments."""
     own = name[0] == "_" or hasattr(Tensor, name)
@@ -353,6 +363,8 @@ _HOOKS: list[tuple[Any, str, Any]] = [
     (cpu, "expand", _only_traced(cpu.expand, np.broadcast_to)),
     *((cpu, n, _called(getattr(cpu, n))) for n in _WHOLE.split()),
     *((cpu, n, _only_traced(getattr(cpu, n), _perhaps)) for n in ("any_true", "any_zero")),
+    (cpu, "add_into", _lifting(cpu.add_into)), (cpu, "clear_index", _lifting(cpu.clear_index)),
+    (OnArrays, "add_into", staticmethod(_lifting(cpu.add_into))),
     (cpu, "check_inside", _instead(CHECK_INSIDE)(_check_inside)),
     (cpu, "put_index", _instead(PUT_INDEX)(_put_index)),
     (loss, "nll_arrays", _instead(loss.nll_arrays)(_nll_arrays)),
