@@ -1,6 +1,7 @@
 """Recorded calls: equal to eager ones, recorded again where something changed, or refused."""
 
 import collections
+import contextvars
 import copy
 import datetime
 import functools
@@ -265,7 +266,7 @@ STEPS = [(name, dtype, compiled)
          if not compiled or NATIVE.get(name) == dtype or "MICROTORCH_FUZZ" in os.environ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name, dtype, compiled", STEPS)
+@pytest.mark.parametrize("name, dtype, compiled", STEPS, ids=str)
 def test_twenty_recorded_steps_equal_twenty_eager_ones(name, dtype, compiled, monkeypatch):
     if compiled:
         monkeypatch.setattr(kept, "build", build)
@@ -1508,6 +1509,7 @@ REACHED = {
     "partial": ([1.0], lambda c: functools.partial(lambda x, s: x * s[0], s=c)),
     "deque": (collections.deque([1.0]), lambda c: lambda x: x * sum(c)),
     "slot": (Slots(), lambda c: lambda x: x * c.scale if hasattr(c, "scale") else x),
+    "context": (contextvars.ContextVar("scale", default=1.0), lambda c: lambda x: x * c.get()),
     "environ": (os.environ, lambda c: lambda x: x * len(os.environ["SCALE"])),
 }
 
@@ -1535,6 +1537,8 @@ def test_whatever_is_reached_is_compared(name, monkeypatch):
                 monkeypatch.setenv("SCALE", "x" * int(k))
             elif isinstance(reached, (list, dict, collections.deque)):
                 set_deepest(reached, k)
+            elif isinstance(reached, contextvars.ContextVar):
+                reached.set(k)
             else:
                 reached.scale = k
         assert [compiled(one).item() for _ in range(2)] == [f(one).item()] * 2 == [k] * 2
@@ -1689,6 +1693,15 @@ def test_methods_of_optimizers_may_be_replaced():
     assert [f().item() for _ in range(2)] == [3, 6]
     del optimizer.step
     assert f().item() == 5.5
+
+
+def test_what_a_hook_changes_is_refused_with_the_line_of_the_call():
+    seen, model = [], nn.Sequential(nn.Linear(1, 1))
+    model[0].register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    compiled = torch.compile(model)
+    with pytest.raises(CaptureError, match=r"test_capture\.py:\d+: the variable seen is changed"):
+        for _ in range(4):
+            compiled(torch.ones(1))
 
 
 def test_what_is_wrong_with_a_result_is_said_with_the_function():

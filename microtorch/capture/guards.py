@@ -18,6 +18,7 @@ import sys
 import types
 from collections import UserList, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set, ValuesView
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from ..random import Generator
 from ..tensor import Tensor
 from ..value import Value
 from .tape import CaptureError
-from .usercode import CLOCKS, UNREPEATABLE, is_library, names_of, names_of_code
+from .usercode import CLOCKS, UNREPEATABLE, is_library, names_of, names_of_code, parts_of
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, type(...))
 CONTAINERS = (list, tuple, set, frozenset, dict, deque)
@@ -135,7 +136,7 @@ class Guards:
         if not isinstance(value, (tuple, frozenset)):
             words = f"a {type(value).__name__} among the arguments"
             self.places[id(value), ""] = words, self._contents(value)
-        for part in (*_parts(value), getattr(value, "__dict__", None)):
+        for part in (*parts_of(value), getattr(value, "__dict__", None)):
             self._arguments(part)
         if type(value) not in CONTAINERS:
             self._visit(type(value))
@@ -221,7 +222,7 @@ class Guards:
                 words = words or f"a {type(value).__name__}"
                 self.texts.append(self._contents(value))
                 self.places.setdefault((id(value), ""), (words, self.texts[-1]))
-            self._visit_all(_parts(value), words)
+            self._visit_all(parts_of(value), words)
         elif isinstance(value, np.ndarray):
             # The package makes constants of its elements.
             self.arrays.append(value)
@@ -246,6 +247,9 @@ class Guards:
         elif isinstance(value, os._Environ):
             data = vars(value)["_data"]
             self.places[id(value), ""] = "os.environ", self.add("{} == {}", data, dict(data))
+        elif isinstance(value, ContextVar):
+            self.add("frozen({}.get(None)) == {}", value, frozen(value.get(None)))
+            self._visit(value.get(None), words)
         elif isinstance(value, Mapping):
             self.add("frozen(dict({})) == {}", value, frozen(dict(value)))
             self._visit_all(value.values(), words)
@@ -433,11 +437,6 @@ def _state(generator: Any) -> str:
     state = generator.get_state(legacy=False) if legacy else generator.bit_generator.state
     with np.printoptions(threshold=sys.maxsize):
         return repr(state)
-
-
-def _parts(value: Any) -> list[Any]:
-    """What a container contains: of a dict, the keys and the values."""
-    return [*value, *value.values()] if isinstance(value, dict) else list(value)
 
 
 def _hooks_of(module: Module) -> dict[str, dict[int, Any]]:

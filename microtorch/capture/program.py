@@ -16,7 +16,7 @@ from .kept import MISS, Kept, KeptScalars
 from .record import paused
 from .scalars import NumberRead
 from .session import Session
-from .tape import CaptureError, active, refusal
+from .tape import OUTSIDE, CaptureError, active, place, refusal
 
 MOST_SIGNATURES = 8
 # Calls that may make lasting things (an optimizer's state) before that is an error.
@@ -221,7 +221,9 @@ class Compiled:
             function = function.func
         function = getattr(function, "__func__", function)
         code = getattr(function, "__code__", None) or type(function).__call__.__code__
-        return f"{code.co_filename}:{code.co_firstlineno}"
+        # Of a module of the package, the line that calls it.
+        of_package = code.co_filename.startswith(OUTSIDE)
+        return place(True) if of_package else f"{code.co_filename}:{code.co_firstlineno}"
 
     def _give_up(self, reason: str) -> None:
         self.eager, self._warm = True, _nothing

@@ -1,5 +1,6 @@
 """What all of the recording needs: which tape is active, the user's line, errors, and views."""
 
+import contextlib
 import os
 import sys
 import threading
@@ -12,7 +13,7 @@ from .ir import Ref
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OUTSIDE = (PACKAGE + os.sep, os.path.dirname(os.path.abspath(np.__file__)) + os.sep,
-           "<frozen")  # fmt: skip
+           contextlib.__file__, "<frozen")  # fmt: skip
 
 
 class Active(threading.local):

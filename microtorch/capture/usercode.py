@@ -113,3 +113,8 @@ def names_of(value: Any) -> set[str]:
     slots = (vars(base).get("__slots__", ()) for base in type(value).__mro__)
     names = {n for own in slots for n in ((own,) if isinstance(own, str) else own)}
     return names | getattr(value, "__dict__", {}).keys()
+
+
+def parts_of(value: Any) -> list[Any]:
+    """What a container contains: of a dict, the keys and the values."""
+    return [*value, *value.values()] if isinstance(value, dict) else list(value)
