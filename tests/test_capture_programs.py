@@ -5,14 +5,18 @@ Both must give the same results and leave the same behind, or the compiled one m
 """
 
 import contextlib
+import contextvars
 import copy
 import dataclasses
+import enum
 import functools
 import random
 import re
+import threading
 import types
 import typing
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -21,6 +25,7 @@ from test_capture_equality import TOLERANCE, reached, same, setting
 import microtorch as torch
 from microtorch import nn
 from microtorch.capture.tape import CaptureError
+from microtorch.utils.checkpoint import checkpoint
 
 F = nn.functional
 CALLS = 6
@@ -1014,6 +1019,695 @@ def checkpoints(compiled):
         return step(*batch(k)), model, optimizer
 
     return call
+
+
+# ------------------------------------------------------------------------- short ones
+only = torch.ones(1, dtype=torch.float64)
+
+
+class Mode(enum.Enum):
+    A = 1
+    B = 2
+
+
+@case()
+def enums(compiled):
+    cfg = types.SimpleNamespace(mode=Mode.A)
+    f = compiled(lambda x: x * 2 if cfg.mode is Mode.A else x * 3)
+
+    def call(k):
+        cfg.mode = Mode.B if k > 2 else Mode.A
+        return f(only)
+
+    return call
+
+
+@case()
+def enum_arg(compiled):
+    f = compiled(lambda x, m: x * m.value)
+    return lambda k: f(only, list(Mode)[k % 2])
+
+
+@case()
+def lru(compiled):
+
+    @functools.lru_cache
+    def scale(k):
+        return torch.full((1,), float(k))
+
+    f = compiled(lambda x, k: x * scale(k))
+    return lambda k: f(only, k % 2)
+
+
+@case()
+def lazily_cached_mask(compiled):
+
+    class M(nn.Module):
+        def __init__(s):
+            super().__init__()
+            s.mask = None
+
+        def forward(s, x):
+            if s.mask is None or s.mask.shape[0] != x.shape[0]:
+                s.mask = torch.triu(torch.ones(x.shape[0], x.shape[0]))
+            return s.mask @ x
+
+    m = compiled(M())
+    return lambda k: m(torch.randn(3 if k < 3 else 4, 2))
+
+
+@case("seen is changed")
+def hooks_with_state(compiled):
+    seen = []
+    m = nn.Linear(3, 3)
+    m.register_forward_hook(lambda mod, i, o: seen.append(o.shape))
+    f = compiled(m)
+
+    def call(k):
+        f(torch.ones(2, 3))
+        return len(seen)
+
+    return call
+
+
+@case("kept outside")
+def features_hook(compiled):
+    feats = {}
+    m = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    m[0].register_forward_hook(lambda mod, i, o: feats.__setitem__("h", o.detach()))
+    f = compiled(m)
+
+    def call(k):
+        f(torch.full((2, 3), float(k)))
+        return feats["h"]
+
+    return call
+
+
+@case()
+def grad_hook(compiled):
+    m = nn.Linear(3, 1)
+    m.weight.register_hook(lambda g: g.clamp(-1, 1))
+
+    @compiled
+    def f(x):
+        m.zero_grad()
+        m(x).sum().backward()
+
+    def call(k):
+        f(torch.randn(4, 3))
+        return m.weight.grad
+
+    return call
+
+
+@case()
+def post_acc_hook(compiled):
+    w = torch.ones(3, requires_grad=True)
+    opt = torch.optim.SGD([w], lr=0.1)
+
+    def h(p):
+        opt.step()
+        opt.zero_grad()
+
+    w.register_post_accumulate_grad_hook(h)
+
+    @compiled
+    def f(x):
+        (w * x).sum().backward()
+
+    def call(k):
+        f(torch.randn(3))
+        return w
+
+    return call
+
+
+@case("set_state_bytes")
+def random_state_fork(compiled):
+
+    @compiled
+    def f(x):
+        with torch.random.fork_rng():
+            return x * torch.rand(1)
+
+    return lambda k: f(only)
+
+
+@case()
+def own_generator(compiled):
+    g = torch.Generator().manual_seed(3)
+    f = compiled(lambda x: x * torch.rand(1, generator=g))
+
+    def call(k):
+        if k == 3:
+            g.manual_seed(9)
+        return f(only)
+
+    return call
+
+
+@case("manual_seed")
+def manual_seed_inside(compiled):
+
+    def f(x):
+        torch.manual_seed(0)
+        return x * torch.rand(1)
+
+    f = compiled(f)
+    return lambda k: f(only)
+
+
+@case()
+def inplace_on_arg(compiled):
+    f = compiled(lambda x: x.mul_(2).add_(1))
+
+    def call(k):
+        x = torch.ones(3) * k
+        y = f(x)
+        return (x, y, y is x)
+
+    return call
+
+
+@case()
+def grad_of_arg_leaf(compiled):
+
+    def f(x):
+        (x * x).sum().backward()
+        return x.grad
+
+    f = compiled(f)
+
+    def call(k):
+        x = torch.full((2,), float(k), requires_grad=True)
+        g = f(x)
+        return (g, x.grad)
+
+    return call
+
+
+@case()
+def varargs(compiled):
+
+    def f(*xs, **kw):
+        return sum(xs) * kw.get("s", 1)
+
+    f = compiled(f)
+
+    def call(k):
+        return f(*[only] * (k % 3 + 1), **{"s": 2} if k > 3 else {})
+
+    return call
+
+
+@case()
+def while_loop(compiled):
+    st = {"n": 1}
+
+    def f(x):
+        n = st["n"]
+        while n > 0:
+            x = x * 2
+            n -= 1
+        return x
+
+    f = compiled(f)
+
+    def call(k):
+        st["n"] = k // 2 + 1
+        return f(only)
+
+    return call
+
+
+@case()
+def walrus_global_list(compiled):
+    L = [1.0, 2.0]
+    f = compiled(lambda x: x * L[-1] + len(L))
+
+    def call(k):
+        if k == 2:
+            L.append(3.0)
+        if k == 4:
+            L.sort(reverse=True)
+        return f(only)
+
+    return call
+
+
+@case()
+def dict_order(compiled):
+    d = {"a": torch.ones(1), "b": torch.ones(1) * 2}
+    f = compiled(lambda: [v * 2 for v in d.values()])
+
+    def call(k):
+        if k == 2:
+            d["a"] = d.pop("a")
+        if k == 4:
+            d["b"] = torch.ones(1) * 7
+        return f()
+
+    return call
+
+
+@case()
+def numpy_array_arg(compiled):
+    f = compiled(lambda x, a: x * torch.from_numpy(a))
+    a = np.ones(2, np.float32)
+
+    def call(k):
+        a[0] = k
+        return f(torch.ones(2), a)
+
+    return call
+
+
+@case()
+def numpy_new_array_arg(compiled):
+    f = compiled(lambda x, a: x * torch.tensor(a))
+    return lambda k: f(torch.ones(2), np.full(2, k, np.float32))
+
+
+@case()
+def shape_attr_mod(compiled):
+    m = nn.Dropout(0.5)
+    f = compiled(m)
+
+    def call(k):
+        m.p = [0.5, 0.0, 1.0][k // 2]
+        return f(torch.ones(8))
+
+    return call
+
+
+@case()
+def bn_momentum(compiled):
+    m = nn.BatchNorm1d(3)
+    f = compiled(m)
+
+    def call(k):
+        m.momentum = 0.1 * (k // 2)
+        if k == 4:
+            m.track_running_stats = False
+        return (f(torch.randn(4, 3)), m.running_mean, m.num_batches_tracked)
+
+    return call
+
+
+@case()
+def optimizer_swapped(compiled):
+    w = torch.ones(2, requires_grad=True)
+    s = types.SimpleNamespace(opt=torch.optim.SGD([w], lr=0.1))
+
+    @compiled
+    def f():
+        s.opt.zero_grad()
+        (w * w).sum().backward()
+        s.opt.step()
+
+    def call(k):
+        if k == 3:
+            s.opt = torch.optim.Adam([w], lr=0.1)
+        f()
+        return w
+
+    return call
+
+
+@case()
+def grads_edited_between(compiled):
+    w = torch.ones(2, requires_grad=True)
+    opt = torch.optim.SGD([w], lr=0.1, momentum=0.9)
+    b = compiled(lambda: (w * w).sum().backward())
+    s = compiled(opt.step)
+
+    def call(k):
+        opt.zero_grad()
+        b()
+        if k == 2:
+            w.grad = torch.ones(2)
+        if k == 3:
+            w.grad.mul_(0.1)
+        if k == 4:
+            w.grad = None
+        s()
+        return w
+
+    return call
+
+
+@case()
+def momentum_buffer_reset(compiled):
+    w = torch.ones(2, requires_grad=True)
+    opt = torch.optim.SGD([w], lr=0.1, momentum=0.9)
+
+    @compiled
+    def f():
+        opt.zero_grad()
+        (w * w).sum().backward()
+        opt.step()
+
+    def call(k):
+        if k == 3:
+            opt.state[w]["momentum_buffer"] = torch.zeros(2)
+        if k == 4:
+            opt.state.pop(w)
+        f()
+        return w
+
+    return call
+
+
+@case()
+def state_dict_inside(compiled):
+    m = nn.Linear(2, 2)
+    f = compiled(lambda x: {k: v * 1 for k, v in m.state_dict().items()})
+
+    def call(k):
+        with torch.no_grad():
+            m.weight.add_(1)
+        return f(only)
+
+    return call
+
+
+@case()
+def exponential_avg_python_float(compiled):
+    ema = types.SimpleNamespace(beta=0.9, value=torch.zeros(1))
+
+    @compiled
+    def f(x):
+        ema.value.mul_(ema.beta).add_(x * (1 - ema.beta))
+        return ema.value / 1
+
+    def call(k):
+        if k == 3:
+            ema.beta = 0.5
+        return f(only * k)
+
+    return call
+
+
+@case()
+def returns_param(compiled):
+    m = nn.Linear(2, 2)
+    f = compiled(lambda x: (m.weight, m.weight.grad, m(x)))
+
+    def call(k):
+        m.zero_grad()
+        a, b, y = f(torch.ones(1, 2))
+        y.sum().backward()
+        return (a is m.weight, b, m.weight.grad)
+
+    return call
+
+
+@case()
+def detach_clone_history(compiled):
+    w = torch.ones(2, requires_grad=True)
+    hist = []
+    f = compiled(lambda: (w * 2, w.detach(), w.detach().clone(), w.data))
+
+    def call(k):
+        with torch.no_grad():
+            w.add_(1)
+        r = f()
+        hist.append(r)
+        return [list(h) for h in hist]
+
+    return call
+
+
+@case()
+def globals_deleted(compiled):
+    sp = {"torch": torch, "s": 2.0}
+    exec(
+        "def f(x):\n    try:\n        return x*s\n    except NameError:\n        return x*10\n", sp
+    )
+    f = compiled(sp["f"])
+
+    def call(k):
+        if k == 3:
+            del sp["s"]
+        return f(only)
+
+    return call
+
+
+@case()
+def class_patch(compiled):
+
+    class A(nn.Module):
+        def forward(s, x):
+            return x * 2
+
+    m = A()
+    f = compiled(lambda x: m(x))
+
+    def call(k):
+        if k == 3:
+            A.forward = lambda s, x: x * 5
+        return f(only)
+
+    return call
+
+
+@case()
+def module_call_patched(compiled):
+    m = nn.Linear(1, 1)
+    f = compiled(lambda x: m(x))
+
+    def call(k):
+        if k == 3:
+            m.forward = lambda x: x * 5
+        return f(only)
+
+    return call
+
+
+@case()
+def default_dtype(compiled):
+    f = compiled(lambda: torch.ones(2) * 0.1)
+
+    def call(k):
+        torch.set_default_dtype(torch.float64 if k > 2 else torch.float32)
+        r = f()
+        torch.set_default_dtype(torch.float32)
+        return (r, str(r.dtype))
+
+    return call
+
+
+@case()
+def checkpointing(compiled):
+    m = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+
+    @compiled
+    def f(x):
+        m.zero_grad()
+        checkpoint(m, x, use_reentrant=False).sum().backward()
+
+    def call(k):
+        f(torch.full((1, 2), float(k)))
+        return [p.grad for p in m.parameters()]
+
+    return call
+
+
+@case()
+def parametrized_prune_mask(compiled):
+    m = nn.Linear(3, 3)
+    mask = torch.ones(3, 3)
+    f = compiled(lambda x: F.linear(x, m.weight * mask, m.bias))
+
+    def call(k):
+        mask[k % 3] = 0
+        return f(torch.ones(1, 3))
+
+    return call
+
+
+@case()
+def requires_grad_toggle_inside(compiled):
+    w = torch.ones(2)
+
+    def f(x):
+        w.requires_grad_(True)
+        y = (w * x).sum()
+        (g,) = torch.autograd.grad(y, w)
+        w.requires_grad_(False)
+        return g
+
+    f = compiled(f)
+    return lambda k: f(torch.ones(2) * k)
+
+
+@case()
+def teacher_forcing(compiled):
+    cell = nn.LSTMCell(2, 3)
+
+    @compiled
+    def f(x, n):
+        h = cc = torch.zeros(1, 3)
+        out = []
+        for t in range(n):
+            h, cc = cell(x[t : t + 1], (h, cc))
+            out.append(h)
+        return torch.cat(out).detach()
+
+    return lambda k: f(torch.ones(4, 2) * k, 2 + k % 2)
+
+
+@case()
+def property_state(compiled):
+
+    class P:
+        def __init__(s):
+            s._k = 1.0
+
+        @property
+        def k(s):
+            return s._k
+
+        @k.setter
+        def k(s, v):
+            s._k = v * 2
+
+    p = P()
+    f = compiled(lambda x: x * p.k)
+
+    def call(k):
+        p.k = k // 2
+        return f(only)
+
+    return call
+
+
+@case()
+def getattr_dunder(compiled):
+
+    class P:
+        def __init__(s):
+            s.d = {"k": 1.0}
+
+        def __getattr__(s, n):
+            try:
+                return s.__dict__["d"][n]
+            except KeyError:
+                raise AttributeError(n)
+
+    p = P()
+    f = compiled(lambda x: x * p.k)
+
+    def call(k):
+        p.d["k"] = float(k // 2)
+        return f(only)
+
+    return call
+
+
+@case()
+def weakrefs(compiled):
+    m = nn.Linear(1, 1)
+    r = weakref.ref(m)
+    f = compiled(lambda x: r()(x).detach())
+
+    def call(k):
+        with torch.no_grad():
+            m.weight.fill_(k)
+        return f(only)
+
+    return call
+
+
+@case()
+def contextvar(compiled):
+    v = contextvars.ContextVar("v", default=1.0)
+    f = compiled(lambda x: x * v.get())
+
+    def call(k):
+        v.set(float(k // 2))
+        return f(only)
+
+    return call
+
+
+@case()
+def threadlocal(compiled):
+    v = threading.local()
+    v.k = 1.0
+    f = compiled(lambda x: x * v.k)
+
+    def call(k):
+        v.k = float(k // 2)
+        return f(only)
+
+    return call
+
+
+@case()
+def user_closure_list_of_fns(compiled):
+    fs = [torch.sin]
+    f = compiled(lambda x: [g(x) for g in fs])
+
+    def call(k):
+        if k == 3:
+            fs[0] = torch.cos
+        return f(only)
+
+    return call
+
+
+@case()
+def inference_mode(compiled):
+    m = nn.Linear(2, 2)
+    f = compiled(m)
+
+    def call(k):
+        with torch.inference_mode(k % 2 == 0):
+            y = f(torch.ones(1, 2))
+        return (y.requires_grad, y.detach())
+
+    return call
+
+
+@case()
+def enable_grad_inside(compiled):
+    w = torch.ones(2, requires_grad=True)
+
+    def f(x):
+        with torch.enable_grad():
+            y = (w * x).sum()
+            (g,) = torch.autograd.grad(y, w)
+        return (g, y.detach())
+
+    f = compiled(f)
+
+    def call(k):
+        with torch.no_grad():
+            return f(torch.ones(2) * k)
+
+    return call
+
+
+@case()
+def no_grad_decorated(compiled):
+    w = torch.ones(2, requires_grad=True)
+    f = compiled(torch.no_grad()(lambda x: w * x))
+    return lambda k: f(torch.ones(2) * k)
+
+
+@case()
+def set_grad_enabled(compiled):
+    w = torch.ones(2, requires_grad=True)
+
+    def f(x, train):
+        with torch.set_grad_enabled(train):
+            return w * x
+
+    f = compiled(f)
+    return lambda k: f(torch.ones(2) * k, k % 2 == 0)
 
 
 @pytest.mark.parametrize("name", CASES)
