@@ -399,6 +399,7 @@ torch.tanh(x(0, 3)).reshape(-1)
 x().clone()
 torch.median(x(7))
 torch.logdet(x(3, 3))
+x(3, 4)[T(1):T(3)]
 """.strip().splitlines()
 FOUND = [test_functions.Sample("found", "", code) for code in FOUND]
 
