@@ -1030,6 +1030,23 @@ class Mode(enum.Enum):
     B = 2
 
 
+class Items(list):
+    """A list of the user's."""
+
+
+@case("changed inside")
+def own_lists_that_grow(compiled):
+    items = Items([1.0])
+    items.name = "mine"
+
+    @compiled
+    def f(x):
+        items.append(1.0)
+        return x * len(items)
+
+    return lambda k: f(batch(k)[0])
+
+
 @case()
 def enums(compiled):
     cfg = types.SimpleNamespace(mode=Mode.A)

@@ -389,7 +389,7 @@ class Guards:
             if not isinstance(value, _RECORDED):
                 # A library's methods may change what no code of the user's names.
                 text = self._text("frozen({}, 2) == {}", held, frozen(held, 2))
-                self.places[id(value), ""] = f"an attribute of {kind.__name__}", text
+                self.places[id(value), ".__dict__"] = f"an attribute of {kind.__name__}", text
             if kind.__module__.startswith("microtorch"):
                 # A method may be replaced.
                 self.add("len({}) == {}", held, len(held))

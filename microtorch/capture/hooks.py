@@ -351,7 +351,8 @@ _HOOKS: list[tuple[Any, str, Any]] = [
     (numpy_seeds, "randbits",
      _refusing("a generator is made without a seed", numpy_seeds.__dict__["randbits"],
                spared=of_python)),
-    (os, "fork", _refusing("a process is started", os.fork, True)),
+    *((os, n, _refusing("a process is started", getattr(os, n), True))
+      for n in ("fork", "forkpty") if hasattr(os, n)),
     (subprocess.Popen, "__init__", _refusing("a process is started", subprocess.Popen.__init__)),
     (python_random.Random, "seed", _instead(_SEED)(_seeding)),
     (Tensor, "__setattr__", _instead(_SET_ATTRIBUTE)(_set_attribute)),
