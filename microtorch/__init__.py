@@ -37,7 +37,7 @@ from .dtypes import (
     short,
     uint8,
 )
-from .errors import unknown_name
+from .errors import OutOfMemoryError, unknown_name
 from .functions import methods as _methods
 from .functions.names import PUBLIC as _PUBLIC
 from .kernels.info import cache_info, clear_cache

@@ -86,9 +86,17 @@ def check(place: Any) -> device:
         return CPU
     chosen = device(place)
     if chosen.type == "cuda":
-        from .gpu.install import place as gpu
-
-        return gpu(chosen.index)
+        reason = gpu("driver").problem()
+        if reason:
+            raise AssertionError(f"Torch not compiled with CUDA enabled: {reason}")
+        return gpu("install").place(chosen.index)  # type: ignore[no-any-return]
     if chosen.type != "cpu":
         raise RuntimeError(f"microtorch has no device of type {chosen.type}: use device('cpu')")
     return CPU
+
+
+def gpu(name: str) -> Any:
+    """A module of the package for GPUs, none of which is loaded before a GPU is asked for."""
+    import importlib
+
+    return importlib.import_module("microtorch.gpu." + name)

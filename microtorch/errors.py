@@ -31,6 +31,10 @@ BASE_OF_NO_GRAD_VIEW = _NO_GRAD_VIEW.format(
 )
 
 
+class OutOfMemoryError(RuntimeError):
+    """Memory of the GPU is used up; everything that was there before is as it was."""
+
+
 def argument_error(
     function: str, argument: str, position: int, expected: str, value: Any
 ) -> TypeError:

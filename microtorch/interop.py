@@ -1,15 +1,20 @@
 """Arrays of other libraries: DLPack, both ways and without copying.
 
-`microtorch.from_dlpack(x)` takes arrays of NumPy, PyTorch, JAX or CuPy's CPU side; each of these
-takes a Tensor by its own `from_dlpack`. NumPy does the work.
+`microtorch.from_dlpack(x)` takes arrays of NumPy, PyTorch, JAX or CuPy; each of these takes a
+Tensor by its own `from_dlpack`. NumPy does the work.
 """
 
 from typing import Any
 
 import numpy as np
 
+from .device import check as check_device
+from .device import gpu
 from .errors import argument_error
 from .tensor import Tensor, wrap
+
+# DLPack's number for NVIDIA's GPUs.
+GPU = 2
 
 
 class _Exporter:
@@ -33,12 +38,21 @@ def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None
     Raises:
         BufferError: for a tensor that requires grad, or memory that the CPU cannot reach.
     """
+    capsule = None
     if type(ext_tensor).__name__ == "PyCapsule":
-        ext_tensor = _Exporter(ext_tensor)
+        capsule, ext_tensor = ext_tensor, _Exporter(ext_tensor)
     elif not hasattr(ext_tensor, "__dlpack__"):
         raise argument_error("from_dlpack", "ext_tensor", 1, "an array with __dlpack__", ext_tensor)
-    array = np.from_dlpack(ext_tensor, copy=copy)
-    return wrap(array)
+    if getattr(ext_tensor, "__dlpack_device__", tuple)()[:1] == (GPU,):
+        check_device("cuda")
+        return wrap(gpu("exchange").from_dlpack(ext_tensor))
+    try:
+        return wrap(np.from_dlpack(ext_tensor, copy=copy))
+    except (BufferError, RuntimeError):
+        if capsule is None or gpu("exchange").device_of(capsule) != GPU:
+            raise
+    check_device("cuda")
+    return wrap(gpu("exchange").from_capsule(capsule))
 
 
 def to_dlpack(tensor: Tensor) -> Any:

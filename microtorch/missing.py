@@ -47,7 +47,7 @@ is_inference is_meta is_neg is_nested is_same_size is_set_to is_shared is_signed
 isneginf isposinf isreal istft lcm lcm_ ldexp ldexp_ lgamma lgamma_ log_normal_ logaddexp2
 lstsq lu lu_solve mH map2_ map_ matrix_exp mtia mvlgamma mvlgamma_ name new nextafter
 nextafter_ nonzero_static orgqr ormqr output_nr polygamma polygamma_ positive prelu qr qscheme
-real record_stream reinforce renorm renorm_ resize resize_as resize_as_ resize_as_sparse_
+real reinforce renorm renorm_ resize resize_as resize_as_ resize_as_sparse_
 resolve_conj resolve_neg row_indices select_scatter set_ share_memory_ slice_inverse
 slice_scatter solve sparse_dim sparse_mask stft storage storage_type svd symeig to_dense
 to_mkldnn to_padded_tensor to_sparse to_sparse_bsc to_sparse_bsr to_sparse_coo to_sparse_csc

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from . import dtypes
-from .device import CPU
+from .device import check as check_device
 from .device import device as Device
+from .device import gpu
 from .errors import unknown_names
 from .kernels.stream import FRESH, LEFT_OVER, NORMAL, POSITION, Array, Stream
-from .tensor import Tensor, device_of, wrap
+from .tensor import Tensor, wrap
 
 STATE_BYTES = 5056
 # Seed, words left of the 624, whether seeded, next word; then 624 words of 64 bits; then unused,
@@ -42,20 +43,29 @@ class Generator:
 
     Starts from PyTorch's fixed seed 67280421310721.
 
+    On the GPU it draws other numbers, those of `gpu.rng`.
+
     Raises:
-        RuntimeError: for a device other than the CPU.
+        RuntimeError: for a device other than the CPU and a GPU that there is.
     """
 
     __slots__ = ("__weakref__", "_seed", "_stream", "device")
 
+    _new_stream: Any = Stream
+
+    def __new__(cls, device: Any = "cpu") -> "Generator":
+        """A generator of the class for the device."""
+        kind = Device(device).type
+        if kind == "cuda" and gpu("driver").problem() is None:
+            cls = gpu("rng").Generator
+        elif kind != "cpu":
+            raise RuntimeError(f"Device type {kind} is not supported for torch.Generator() api.")
+        return object.__new__(cls)
+
     def __init__(self, device: Any = "cpu") -> None:
-        """A generator on `device`, which must be the CPU."""
-        self.device = Device(device)
-        if self.device.type != "cpu":
-            raise RuntimeError(
-                f"Device type {self.device.type} is not supported for torch.Generator() api."
-            )
-        self._stream = Stream()
+        """A generator on `device`."""
+        self.device = check_device(device)
+        self._stream = self._new_stream()
         self.manual_seed(67280421310721)
 
     # ------------------------------------------------------------------ seed and state
@@ -144,15 +154,19 @@ class Generator:
 
     def clone_state(self) -> "Generator":
         """A new generator that will draw what this one would draw next."""
-        return _restored(self.state_bytes())
+        return _restored(self.state_bytes(), self.device)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self.state_bytes(),)
+        return _restored, (self.state_bytes(), self.device)
+
+    _empty: Any = staticmethod(np.empty)
 
     # ------------------------------------------------------------------------ floats
     def rand(self, shape: tuple[int, ...], dtype: Any = _FLOAT32) -> Array:
         """A new array of uniforms in [0, 1)."""
-        out = _empty(shape, dtype)
+        if any(n < 0 for n in shape):
+            raise _negative_dimension(shape)
+        out = self._empty(shape, dtype)
         self.uniform(out, 0.0, 1.0)
         return out
 
@@ -263,7 +277,7 @@ class Generator:
             raise NotImplementedError("\"randperm\" not implemented for 'Bool'")
         if n - 1 > _largest(dtype):
             raise RuntimeError(_too_long(dtype))
-        out = np.empty(n, np.int64)
+        out = self._empty(n, np.int64)
         self._stream.permutation(out)
         return out.astype(dtype, copy=False)
 
@@ -281,8 +295,7 @@ class Generator:
                 "Expected p_in >= 0 && p_in <= 1 to be true, but got false.  (Could this error "
                 "message be improved?  If so, please report an enhancement request to PyTorch.)"
             )
-        drawn = np.asarray(self.rand(p.shape, _wide(p)), like=p)
-        return (drawn < p).astype(dtype or p.dtype)
+        return (self.rand(p.shape, _wide(p)) < p).astype(dtype or p.dtype)
 
     def bernoulli_scalar(self, out: Array, p: float) -> None:
         """Fill with 1 with probability p, else 0; one float64 rand each, whatever the dtype.
@@ -310,8 +323,6 @@ class Generator:
                 are negative, not finite, or sum to 0.
         """
         _check_multinomial(weights, k, replacement)
-        if device_of(weights) is not CPU:
-            return np.asarray(self.multinomial(weights.host(), k, replacement), like=weights)
         if not replacement or k == 1:
             drawn = np.empty_like(weights)
             self.exponential(drawn)
@@ -325,15 +336,15 @@ class Generator:
                 order = np.argsort(np.take_along_axis(drawn, places, -1), axis=-1, kind="stable")
                 return np.take_along_axis(places, order, -1)
             return np.argsort(drawn, axis=-1, kind="stable")[..., :k]
-        chosen = np.empty((*weights.shape[:-1], k), np.int64)
+        chosen = np.empty((*weights.shape[:-1], k), np.int64, like=weights)
         for row, indices in zip(np.atleast_2d(weights), np.atleast_2d(chosen), strict=True):
             below = np.cumsum(row)
             indices[:] = np.searchsorted(below / below[-1], self.rand((k,), np.float64))
         return chosen
 
 
-def _restored(state: Array) -> Generator:
-    generator = Generator()
+def _restored(state: Array, device: Any = "cpu") -> Generator:
+    generator = Generator(device)
     generator.set_state_bytes(state)
     return generator
 
@@ -341,10 +352,10 @@ def _restored(state: Array) -> Generator:
 # ------------------------------------------------------------------- destinations, checks
 def _fill(out: Array, dtype: np.dtype[Any], draw: Callable[[Array], None]) -> None:
     """Draw into `out`, or into an array of `dtype` that is then copied to `out`."""
-    if out.dtype == dtype and out.flags.c_contiguous and device_of(out) is CPU:
+    if out.dtype == dtype and out.flags.c_contiguous:
         draw(out)
     else:
-        part = np.empty(out.shape, dtype)
+        part = np.empty(out.shape, dtype, like=out)
         draw(part)
         out[...] = part
 
@@ -352,12 +363,6 @@ def _fill(out: Array, dtype: np.dtype[Any], draw: Callable[[Array], None]) -> No
 def _wide(array: Array) -> np.dtype[Any]:
     """The float dtype to draw in for an array: its own, or float32."""
     return _FLOAT64 if array.dtype == np.float64 else _FLOAT32
-
-
-def _empty(shape: tuple[int, ...], dtype: Any) -> Array:
-    if any(n < 0 for n in shape):
-        raise _negative_dimension(shape)
-    return np.empty(shape, dtype)
 
 
 def _negative_dimension(shape: tuple[int, ...]) -> RuntimeError:
@@ -427,23 +432,47 @@ def _check_multinomial(weights: Array, k: int, replacement: bool) -> None:
         raise RuntimeError("invalid multinomial distribution (sum of probabilities <= 0)")
 
 
-# ------------------------------------------------------------------- the default generator
+# ------------------------------------------------------------------ the default generators
 default_generator = Generator()
 default_generator.seed()
+# The GPU's, once it is asked for, and the seed that it is to start from.
+_on_gpu: list[Generator] = []
+_gpu_seed: list[int] = []
+
+
+def default_for(place: Device) -> Generator:
+    """The default generator of a device."""
+    if place.type == "cpu":
+        return default_generator
+    if not _on_gpu:
+        _on_gpu.append(Generator(place))
+        seed_gpu(*_gpu_seed)
+    return _on_gpu[0]
+
+
+def seed_gpu(seed: int | None = None) -> None:
+    """Restart the default generator of the GPU, now or when it is first used."""
+    seed = int.from_bytes(os.urandom(8), "little") if seed is None else int(seed)
+    _gpu_seed[:] = [seed]
+    for generator in _on_gpu:
+        generator.manual_seed(seed)
 
 
 def manual_seed(seed: Any) -> Generator:
-    """Restart the default generator, which is returned; `int(seed)` is what counts.
+    """Restart the default generators, of which the CPU's is returned; `int(seed)` is what counts.
 
     Raises:
         ValueError: outside -2**63 <= seed < 2**64; a negative seed stands for seed + 2**64.
     """
-    return default_generator.manual_seed(int(seed))
+    default_generator.manual_seed(int(seed))
+    seed_gpu(seed)
+    return default_generator
 
 
 def seed() -> int:
-    """Restart the default generator from the operating system's entropy; returns the 64 bits."""
-    return default_generator.seed()
+    """Restart the default generators from the operating system's entropy; returns the 64 bits."""
+    manual_seed(default_generator.seed())
+    return default_generator.initial_seed()
 
 
 def initial_seed() -> int:
@@ -463,15 +492,13 @@ def set_rng_state(new_state: Tensor) -> None:
 
 @contextlib.contextmanager
 def fork_rng(devices: Any = None, enabled: bool = True, device_type: Any = None) -> Iterator[None]:
-    """Put the default generator back where it was on leaving; `devices` are GPUs, of no effect."""
-    if not enabled:
-        yield
-        return
-    state = default_generator.state_bytes()
+    """Put the default generators back where they were on leaving; `devices` is of no effect."""
+    kept = [(g, g.state_bytes()) for g in (default_generator, *_on_gpu) if enabled]
     try:
         yield
     finally:
-        default_generator.set_state_bytes(state)
+        for generator, state in kept:
+            generator.set_state_bytes(state)
 
 
 __getattr__ = unknown_names(__name__)

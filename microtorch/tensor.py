@@ -8,13 +8,13 @@ of `functions/` are attached to the class as methods.
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
 from . import dtypes
-from .device import CPU
+from .device import CPU, gpu
 from .device import device as Device
 from .errors import (
     FUNCTION_VIEW,
@@ -152,6 +152,12 @@ class Tensor:
     __hash__ = object.__hash__
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__cuda_array_interface__":
+            raise AttributeError(
+                "Can't get __cuda_array_interface__ on non-CUDA tensor type: "
+                f"torch.{self.dtype.short}Tensor If CUDA data is required use tensor.cuda() to "
+                "copy tensor to device memory."
+            )
         raise unknown_name("'Tensor' object", name, dir(type(self)))
 
     # ---------------------------------------------------------------------- attributes
@@ -236,14 +242,6 @@ class Tensor:
     def is_complex(self) -> bool:
         """False: there are no complex tensors."""
         return False
-
-    def is_pinned(self) -> bool:
-        """False: no memory is page-locked."""
-        return False
-
-    def pin_memory(self) -> NoReturn:
-        """Refused: there is no accelerator to copy to."""
-        raise RuntimeError("Cannot access accelerator device when none is available.")
 
     # ------------------------------------------------------------------------ autograd
     @property
@@ -414,6 +412,23 @@ class Tensor:
             return array.astype(dtype)
         return array.copy() if copy else array
 
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """The elements for other libraries that use a GPU, shared.
+
+        Raises:
+            AttributeError: for a tensor of the CPU.
+            RuntimeError: for a tensor that requires grad.
+        """
+        if self.device is CPU:
+            raise AttributeError
+        if self._node is not None:
+            raise RuntimeError(
+                "Can't get __cuda_array_interface__ on Variable that requires grad. If gradients "
+                "aren't required, use var.detach() to get Variable that doesn't require grad."
+            )
+        return gpu("exchange").interface(self._array)  # type: ignore[no-any-return]
+
     # An ndarray on the left of an operator lets the Tensor on the right decide.
     __array_priority__ = 1000
 
@@ -482,6 +497,7 @@ class Tensor:
             device=None if place is CPU else str(place),
             grad_fn=None if grad_fn is None else type(grad_fn).__name__,
             requires_grad=self._node is not None,
+            device=str(self.device) if self.is_cuda else None,
         )
 
     def __format__(self, spec: str) -> str:
@@ -498,7 +514,7 @@ _warned: list[str] = []
 
 def device_of(array: Any) -> Device:
     """Where an array is."""
-    return CPU if type(array) is np.ndarray else getattr(array, "device", CPU)
+    return CPU if type(array) is np.ndarray or array is None else getattr(array, "device", CPU)
 
 
 def wrap(array: Array, cls: "type[Tensor]" = Tensor) -> Tensor:

@@ -18,13 +18,14 @@ ROOT = pathlib.Path(spec.submodule_search_locations[0])
 # A module imports from its own level and those before it, and nothing in a circle. A name stands
 # for a module or a whole folder; the most exact one counts.
 LEVELS = (
-    ("dtypes", "device", "errors", "missing", "table", "derive", "cuda"),
+    ("dtypes", "device", "errors", "missing", "table", "derive"),
     ("graph", "kernels", "kernels.text", "kernels.vecmath", "kernels.store", "printing"),
     ("kernels.jit",),
-    ("kernels.convolve", "kernels.cpu", "kernels.cuda", "kernels.entry", "kernels.gemm",
+    ("kernels.convolve", "kernels.cpu", "kernels.entry", "kernels.gemm",
      "kernels.info", "kernels.lapack", "kernels.native", "kernels.rows", "kernels.stream",
      "kernels.threads", "kernels.ufuncs"),
-    ("tensor", "random", "functions", "value", "custom"),
+    ("tensor", "random", "cuda", "functions", "value", "custom"),
+    ("gpu",),
     ("autograd",),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "drawing",
      "drawing_layout", "testing", "linalg", "limits", "backends", "types"),
@@ -35,10 +36,19 @@ LEVELS = (
 # Imports inside functions, with the reason for each.
 ON_DEMAND = {
     ("", "importlib"): "names that few programs use are loaded by __getattr__",
+    ("capture.choice", "microtorch.capture.cuda"): "only where a GPU is used",
+    ("device", "importlib"): "the GPU's package is loaded when a GPU is asked for",
     ("drawing", "matplotlib"): "only to draw",
     ("errors", "difflib"): "only to word an error",
     ("errors", "microtorch.missing"): "only to word an error",
     ("errors", "importlib"): "submodules that few programs use are loaded by __getattr__",
+    ("gpu.blas", "nvmath"): "only where it is installed",
+    ("gpu.compiler", "importlib"): "only to find a package's version",
+    ("gpu.compiler", "cuda"): "only to compile",
+    ("gpu.compiler", "numba"): "0.4 s, not needed where the cache is warm",
+    ("gpu.driver", "cuda"): "only where it is installed",
+    ("gpu.driver", "importlib"): "only to find a package's version",
+    ("gpu.driver", "microtorch.gpu.simulator"): "only in tests",
     ("kernels.store", "hashlib"): "3 ms for OpenSSL, not needed before the first kernel",
     ("kernels.jit", "llvmlite"): "40 ms, not needed where link places the code",
     ("kernels.jit", "numba"): "0.4 s, not needed where the cache is warm",
@@ -59,11 +69,12 @@ NO_PACKAGES = (
 )
 COMPILER_WORDS = re.compile(r"\bnjit\b|\bcfunc\b|\bcuda\.jit\b|\b(import|from)\s+(numba|llvmlite)")
 # Files that may drive the compilers: one for the CPU, one for the GPU.
-COMPILER_FILES = {"kernels.jit", "kernels.cuda"}
+COMPILER_FILES = {"kernels.jit", "gpu.compiler"}
 LONGEST = 450
 # What may be longer, up to how many lines, and why.
 LONGER = {
-    "tensor": (680, "one class with the attributes and conversions that PyTorch gives it"),
+    "gpu.ops": (590, "a rule for each operation of NumPy's"),
+    "tensor": (700, "one class with the attributes and conversions that PyTorch gives it"),
     "table": (560, "the table is one, and read as one"),
     "nn.module": (470, "one class with the methods that PyTorch gives it"),
     "kernels.vecmath": (650, "a text for each function and each width, with its error bounds"),
@@ -167,7 +178,11 @@ def test_third_parties_are_numpy_alone(name):
         allowed.add("numpy")
     if name in COMPILER_FILES:
         allowed |= {"numba", "llvmlite"}
-    elif name.partition(".")[0] in ("drawing", "interop"):
+    elif name.partition(".")[0] in ("drawing", "interop") or name in (
+        "gpu.blas",
+        "gpu.compiler",
+        "gpu.driver",
+    ):
         allowed |= {target.partition(".")[0] for target, inside in imports(name) if inside}
     assert {target.partition(".")[0] for target, _ in imports(name)} <= allowed
 

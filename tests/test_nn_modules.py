@@ -140,7 +140,9 @@ def run(torch, constructor, shapes):
     found = {}
     # A name alone, or several that know `nn`.
     module = eval(f"nn.{constructor}", {"nn": torch.nn})
-    state = lambda: {k: np.array(v.detach().numpy(force=True)) for k, v in module.state_dict().items()}
+    state = lambda: {
+        k: np.array(v.detach().numpy(force=True)) for k, v in module.state_dict().items()
+    }
     found["repr"] = repr(module)
     found["first state"] = state()
     for mode in ("train", "eval"):

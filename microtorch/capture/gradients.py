@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..functions.creation import uninitialized
 from ..kernels import jit, native
 from ..tensor import wrap
 
@@ -37,9 +38,9 @@ class Gradients:
     alone: whether, surely, no one else refers to any of them, but for one `.grad` each.
     """
 
-    def __init__(self, like: list[tuple[Any, Any]], scope: dict[str, Any]) -> None:
+    def __init__(self, like: list[tuple[Any, Any, Any]], scope: dict[str, Any]) -> None:
         self.names = [f"grad{k}" for k in range(len(like))]
-        self.arrays = [np.empty(shape, dtype) for shape, dtype in like]
+        self.arrays = [uninitialized(*each) for each in like]
         self.tensors = [wrap(a) for a in self.arrays]
         self._scope = scope
         self._pairs = np.zeros((2, len(like), 2), np.int64)

@@ -22,13 +22,14 @@ import numpy as np
 from numpy.random import bit_generator as numpy_seeds
 
 from .. import random
+from ..device import CPU
 from ..functions import criteria, division, loss
 from ..functions.random import normal as random_normal
 from ..graph import engine
 from ..kernels import cpu
 from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
-from ..tensor import Tensor
+from ..tensor import Tensor, device_of
 from . import adjoint
 from .guards import CLOCKS
 from .record import MAKES, paused, plain, recorded
@@ -41,13 +42,19 @@ from .usercode import of_library
 
 
 # --------------------------------------------------------------------------------- NumPy
+def _below() -> Any:
+    """NumPy as the package sees it otherwise: where a GPU is used, one that knows its arrays."""
+    gpu = sys.modules.get("microtorch.gpu.install")
+    return np if gpu is None else gpu.numpy()
+
+
 class _Numpy:
     """NumPy as the package sees it: what makes arrays makes recorded ones."""
 
     lib: Any
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(np, name)
+        found = getattr(_below(), name)
         return functools.partial(_made, found) if name in _MAKERS else found
 
 
@@ -60,12 +67,14 @@ class _Strided:
     @staticmethod
     def as_strided(*args: Any, **options: Any) -> Any:
         """A view."""
-        return _made(np.lib.stride_tricks.as_strided, *args, **options)
+        return _made(_below().lib.stride_tricks.as_strided, *args, **options)
 
 
 def _made(function: Any, *args: Any, **options: Any) -> Any:
     tape = active.tape
-    options.pop("like", None)
+    like = plain(options.pop("like", None))
+    if device_of(like) is not CPU:
+        options["like"] = like
     if tape is None:
         return function(*plain(args), **options)
     if function.__name__ == "empty":
@@ -81,7 +90,7 @@ def _made(function: Any, *args: Any, **options: Any) -> Any:
     return function(*plain(args), **options)
 
 
-_MAKERS = MAKES | {"empty", "asarray", "array", "ascontiguousarray"}
+_MAKERS = MAKES | {"empty", "arange", "asarray", "array", "ascontiguousarray"}
 _numpy = _Numpy()
 _numpy.lib = _Strided
 _Strided.stride_tricks = _Strided  # type: ignore[attr-defined]
@@ -89,11 +98,11 @@ _Strided.stride_tricks = _Strided  # type: ignore[attr-defined]
 
 def _modules() -> list[Any]:
     """Modules of the package that work on arrays by NumPy."""
-    apart = ("microtorch.capture", "microtorch.random", "microtorch.checkpoint")
+    apart = ("microtorch.capture", "microtorch.random", "microtorch.checkpoint", "microtorch.gpu")
     return [
         m for name, m in list(sys.modules.items())
         if name.startswith("microtorch.") and not name.startswith(apart)
-        and m.__dict__.get("np") is np
+        and m.__dict__.get("np") in (np, _below())
         and (not name.startswith("microtorch.kernels")
              or name.rpartition(".")[2] in ("cpu", "scans", "windows", "lapack"))
     ]  # fmt: skip
@@ -161,6 +170,9 @@ def _refusing(what: str, function: Any, always: bool = False) -> Any:
 
     def refuse(*args: Any, **options: Any) -> Any:
         frame: Any = sys._getframe(2)
+        if frame.f_globals["__name__"].startswith("numba."):
+            # A simulated GPU.
+            return function(*args, **options)
         while frame and of_library(frame) and (always or frame.f_globals["__name__"] in _BETWEEN):
             frame = frame.f_back
         if always or not of_library(frame):
@@ -261,7 +273,8 @@ def _put_index(g: Any, key: Any, shape: Any) -> Any:
 
 def put_index(g: Any, key: Any, shape: Any) -> Any:
     """`cpu.put_index` with the check of its indices, as `x[key]` may be left out as unused."""
-    np.broadcast_to(np.False_, shape)[key]
+    if device_of(g) is CPU:
+        np.broadcast_to(np.False_, shape)[key]
     return PUT_INDEX(g, key, shape)
 
 
@@ -269,7 +282,7 @@ def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) 
     """`loss.nll_arrays` by masks, so that it is made of maps and folds."""
     dim = 1 if a.ndim > 1 else 0
     count = a.shape[dim]
-    classes = np.arange(count).reshape((-1,) + (1,) * (a.ndim - dim - 1))
+    classes = np.arange(count, like=plain(t)).reshape((-1,) + (1,) * (a.ndim - dim - 1))
     mask = np.equal(np.expand_dims(t, dim), classes)
     zero, one = a.dtype.type(0), a.dtype.type(1)
     of_class = one if weight is None else weight.reshape(classes.shape)

@@ -14,7 +14,7 @@ from typing import Any
 from .. import dtypes
 from ..graph.node import LEAF, Node, clock, mode, next_seq
 from ..tensor import Tensor, changed, new, root_of
-from .build import build
+from .choice import build
 from .gradients import Gradients
 from .guards import Guards, frozen
 from .ir import Recording, Ref
@@ -248,7 +248,7 @@ class Kept:
                 part.program = build(part.recording)
         default = dtypes.get_default_dtype()
         scope = self.guards.scope
-        like = [(r.shape, r.dtype) for r in self._own]
+        like = [(r.shape, r.dtype, r.storage.device) for r in self._own]
         self._gradients = gradients = Gradients(like, scope)
         scope |= {
             "MISS": MISS, "mode": mode, "leaf": LEAF, "clock": clock, "new": new, "kept": self,

@@ -16,7 +16,7 @@ from ..kernels.formulas import FLOATS, formula_of
 from ..kernels.ufuncs import MEANINGS
 from ..table import ROWWISE
 from .ir import Call, Fold, Map, Product, Ref, Rows
-from .tape import active, broadcast, inserted, permuted, read_error, refusal
+from .tape import active, broadcast, inserted, method, permuted, read_error, refusal
 from .traced import Traced
 
 # What gives numbers from shapes alone, and what has results whose shape depends on values.
@@ -105,7 +105,8 @@ def perform(
     if not tape.live or name in SHAPES:
         return function(*plain(args), **plain(options))
     if name in MAKES:
-        return tape.constant(function(*plain(args), **plain(options)))
+        with paused():
+            return tape.constant(function(*plain(args), **plain(options)))
     if name == "getitem":
         args = given[0][0], _whole_key(args[1])
         given = (args, options)
@@ -123,7 +124,8 @@ def perform(
     elif type(target) is not Traced:
         raise refusal("a recorded array is written into a plain one", "Use tensors")
     elif known and tape.untouched(target):
-        function(*plain(args), **plain(options))
+        with paused():
+            function(*plain(args), **plain(options))
         return target
     else:
         tape.writable(target)
@@ -203,7 +205,7 @@ def _as_dtype(tape: Any, x: Any, dtype: Any) -> Any:
     """An operand as the dtype that a loop takes."""
     if type(x) is not Traced:
         return tape.constant(np.asarray(x, dtype))
-    return x if x.dtype == dtype else perform(tape, np.ndarray.astype, (x, dtype), {})
+    return x if x.dtype == dtype else perform(tape, method("astype"), (x, dtype), {})
 
 
 def _map(tape: Any, outs: list[Any], ins: list[Any], formulas: Any, names: Any, label: str) -> Any:
@@ -247,7 +249,7 @@ def _ufunc(tape: Any, results: list[Any], ufunc: Any, *inputs: Any, **options: A
     shape = np.broadcast_shapes(*(x.shape for x in ins))
     if out is None or (shape == results[0].shape and loop[-1] == results[0].dtype):
         return _map(tape, results, ins, formulas, names, ufunc.__name__)
-    made = tape.fresh(np.empty(shape, loop[-1]))
+    made = tape.fresh(np.empty(shape, loop[-1], like=results[0].value))
     return _map(tape, [made], ins, formulas, names, ufunc.__name__) and _copy(
         tape, results[0], made
     )

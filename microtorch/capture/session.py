@@ -4,16 +4,15 @@ Operations on constants alone are not recorded: their results are constants.
 """
 
 import re
+from dataclasses import replace
 from typing import Any
 from weakref import ref
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
-from numpy.lib.stride_tricks import as_strided
 
 from ..graph.node import Node, next_seq
 from ..optim.optimizer import Optimizer
-from ..tensor import Tensor, root_of
+from ..tensor import Tensor, device_of, root_of
 from .guards import Guards
 from .ir import Array, Map, Op, Ref, Storage
 from .record import perform, plain
@@ -96,14 +95,15 @@ class Session:
         if size and (extent != size or min(strides, default=0) < 0):
             value = value.copy()
             strides = _steps(value)
-        return Traced(self, value, Ref(Storage(value.dtype, size, kind), value.shape, strides))
+        storage = Storage(value.dtype, size, kind, device=device_of(value).type)
+        return Traced(self, value, Ref(storage, value.shape, strides))
 
     def constant(self, value: Array) -> Traced:
         """What stands for an array that is known now."""
         if id(value) not in self.known:
             made = self.fresh(value, "constant")
             memory = made.value
-            made.ref.storage.array = as_strided(memory, (memory.size,), (memory.itemsize,))
+            made.ref.storage.array = _flat(memory, memory.size)
             self.known[id(value)] = value, made
         return self.known[id(value)][1]
 
@@ -111,13 +111,13 @@ class Session:
         """What stands for an operand: recorded, an array, or a number."""
         if type(value) is Traced:
             return value
-        return self.constant(value if type(value) is np.ndarray else np.asarray(value))
+        return self.constant(value if isinstance(value, np.ndarray) else np.asarray(value))
 
     def capture(self, value: Array, kind: str = "captured", position: int = -1) -> Traced:
         """What stands for memory from outside, which is read and written in place."""
         if id(value) in self.known:
             return self.known[id(value)][1]
-        low, high = byte_bounds(value)
+        low, high = np.lib.array_utils.byte_bounds(value)
         for first, end, storage in self.outside if kind == "captured" and value.size else ():
             if low < end and first < high:
                 if low < first or high > end or storage.dtype != value.dtype:
@@ -126,13 +126,14 @@ class Session:
                 break
         else:
             root = value if kind == "argument" else _root(value)
-            first, end = byte_bounds(root)
+            first, end = np.lib.array_utils.byte_bounds(root)
             size = (end - first) // root.itemsize if root.size else 0
-            storage = Storage(value.dtype, size, kind, position=position)
+            place = device_of(value).type
+            storage = Storage(value.dtype, size, kind, position=position, device=place)
             if kind != "argument":
                 ends = (slice(None, None, -1 if s < 0 else 1) for s in root.strides)
                 at = root[(*ends, ...)]  # type: ignore[arg-type]
-                storage.array = as_strided(at, (size,), (value.itemsize,))
+                storage.array = _flat(at, size)
                 if size:
                     self.outside.append((first, end, storage))
         offset = (value.ctypes.data - first) // value.itemsize if value.size else 0
@@ -168,7 +169,7 @@ class Session:
             raise refusal("a constant of the forward pass is written in backward", "Clone it")
         if any(np.may_share_memory(memory, a) for a in self.guards.arrays):
             raise refusal("an array from outside is written in place", "Use a tensor")
-        kept = Storage(storage.dtype, storage.size, "constant", array=memory.copy())
+        kept = replace(storage, array=memory.copy())
         storage.kind, storage.array = "temporary", None
         if storage in self.undefined:
             return
@@ -251,7 +252,7 @@ class ArrayHook:
         except AttributeError:
             before = None
         traced = tape.lift(value)
-        if type(before) is np.ndarray:
+        if before is not None and type(before) is not Traced:
             if value.shape != before.shape or value.dtype != before.dtype:
                 words = "a tensor gets memory of another shape or dtype"
                 tape.give_up(refusal(words, "Do that outside"))
@@ -280,7 +281,7 @@ class GradHook:
     def _note(self, t: Any, read: bool) -> None:
         """Remember the gradient that a tensor from outside had."""
         tape, array = active.tape, ARRAY.__get__(t)
-        if tape is not None and id(t) not in tape.grads and type(array) is np.ndarray:
+        if tape is not None and id(t) not in tape.grads and type(array) is not Traced:
             tape.grads[id(t)] = (t, t.__dict__.get("_grad"), read)
             tape.of_tensor(t, array)
 
@@ -291,6 +292,14 @@ def _steps(value: Array) -> tuple[int, ...]:
 
 def _root(value: Array) -> Array:
     """The array of the same dtype that owns the memory."""
+    if device_of(value).type != "cpu":
+        return value.whole()  # type: ignore[attr-defined, no-any-return]
     while type(value.base) is np.ndarray and value.base.dtype == value.dtype:
         value = value.base
     return value
+
+
+def _flat(memory: Array, size: int) -> Array:
+    """Memory from its first element on, as one vector."""
+    strided = np.lib.stride_tricks.as_strided
+    return strided(memory, (size,), (memory.itemsize,))

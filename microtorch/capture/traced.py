@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from ..tensor import device_of
 from .ir import Array, Ref
-from .tape import read_error, refusal
+from .tape import method, read_error, refusal
 
 # Methods that give numbers or bytes to Python.
 READS = frozenset("item tolist tobytes tofile dump dumps itemset searchsorted".split())
@@ -45,6 +46,8 @@ class Traced(NDArrayOperatorsMixin):
     __slots__ = ("__weakref__", "ref", "tape", "value")
     __hash__ = object.__hash__
     __array_priority__ = 2000.0
+    # Arrays of the GPU leave an operation to it.
+    records = True
 
     def __init__(self, tape: Any, value: Array, ref: Ref) -> None:
         self.tape = tape
@@ -60,6 +63,7 @@ class Traced(NDArrayOperatorsMixin):
         for name in "shape dtype ndim size strides itemsize nbytes flags".split()
     )
     ctypes = property(lambda self: _Address(self))
+    device = property(lambda self: device_of(self.value))
     T = property(lambda self: self.transpose())
 
     @property
@@ -92,7 +96,7 @@ class Traced(NDArrayOperatorsMixin):
             words = f"'.{name}' of an array cannot be recorded"
             self.tape.give_up(refusal(words, "Use the methods of tensors"))
             return getattr(self.value, name)
-        return lambda *args, **options: self.tape.attempt(found, (self, *args), options)
+        return lambda *args, **options: self.tape.attempt(method(name), (self, *args), options)
 
     # --------------------------------------------------------------------------- elements
     def __getitem__(self, key: Any) -> Any:

@@ -11,7 +11,7 @@ from ..tensor import Tensor, changed, wrap
 from .ir import Map
 from .record import paused, perform, plain
 from .session import Session
-from .tape import active, broadcast, refusal
+from .tape import active, broadcast, method, refusal
 from .traced import Traced
 
 _STEP, _UPDATE, _STEPS_MADE = Optimizer.step, Update.__call__, Optimizer.steps_made
@@ -96,6 +96,6 @@ def _as_scalar(tape: Any, number: Any, dtype: Any) -> Any:
     if type(number) is not Traced:
         return np.asarray(number, dtype)
     if (number, dtype) not in tape.casts:
-        cast = perform(tape, np.ndarray.astype, (number, dtype), {"copy": False})
+        cast = perform(tape, method("astype"), (number, dtype), {"copy": False})
         tape.casts[number, dtype] = cast
     return tape.casts[number, dtype]

@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping
 from pickle import UnpicklingError
 from typing import IO, Any
 
+from .. import cuda
+from ..device import check as check_device
 from ..device import device
-from ..tensor import wrap
+from ..kernels import cpu
+from ..tensor import Tensor, wrap
 from .archive import ALIGNMENT, ArchiveReader, ArchiveWriter, Bytes
 from .pickler import Writer
 from .tensors import KNOWN, Loaded, Saved
@@ -30,6 +33,11 @@ NO_CUDA = (
     "Attempting to deserialize object on a CUDA device but torch.cuda.is_available() is False. If "
     "you are running on a CPU-only machine, please use torch.load with "
     "map_location=torch.device('cpu') to map your storages to the CPU."
+)
+
+NO_SUCH_GPU = (
+    "Attempting to deserialize object on CUDA device {} but torch.cuda.device_count() is 1. Please "
+    "use torch.load with map_location to map your storages to an existing device."
 )
 
 
@@ -120,9 +128,9 @@ def load(
 
     Args:
         f: a path, or a binary file that can seek.
-        map_location: where to put tensors saved from a GPU: "cpu", `device("cpu")`, a dict from
-            saved to wanted places, or a function of a storage and its place that gives a storage,
-            or None for the default.
+        map_location: where to put tensors, if not where they were saved from: "cpu", "cuda", a
+            device, a dict from saved to wanted places, or a function of a storage and its place
+            that gives a storage, or None for the default.
         pickle_module: must be None.
         weights_only: accepted for compatibility; False loads no more than True.
         mmap: whether to map the file, a path, into memory instead of reading it: tensors are
@@ -164,31 +172,38 @@ def _load(file: IO[bytes], map_location: MapLocation, mapped: bool) -> Any:
             f"the file holds {order!r:.20}-endian numbers, and this machine's are "
             f"{sys.byteorder}-endian: load and save it with PyTorch on such a machine first."
         )
-    loaded = Loaded(archive)
-    found = Reader(archive.read("data.pkl").tobytes(), KNOWN, loaded.storage).load()
-    for storage, location in loaded.places:
-        _check_place(storage, location, map_location)
+    loaded, pickled = Loaded(archive), archive.read("data.pkl").tobytes()
+    found = Reader(pickled, KNOWN, loaded.storage).load()
+    # What is wanted on a GPU is known by now: its tensors are made once more, there.
+    if loaded.move(lambda storage, place: _placed(storage, place, map_location)):
+        found = Reader(pickled, KNOWN, loaded.storage).load()
     return found
 
 
-def _check_place(storage: Bytes, saved_from: str, map_location: MapLocation) -> None:
-    """Raise unless map_location puts a storage on the CPU, where it was read to."""
+def _placed(storage: Bytes, saved_from: str, map_location: MapLocation) -> Bytes:
+    """A storage where map_location wants it."""
     place: Any = saved_from
     if isinstance(map_location, Mapping):
         place = map_location.get(saved_from, saved_from)
     elif callable(map_location):
-        if map_location(wrap(storage), saved_from) is not None:
-            return
+        found = map_location(wrap(storage), saved_from)
+        if found is not None:
+            return found._array if isinstance(found, Tensor) else storage
     elif map_location is not None:
         place = map_location
-    kind = str(place).partition(":")[0]
+    kind, _, number = str(place).partition(":")
     if kind == "cuda":
-        raise RuntimeError(NO_CUDA)
+        if not cuda.is_available():
+            raise RuntimeError(NO_CUDA)
+        if number not in ("", "0"):
+            raise RuntimeError(NO_SUCH_GPU.format(number))
+        return cpu.move(storage, check_device("cuda"))
     if kind != "cpu":
         raise RuntimeError(
             "don't know how to restore data location of torch.storage.UntypedStorage (tagged with "
             f"{place})"
         )
+    return storage
 
 
 def _check_start(file: IO[bytes]) -> None:

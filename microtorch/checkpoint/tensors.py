@@ -6,15 +6,17 @@ are checked against the storage before a view is made.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import dtypes
-from ..device import device
+from ..device import CPU, device
+from ..kernels import cpu
 from ..nn.parameter import Parameter
-from ..tensor import Size, Tensor, wrap
+from ..tensor import Size, Tensor, device_of, wrap
 from .archive import ArchiveReader, Bytes
 from .pickler import Call, Global, Persistent
 from .unpickler import Function
@@ -64,23 +66,24 @@ class Saved:
 
     def _tensor(self, array: Array, requires_grad: bool) -> Call:
         item = array.itemsize
+        place = device_of(array)
         memory, start = _memory(array)
         if any(n < 0 or n % item for n in (start, memory.size, *array.strides)):
             array = array.copy(order="C")  # PyTorch has no negative strides
             memory, start = _memory(array)
         dtype = dtypes.of(array.dtype)
         count = len(self.storages)
-        place = (memory.ctypes.data, memory.size) if memory.size else (-count, 0)
-        if place not in self._known:
-            self._known[place] = (str(count), memory, dtype)
-            self.storages.append(memory)
-        key, _, known = self._known[place]
+        where = (memory.ctypes.data, memory.size) if memory.size else (-count, 0)
+        if where not in self._known:
+            self._known[where] = (str(count), memory, dtype)
+            self.storages.append(memory if place is CPU else cpu.move(memory, CPU))
+        key, _, known = self._known[where]
         if known is not dtype:
             raise RuntimeError(
                 "Cannot save multiple tensors or storages that view the same data as different "
                 f"types: {known!r} and {dtype!r}. Save a clone() of one of them"
             )
-        storage = ("storage", STORAGE_NAMES[dtype], key, "cpu", memory.nbytes // item)
+        storage = ("storage", STORAGE_NAMES[dtype], key, str(place), memory.nbytes // item)
         strides = tuple(s // item for s in array.strides)
         view = (Persistent(storage), start // item, tuple(array.shape), strides)
         return Call(REBUILD_TENSOR, (*view, requires_grad, OrderedDict()))
@@ -91,6 +94,9 @@ def _memory(array: Array) -> tuple[Bytes, int]:
 
     The position is -1 if the owner has gaps, as memory of other libraries may.
     """
+    if device_of(array) is not CPU:
+        memory = array.storage  # type: ignore[attr-defined]
+        return memory, array.ctypes.data - memory.ctypes.data if array.size else 0
     owner, base = array, array.base
     while base is not None:
         if isinstance(base, np.ndarray):
@@ -108,7 +114,14 @@ class Loaded:
     def __init__(self, archive: ArchiveReader) -> None:
         self._archive = archive
         self._data: dict[str, Bytes] = {}
-        self.places: list[tuple[Bytes, str]] = []  # each storage and where it was saved from
+        self._places: dict[str, str] = {}  # where each storage was saved from
+
+    def move(self, placed: Callable[[Bytes, str], Bytes]) -> bool:
+        """Put each storage where `placed` has it for where it was saved from; whether any moved."""
+        moved = {key: placed(data, self._places[key]) for key, data in self._data.items()}
+        same = all(moved[key] is data for key, data in self._data.items())
+        self._data = moved
+        return not same
 
     def storage(self, identity: Any) -> Array:
         """The elements of a storage, `(numel,)`, for the reference that stands in the pickle."""
@@ -119,7 +132,7 @@ class Loaded:
             raise TypeError("a reference to a storage has the wrong types")
         if key not in self._data:
             self._data[key] = self._archive.read(f"data/{key}")
-            self.places.append((self._data[key], location))
+            self._places[key] = location
         size = _count(numel) * kind.dtype.itemsize
         data = self._data[key]
         if size > data.size:
@@ -141,7 +154,7 @@ def _rebuild_tensor(
     storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any,
     metadata: Any = None,
 ) -> Tensor:  # fmt: skip
-    if type(storage) is not np.ndarray or type(requires_grad) is not bool or metadata:
+    if not isinstance(storage, np.ndarray) or type(requires_grad) is not bool or metadata:
         raise TypeError("a tensor is described with the wrong types")
     if not isinstance(size, tuple) or type(stride) is not tuple or len(size) != len(stride):
         raise ValueError("sizes and strides do not go together")
@@ -156,6 +169,8 @@ def _rebuild_tensor(
     item = storage.itemsize
     if empty:
         array = storage[:0].reshape(size)
+    elif device_of(storage) is not CPU:
+        array = storage[offset:].strided(size, [s * item for s in stride])  # type: ignore[attr-defined]
     else:
         array = np.ndarray(
             size, storage.dtype, storage, offset * item, tuple(s * item for s in stride)

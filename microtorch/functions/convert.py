@@ -74,7 +74,7 @@ def to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             raise combination_error("to", value, expected="a device, a dtype or a Tensor")
     z = input if dtype is None else cast(input, dtype)
     if device is not None:
-        z = move(z, check_device(device))
+        z = move(z, check_device(device), kwargs.get("non_blocking", False))
     return clone(z) if copy and z is input else z
 
 
@@ -82,12 +82,12 @@ MOVE = Rule("ToCopyBackward0", lambda F, g, place: (F.move(g, place),))
 
 
 @primitive
-def move(input: Tensor, place: Device) -> Tensor:
+def move(input: Tensor, place: Device, non_blocking: bool = False) -> Tensor:
     """The tensor on a device: itself if it is there."""
     a = input._array
     if device_of(a) is place:
         return input
-    return record(MOVE, cpu.move(a, place), (input,), const=device_of(a))
+    return record(MOVE, cpu.move(a, place, not non_blocking), (input,), const=device_of(a))
 
 
 @public()
@@ -155,13 +155,13 @@ def cpu_(input: Tensor, *_: Any, **__: Any) -> Tensor:
 
 
 @method()
-def cuda(input: Tensor, device: Any = None, *_: Any, **__: Any) -> Tensor:
+def cuda(input: Tensor, device: Any = None, non_blocking: bool = False, **_: Any) -> Tensor:
     """The tensor on a GPU.
 
     Raises:
         AssertionError: if there is none.
     """
-    return move(input, check_device("cuda" if device is None else device))
+    return move(input, check_device("cuda" if device is None else device), non_blocking)
 
 
 @method()
@@ -187,7 +187,14 @@ def copy_(input: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
             ) from None
     source = cast(source, input.dtype)
     check_history(input, source._node)
-    np.copyto(input._array, source._array, casting="unsafe")
+    a, b = input._array, source._array
+    if non_blocking and device_of(a) is not device_of(b):
+        if device_of(a) is not CPU:
+            b = cpu.move(b, input.device, wait=False)
+        elif a.flags.c_contiguous and a.shape == b.shape:
+            a = b.host(a, wait=False)  # type: ignore[attr-defined]
+    if a is not b:
+        np.copyto(a, b, casting="unsafe")
     changed(input)
     if mode.enabled:
         node = record(COPY, input._array, (input, source))._node

@@ -5,8 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from ..device import CPU, gpu
+from ..device import check as check_device
 from ..graph.node import LEAF
-from ..tensor import DEEPCOPY, Tensor, root_of, wrap
+from ..kernels import cpu
+from ..tensor import DEEPCOPY, Tensor, device_of, root_of, wrap
 from .names import method
 from .op import Array
 
@@ -64,12 +67,14 @@ def _copied(x: Tensor, memo: dict[Any, Any]) -> Array:
 def reduce_ex(input: Tensor, protocol: Any) -> Any:
     """For pickle: elements, requires_grad and attached attributes; a non-leaf becomes a leaf."""
     a = input._array
+    place = () if device_of(a) is CPU else ("cuda",)
+    a = cpu.move(a, CPU) if place else a
     array = a if a.flags.f_contiguous else np.asarray(a, order="C")
-    return _restore, (type(input), array, input.requires_grad), attributes(input) or None
+    return _restore, (type(input), array, input.requires_grad, *place), attributes(input) or None
 
 
-def _restore(cls: "type[Tensor]", array: Array, requires_grad: bool) -> Tensor:
-    made = wrap(array, cls)
+def _restore(cls: "type[Tensor]", array: Array, requires_grad: bool, place: str = "cpu") -> Tensor:
+    made = wrap(array if place == "cpu" else cpu.move(array, check_device(place)), cls)
     made._node = LEAF if requires_grad else None
     return made
 
@@ -90,10 +95,13 @@ def dlpack(
     """
     if input._node is not None:
         raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
-    return input._array.__dlpack__(max_version=max_version, dl_device=dl_device, copy=copy)
+    if device_of(input._array) is CPU:
+        return input._array.__dlpack__(max_version=max_version, dl_device=dl_device, copy=copy)
+    array = input._array.copy() if copy else input._array
+    return gpu("exchange").export(array, stream, max_version)
 
 
 @method("__dlpack_device__")
 def dlpack_device(input: Tensor) -> tuple[int, int]:
-    """`(1, 0)`: the CPU in DLPack's terms."""
-    return (1, 0)
+    """`(1, 0)` for the CPU, `(2, 0)` for the GPU."""
+    return (1 if device_of(input._array) is CPU else 2, 0)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import dtypes
-from ..device import CPU
+from .. import cuda, dtypes
+from ..device import CPU, gpu
 from ..device import check as check_device
 from ..errors import argument_error
 from ..graph.node import LEAF, clock
@@ -42,10 +42,15 @@ def finish(
     if layout is not None and layout is not strided:
         raise RuntimeError(f"{name}(): microtorch has the layout torch.strided only, not {layout}")
     if pin_memory:
-        raise RuntimeError(
-            "pin_memory=True requires a CUDA or other accelerator backend; no pinned memory "
-            "allocator is available on this system."
-        )
+        if not cuda.is_available():
+            raise RuntimeError(
+                "pin_memory=True requires a CUDA or other accelerator backend; no pinned memory "
+                "allocator is available on this system."
+            )
+        if place is not CPU:
+            raise RuntimeError("Only dense CPU tensors can be pinned")
+        ordinary, array = array, gpu("exchange").pinned(array.shape, array.dtype)
+        np.copyto(array, ordinary)
     if requires_grad and array.dtype.kind != "f":
         raise RuntimeError(REQUIRES_FLOAT)
     if out is not None:
@@ -70,9 +75,7 @@ def uninitialized(shape: Any, dtype: Any, device: Any = None) -> Array:
     """A new array on a device, whose elements are whatever lies there."""
     if check_device(device) is CPU:
         return np.empty(shape, dtype)
-    from ..gpu.array import empty
-
-    return empty(shape, dtype)  # type: ignore[return-value]
+    return gpu("array").empty(shape, dtype)  # type: ignore[no-any-return]
 
 
 def sizes_of(name: str, sizes: tuple[Any, ...], argument: str = "size") -> tuple[int, ...]:
@@ -264,6 +267,10 @@ def as_tensor(data: Any, dtype: dtypes.dtype | None = None, device: Any = None) 
     """`data` as a tensor, without copying where that is possible."""
     if isinstance(data, Tensor):
         return to(data, device, dtype=dtype)
+    if hasattr(data, "__cuda_array_interface__"):
+        check_device("cuda")
+        found = wrap(gpu("exchange").from_interface(data))
+        return to(found, "cuda" if device is None else device, dtype=dtype)
     if isinstance(data, np.ndarray) and (dtype is None or data.dtype == dtype.numpy):
         return from_numpy(data)
     return tensor(data, dtype=dtype, device=device)

@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from ..random import default_generator
 from ..tensor import Tensor, check_in_place, wrap
 from .elementwise import FUNCTIONS
 from .in_place import placed
 from .normalization import softmax
 from .op import Rule, need_tensor, primitive, record
-from .random import exponential_
+from .random import exponential_, source_for
 
 DROPOUT = Rule("MulBackward0", lambda F, g, const, mask: (F.mul(g, mask),))
 
@@ -77,7 +76,7 @@ def _dropped(
         check_in_place(input)
     a = input._array
     keep = np.empty(drawn, a.dtype, like=a)
-    default_generator.bernoulli_scalar(keep, 1.0 - p)
+    source_for(keep).bernoulli_scalar(keep, 1.0 - p)
     mask = keep / a.dtype.type(1.0 - p) if p < 1.0 else keep
     if mask.shape != a.shape:
         mask = np.broadcast_to(mask, a.shape).copy()

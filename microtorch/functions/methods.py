@@ -28,6 +28,7 @@ from . import (  # noqa: F401 - the decorators of all enter their functions
     join,
     legacy,
     masked,
+    memory,
     mix,
     normalization,
     norms,

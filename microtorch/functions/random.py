@@ -7,11 +7,18 @@ import numpy as np
 
 from .. import dtypes
 from ..errors import argument_error, broadcast_error, combination_error
-from ..random import Generator, default_generator
-from ..tensor import Tensor, check_in_place, wrap
+from ..random import Generator, default_for
+from ..tensor import Array, Tensor, check_in_place, device_of, wrap
 from .arguments import int_of, need_tensor
 from .convert import cut
-from .creation import as_dtype, empty_array_like, finish, memory_order, sizes_of
+from .creation import (
+    as_dtype,
+    empty_array_like,
+    finish,
+    memory_order,
+    sizes_of,
+    uninitialized,
+)
 from .names import function, method, public
 from .op import Rule, record
 from .overlap import check_overlap
@@ -21,8 +28,28 @@ OVERWRITE = Rule("UniformBackward0", lambda F, g, const: (F.mul(g, 0.0),))
 BERNOULLI = Rule("BernoulliBackward0", lambda F, g, const: (F.mul(g, 0.0),))
 
 
-def _source(generator: Generator | None) -> Generator:
-    return default_generator if generator is None else generator
+def source_for(array: Array, generator: Generator | None = None) -> Generator:
+    """The generator that fills an array: the default one of its device, unless one is given.
+
+    Raises:
+        RuntimeError: for a generator of another device.
+    """
+    place = device_of(array)
+    if generator is None:
+        return default_for(place)
+    if generator.device.type != place.type:
+        raise RuntimeError(
+            f"Expected a '{place.type}' device type for generator but found "
+            f"'{generator.device.type}'"
+        )
+    return generator
+
+
+def _new(shape: Any, kind: Any, out: Tensor | None, options: dict[str, Any]) -> Array:
+    """Memory for what is drawn, on the device of the options, which is that of `out` if that is."""
+    if out is not None and options.get("device") is None:
+        options["device"] = out.device
+    return uninitialized(shape, kind, options.get("device"))
 
 
 def _float_dtype(dtype: Any, out: Tensor | None, kernel: str) -> Any:
@@ -50,8 +77,8 @@ def rand(
 ) -> Tensor:  # fmt: skip
     """Uniform numbers in [0, 1)."""
     kind = _float_dtype(dtype, out, "check_uniform_bounds")
-    array = np.empty(_size("rand", sizes, size), kind)
-    _source(generator).uniform(array, 0.0, 1.0)
+    array = _new(_size("rand", sizes, size), kind, out, options)
+    source_for(array, generator).uniform(array, 0.0, 1.0)
     return finish("rand", array, out, **options)
 
 
@@ -62,8 +89,8 @@ def randn(
 ) -> Tensor:  # fmt: skip
     """Standard normal numbers."""
     kind = _float_dtype(dtype, out, "normal_kernel_cpu")
-    array = np.empty(_size("randn", sizes, size), kind)
-    _source(generator).normal(array, 0.0, 1.0)
+    array = _new(_size("randn", sizes, size), kind, out, options)
+    source_for(array, generator).normal(array, 0.0, 1.0)
     return finish("randn", array, out, **options)
 
 
@@ -95,7 +122,8 @@ def randn_like(input: Tensor, *, dtype: Any = None, **options: Any) -> Tensor:
     kind = as_dtype(dtype or input.dtype)
     _float_dtype(kind, None, "normal_kernel_cpu")
     made = wrap(empty_array_like(input, kind))
-    return finish("randn_like", normal_(made)._array, device=options.pop("device", input.device), **options)
+    options.setdefault("device", input.device)
+    return finish("randn_like", normal_(made)._array, None, **options)
 
 
 @function()
@@ -104,7 +132,6 @@ def normal(
     out: Tensor | None = None, dtype: Any = None, **options: Any,
 ) -> Tensor:  # fmt: skip
     """Normal numbers; mean and std are tensors, which broadcast, or numbers with a size."""
-    source = _source(generator)
     for t in (mean, std):
         if isinstance(t, Tensor) and not t.is_floating_point():
             raise NotImplementedError(
@@ -120,8 +147,9 @@ def normal(
             raise combination_error("normal", mean, std, expected="size, a tuple of ints")
         if not isinstance(size, (tuple, list)):
             raise combination_error("normal", mean, std, size, expected="size, a tuple of ints")
-        array = np.empty(_shape("normal", (size,)), _float_dtype(dtype, out, "normal_kernel_cpu"))
-        source.normal(array, float(mean), float(std))
+        kind = _float_dtype(dtype, out, "normal_kernel_cpu")
+        array = _new(_shape("normal", (size,)), kind, out, options)
+        source_for(array, generator).normal(array, float(mean), float(std))
         return finish("normal", array, out, **options)
     reference = mean if isinstance(mean, Tensor) else std
     m = mean._array if isinstance(mean, Tensor) else mean
@@ -132,6 +160,7 @@ def normal(
         raise broadcast_error(np.shape(m), np.shape(s)) from None
     array = np.empty(shape, reference._array.dtype, like=reference._array)
     # A number as std scales inside the generator, with one rounding; a tensor outside, with two.
+    source = source_for(array, generator)
     source.normal(array, 0.0, 1.0 if isinstance(std, Tensor) else float(std))
     if isinstance(std, Tensor):
         array *= s
@@ -156,8 +185,8 @@ def randint(
         raise argument_error("randint", "size", place, "tuple of ints", given)
     bottom, top = int_of("randint", low, "low", 1), int_of("randint", high, "high", 2)
     kind = (dtype or (out.dtype if out is not None else dtypes.int64)).numpy
-    array = np.empty(_shape("randint", (size,)), kind)
-    _source(generator).randint(array, bottom, top)
+    array = _new(_shape("randint", (size,)), kind, out, options)
+    source_for(array, generator).randint(array, bottom, top)
     return finish("randint", array, out, **options)
 
 
@@ -181,7 +210,8 @@ def randperm(
     if n < 0:
         raise RuntimeError(f"Trying to create tensor with negative dimension {n}: [{n}]")
     kind = (dtype or (out.dtype if out is not None else dtypes.int64)).numpy
-    return finish("randperm", _source(generator).randperm(n, kind), out, **options)
+    source = source_for(_new(0, kind, out, options), generator)
+    return finish("randperm", source.randperm(n, kind), out, **options)
 
 
 @public()
@@ -194,13 +224,13 @@ def bernoulli(
         raise argument_error("bernoulli", "input", 1, "Tensor", input)
     if p is not None:
         array = np.empty(input._array.shape, input._array.dtype, like=input._array)
-        _source(generator).bernoulli_scalar(array, p)
+        source_for(array, generator).bernoulli_scalar(array, p)
     else:
         if not input.is_floating_point():
             raise NotImplementedError(
                 f"\"bernoulli_tensor_cpu_p_\" not implemented for '{input.dtype.short}'"
             )
-        array = _source(generator).bernoulli(input._array)
+        array = source_for(input._array, generator).bernoulli(input._array)
     if out is not None:
         return finish("bernoulli", array, out, device=input.device)
     return record(BERNOULLI, array, (input,))
@@ -213,7 +243,8 @@ def multinomial(
 ) -> Tensor:  # fmt: skip
     """Indices drawn in proportion to weights."""
     need_tensor("multinomial", input)
-    drawn = _source(generator).multinomial(input._array, num_samples, replacement)
+    source = source_for(input._array, generator)
+    drawn = source.multinomial(input._array, num_samples, replacement)
     return finish("multinomial", np.ascontiguousarray(drawn), out, device=input.device)
 
 
@@ -244,7 +275,7 @@ def uniform_(
             f"uniform_ expects to return a [from, to) range, but found from={low:g} > to={to:g}"
         )
     _float_dtype(input.dtype, None, "check_uniform_bounds")
-    return _fill(input, lambda a: _source(generator).uniform(a, float(low), float(to)))
+    return _fill(input, lambda a: source_for(a, generator).uniform(a, float(low), float(to)))
 
 
 @method()
@@ -254,7 +285,9 @@ def normal_(input: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: An
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std:g}")
     _float_dtype(input.dtype, None, "normal_kernel_cpu")
     contiguous = input._array.flags.c_contiguous
-    return _fill(input, lambda a: _source(generator).normal(a, float(mean), float(std), contiguous))
+    return _fill(
+        input, lambda a: source_for(a, generator).normal(a, float(mean), float(std), contiguous)
+    )
 
 
 @method()
@@ -262,17 +295,18 @@ def bernoulli_(input: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
     """0 or 1 with probability p, in place."""
     if isinstance(p, Tensor):
         check_in_place(input)
-        drawn = _source(generator).bernoulli(np.broadcast_to(p._array, input._array.shape).copy())
+        source = source_for(input._array, generator)
+        drawn = source.bernoulli(np.broadcast_to(p._array, input._array.shape).copy())
         np.copyto(input._array, drawn, casting="unsafe")
         cut(input, OVERWRITE)
         return input
-    return _fill(input, lambda a: _source(generator).bernoulli_scalar(a, p))
+    return _fill(input, lambda a: source_for(a, generator).bernoulli_scalar(a, p))
 
 
 @method()
 def random_(input: Tensor, from_: Any = None, to: Any = None, *, generator: Any = None) -> Tensor:
     """Integers in [from, to), in [0, from), or in all of the dtype's range, in place."""
-    source = _source(generator)
+    source = source_for(input._array, generator)
     if from_ is None:
         return _fill(input, source.random)
     low, high = (0, from_) if to is None else (from_, to)
@@ -282,4 +316,4 @@ def random_(input: Tensor, from_: Any = None, to: Any = None, *, generator: Any 
 @method()
 def exponential_(input: Tensor, lambd: float = 1.0, *, generator: Any = None) -> Tensor:
     """Exponentially distributed numbers, in place."""
-    return _fill(input, lambda a: _source(generator).exponential(a, lambd))
+    return _fill(input, lambda a: source_for(a, generator).exponential(a, lambd))

@@ -15,9 +15,9 @@ from ..device import device as Device
 from ..errors import DIFFERENT_DEVICES as DIFFERENT
 from .compiler import memory
 from .driver import start
-from .memory import Block, current, pool
+from .memory import current, later, pool
 
-Ghost = np.ndarray[Any, Any]
+Host = np.ndarray[Any, Any]
 
 
 class _Address:
@@ -32,9 +32,8 @@ class Array(NDArrayOperatorsMixin):
 
     __slots__ = ("__weakref__", "block", "ghost")
     __hash__ = object.__hash__
-    __array_priority__ = 1500.0
 
-    def __init__(self, ghost: Ghost, block: Block | None) -> None:
+    def __init__(self, ghost: Any, block: Any) -> None:
         self.ghost = ghost
         self.block = block
 
@@ -55,20 +54,28 @@ class Array(NDArrayOperatorsMixin):
 
     @property
     def base(self) -> Any:
-        """None for all of a block's memory."""
-        return None if self.block is None or self.block.address == self.address else self.block
+        """What owns the memory, for every array: others may share it."""
+        return self.block
+
+    def whole(self) -> "Array":
+        """All of the block that this lies in, as one vector."""
+        size = self.block.size // self.itemsize
+        return Array(memory((size,), self.dtype, self.block.address), self.block)
 
     @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        """Version 3 of the protocol by which CuPy and PyTorch share device memory."""
-        return {
-            "shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False),
-            "version": 3, "strides": None if self.flags.c_contiguous else self.strides,
-            "stream": int(current.stream) or 1,
-        }  # fmt: skip
+    def storage(self) -> "Array":
+        """The bytes of all the memory that this array is a part of."""
+        block: Any = self.block
+        return Array(memory((block.wanted,), np.uint8, block.address), block)
+
+    def strided(self, shape: Any, strides: Any) -> "Array":
+        """A view of other lengths and steps (in bytes), of which none may lead outside."""
+        return Array(memory(tuple(shape), self.dtype, self.address, tuple(strides)), self.block)
 
     # ------------------------------------------------------------------- NumPy's protocols
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        if _recorded(map(type, inputs)):
+            return NotImplemented
         function = ufunc if method == "__call__" else getattr(ufunc, method)
         out = options.get("out")
         if isinstance(out, tuple) and out[0] is not None and out[0] is not ...:
@@ -78,9 +85,11 @@ class Array(NDArrayOperatorsMixin):
         return perform(function, inputs, options)
 
     def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
+        if _recorded(types):
+            return NotImplemented
         return perform(function, args, options)
 
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Ghost:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Host:
         # NumPy asks where an array on the CPU meets this one: tensors are refused before.
         raise RuntimeError(DIFFERENT)
 
@@ -110,13 +119,18 @@ class Array(NDArrayOperatorsMixin):
         return (self[k] for k in range(len(self.ghost)))
 
     # ------------------------------------------------------------------------- to the host
-    def host(self) -> Ghost:
-        """A copy on the CPU; waits for what the stream has to do."""
-        dense = self.flags.c_contiguous or self.flags.f_contiguous
-        x = self if dense else perform(np.ndarray.copy, (self, "K"), {})
-        made = np.empty_like(x.ghost)
+    def host(self, out: Host | None = None, wait: bool = True) -> Host:
+        """A copy on the CPU, or in contiguous memory that is there.
+
+        It is complete when the stream has done what it has to do, for which this waits or not.
+        """
+        dense = self.flags.c_contiguous or (self.flags.f_contiguous and out is None)
+        x = self if dense else perform(np.ndarray.copy, (self, "C" if out is not None else "K"), {})
+        made = np.empty_like(x.ghost, subok=False) if out is None else out
         if made.size:
-            start().copy_out(made, x.address, current.stream)
+            start().copy_out(made, x.address, current.stream, wait)
+            if not wait:
+                later.after([current.stream], lambda: made)
         return made
 
     def update(self, name: str, lines: list[list["Array"]], numbers: tuple[float, ...]) -> None:
@@ -154,6 +168,11 @@ class Array(NDArrayOperatorsMixin):
         return f"{self.host()!r} on cuda:0"
 
 
+def _recorded(types: Any) -> bool:
+    """Whether an operand is being recorded, and goes first."""
+    return any(getattr(t, "records", False) for t in types)
+
+
 def empty(shape: Any, dtype: Any, strides: tuple[int, ...] | None = None) -> Array:
     """An array of new memory without gaps; its elements are whatever lies there."""
     dtype = np.dtype(dtype)
@@ -165,18 +184,23 @@ def empty(shape: Any, dtype: Any, strides: tuple[int, ...] | None = None) -> Arr
     return Array(memory(shape, dtype, block.address, strides), block)
 
 
-def upload(x: Any) -> Array:
-    """A copy of a host array on the GPU, its dims in the same order."""
+def upload(x: Any, wait: bool = True) -> Array:
+    """A copy of a host array on the GPU, its dims in the same order.
+
+    Where it is not waited for, the host's memory is kept until it is done.
+    """
     source = np.asarray(x)
     if not source.flags.c_contiguous:
         source = source.copy("K")
     made = empty(source.shape, source.dtype, source.strides)
     if source.size:
-        start().copy_in(made.address, source, current.stream)
+        start().copy_in(made.address, source, current.stream, wait)
+        if not wait:
+            later.after([current.stream], lambda: source)
     return made
 
 
-def view(x: Array, ghost: Ghost) -> Array:
+def view(x: Array, ghost: Any) -> Array:
     """An array on the memory of another."""
     return Array(ghost, x.block)
 

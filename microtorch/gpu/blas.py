@@ -3,6 +3,8 @@
 import functools
 from typing import Any
 
+import numpy as np
+
 from .driver import start
 from .memory import current
 
@@ -27,8 +29,6 @@ def product(x: Any, y: Any, z: Any, batch: int, steps: list[list[int]]) -> bool:
     laid = [_laid(v) for v in (x, y)]
     if None in laid:
         return False
-    import numpy as np
-
     cublas, handle = found
     (turned_x, lead_x), (turned_y, lead_y) = laid  # type: ignore[misc]
     (n, k), m = x.shape[-2:], y.shape[-1]

@@ -1,15 +1,16 @@
-"""Kernel text -> PTX, or a kernel of the CUDA simulator: the only file that names numba.cuda.
+"""Kernel text -> machine code, or a kernel of the CUDA simulator: what names numba.cuda.
 
 A kernel is a function `kernel(...)` whose parameters are all 64-bit: integers (addresses, lengths,
 distances in elements), or floats where the name starts with `number_`. Its text may use what
 `kernels/jit.py` lists for the CPU (`f32_at(address)` and so on, casts, `where`, `bits`, the
 functions of the table) and `cuda` with what numba.cuda offers inside kernels: indices, barriers and
-shared arrays, of the types `T_f32` and so on. PTX is kept on disk as machine code is; a later process
-loads it without Numba.
+shared arrays, of the types `T_f32` and so on. Machine code is kept on disk as the CPU's is; a later
+process loads it without Numba.
 """
 
 import ctypes
 import functools
+import importlib
 import math
 import os
 import re
@@ -54,21 +55,37 @@ def complete(text: str) -> str:
 
 
 def parameters(text: str) -> list[str]:
-    """ "i64" or "f64" of each parameter of the kernel."""
+    """The type of each parameter of the kernel, "i64" or "f64"."""
     names = dict(_HELPER.findall(text))["kernel"].split(", ")
     return ["f64" if name.startswith("number_") else "i64" for name in names]
 
 
 # ------------------------------------------------------------------------------------ PTX
-def ptx(text: str, capability: tuple[int, int]) -> tuple[str, bytes]:
-    """`(entry, PTX)` of a kernel text for cards of a compute capability; no driver is needed."""
+def machine_code(text: str, capability: tuple[int, int]) -> tuple[str, bytes]:
+    """`(entry, code)` of a kernel text for cards of a compute capability; no driver is needed."""
     text = complete(text)
     stem = f"cuda-{_key(text, capability)}"
     found = store.read(stem)
     if found is None:
-        found = _compiled(stem, text, capability)
+        entry, ptx = _ptx(stem, text, capability)
+        found = entry, _assembled(ptx, capability)
         store.write(stem, *found, text)
     return found
+
+
+def _assembled(ptx: bytes, capability: tuple[int, int]) -> bytes:
+    """Machine code of PTX by NVIDIA's linker: drivers refuse PTX that is newer than they are."""
+    from cuda.bindings import nvjitlink
+
+    handle = nvjitlink.create(1, [f"-arch=sm_{capability[0]}{capability[1]}"])
+    try:
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, ptx, len(ptx), "kernel")
+        nvjitlink.complete(handle)
+        code = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, code)
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(code)
 
 
 def _key(text: str, capability: tuple[int, int]) -> str:
@@ -88,9 +105,10 @@ def _version() -> str:
         return "built into numba " + version("numba")
 
 
-def _compiled(stem: str, text: str, capability: tuple[int, int]) -> tuple[str, bytes]:
-    from numba import cuda, types
+def _ptx(stem: str, text: str, capability: tuple[int, int]) -> tuple[str, bytes]:
+    from numba import types
 
+    cuda: Any = importlib.import_module("numba.cuda")
     symbol = "mt_" + stem.replace("-", "_")
     scope = {**_vocabulary(), "__name__": "microtorch_" + symbol}
     width = 32 if "F, I, U, D = f32" in text else 64
@@ -123,18 +141,18 @@ def _vocabulary() -> dict[str, Any]:
     from numba import cuda
 
     try:
-        from numba.cuda import types
-        from numba.cuda.extending import intrinsic
+        extending = importlib.import_module("numba.cuda.extending")
+        types: Any = importlib.import_module("numba.cuda").types
     except ImportError:
-        from numba import types
-        from numba.extending import intrinsic
+        extending, types = (importlib.import_module(f"numba.{n}") for n in ("extending", "types"))
+    intrinsic = extending.intrinsic
 
     names = "f32 f64 i8 i16 i32 i64 u8 u16 u32 u64".split()
     full = {"f": "float", "i": "int", "u": "uint"}
     scope: dict[str, Any] = {n: getattr(types, full[n[0]] + n[1:]) for n in names}
 
     def pointer_to(element: Any) -> Any:
-        @intrinsic
+        @intrinsic  # type: ignore[untyped-decorator]
         def at(typing: Any, place: Any) -> Any:
             def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
                 wide = context.cast(builder, args[0], sig.args[0], types.int64)
@@ -144,7 +162,7 @@ def _vocabulary() -> dict[str, Any]:
 
         return at
 
-    @intrinsic
+    @intrinsic  # type: ignore[untyped-decorator]
     def where(typing: Any, condition: Any, a: Any, b: Any) -> Any:
         both = typing.unify_types(a, b)
 
@@ -203,11 +221,20 @@ class _Pointer:
 _EVERYTHING = (ctypes.c_char * 2**62).from_address(1)
 
 
+class Ghost(np.ndarray[Any, Any]):
+    """An array whose elements nobody reads; not even a debugger, to show it."""
+
+    def __repr__(self) -> str:
+        return f"<{self.dtype} of shape {self.shape} at {self.ctypes.data:#x}>"
+
+    __str__ = __repr__
+
+
 def memory(
     shape: tuple[int, ...], dtype: Any, address: int, strides: tuple[int, ...] | None = None
-) -> np.ndarray[Any, Any]:
+) -> Ghost:
     """An array that lies at an address, which need not be readable; strides in bytes."""
-    return np.ndarray(shape, dtype, _EVERYTHING, address - 1, strides)  # type: ignore[call-overload]
+    return Ghost(shape, dtype, _EVERYTHING, address - 1, strides)  # type: ignore[arg-type]
 
 
 @functools.cache
@@ -221,8 +248,7 @@ def _simulated_names() -> dict[str, Any]:
         scope[n] = dtype.type if n[0] == "f" else functools.partial(_cast, dtype)
         scope[n + "_at"] = functools.partial(_Pointer, dtype)
         scope["T_" + n] = getattr(types, dtype.name)
-    other = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "atan2": "arctan2",
-             "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "pow": "power"}  # fmt: skip
+    other = {n: n.replace("a", "arc", 1) for n in FUNCTIONS if n[0] == "a"} | {"pow": "power"}
     scope |= {n: getattr(np, other.get(n, n)) for n in FUNCTIONS if not n.startswith("erf")}
     scope["erf"] = lambda x: type(x)(math.erf(x))
     scope["erfc"] = lambda x: type(x)(math.erfc(x))

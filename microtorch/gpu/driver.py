@@ -6,13 +6,24 @@
 import ctypes
 import functools
 import importlib.util
+import os
+import struct
+import threading
 from typing import Any
 
 import numpy as np
 
+from ..errors import OutOfMemoryError
 from . import compiler
 
 Array = np.ndarray[Any, Any]
+# After these errors no call to the driver succeeds any more.
+LOST = frozenset(
+    "CUDA_ERROR_" + name
+    for name in "ILLEGAL_ADDRESS LAUNCH_FAILED LAUNCH_TIMEOUT HARDWARE_STACK_ERROR ASSERT "
+    "ILLEGAL_INSTRUCTION MISALIGNED_ADDRESS INVALID_ADDRESS_SPACE INVALID_PC ECC_UNCORRECTABLE "
+    "CONTEXT_IS_DESTROYED DEVICE_UNAVAILABLE EXTERNAL_DEVICE".split()
+)
 EXTRAS = "pip install 'microtorch[cuda13]' (or [cuda12], for drivers before release 580)"
 
 
@@ -20,20 +31,18 @@ class Unavailable(RuntimeError):
     """Why there is no GPU to use, in one sentence."""
 
 
-class OutOfMemoryError(RuntimeError):
-    """Device memory is used up; everything that was there before is as it was."""
-
-
 class Kernel:
     """A kernel on the device, and room for the words that a launch takes."""
 
     def __init__(self, handle: Any, kinds: list[str]) -> None:
         self.handle = handle
-        types = {"i64": ctypes.c_int64, "f64": ctypes.c_double}
-        self.words = [types[kind]() for kind in kinds]
-        places = [ctypes.addressof(word) for word in self.words]
-        self.places = (ctypes.c_void_p * len(places))(*places)
+        self.words = struct.Struct("".join("d" if kind == "f64" else "q" for kind in kinds))
+        self.room = ctypes.create_string_buffer(8 * len(kinds))
+        first = ctypes.addressof(self.room)
+        self.places = (ctypes.c_void_p * len(kinds))(*(first + 8 * k for k in range(len(kinds))))
         self.at = ctypes.addressof(self.places)
+        # The driver copies the words at each launch; two threads must not mix theirs.
+        self.lock = threading.Lock()
 
 
 class Driver:
@@ -43,16 +52,16 @@ class Driver:
     simulated = False
 
     def __init__(self, cu: Any) -> None:
-        """
-        Raises:
-            Unavailable: naming what is missing.
+        """Raises:
+        Unavailable: naming what is missing.
         """
         self.cu = cu
+        self.process = os.getpid()
         try:
             found = cu.cuInit(0)[0]
         except Exception as error:
-            words = f"No NVIDIA driver was found on this machine ({str(error).splitlines()[0]})."
-            raise Unavailable(words) from None
+            words = str(error).partition("\n")[0].partition(". ")[0]
+            raise Unavailable(f"No NVIDIA driver was found on this machine ({words}).") from None
         if found == cu.CUresult.CUDA_ERROR_NO_DEVICE:
             raise Unavailable("The NVIDIA driver finds no GPU that this process may use.")
         if found != cu.CUresult.CUDA_SUCCESS:
@@ -60,13 +69,12 @@ class Driver:
         version, needed = self.check(cu.cuDriverGetVersion()), toolkit()
         if version // 1000 < needed:
             raise Unavailable(
-                f"The NVIDIA driver supports CUDA {version // 1000}.{version % 1000 // 10}, and the "
-                f"installed packages need {needed}.0: update the driver, or {EXTRAS}."
+                f"The NVIDIA driver supports CUDA {version // 1000}.{version % 1000 // 10}, and "
+                f"the installed packages need {needed}.0: update the driver, or {EXTRAS}."
             )
         self.count = int(self.check(cu.cuDeviceGetCount()))
         self.device = self.check(cu.cuDeviceGet(0))
-        self.context = self.check(cu.cuDevicePrimaryCtxRetain(self.device))
-        self.enter()
+        self.context: Any = None
         kinds = cu.CUdevice_attribute
         read = lambda kind: int(self.check(cu.cuDeviceGetAttribute(kind, self.device)))
         self.capability = (
@@ -89,14 +97,17 @@ class Driver:
         code, *rest = answer
         if code != self.cu.CUresult.CUDA_SUCCESS:
             kind = OutOfMemoryError if code.name == "CUDA_ERROR_OUT_OF_MEMORY" else RuntimeError
-            lost = "" if kind is OutOfMemoryError else (
-                ". Tensors on the GPU may be lost: save what is on the CPU and start anew"
-            )  # fmt: skip
-            raise kind(f"CUDA error: {self._words(code)} ({code.name}){lost}")
+            lost = code.name in LOST and (
+                ". All tensors on the GPU are lost, perhaps to an earlier operation: save what is "
+                "on the CPU and start this program anew"
+            )
+            raise kind(f"CUDA error: {self._words(code)} ({code.name}){lost or ''}")
         return rest[0] if len(rest) == 1 else rest
 
     def enter(self) -> None:
-        """Make the context current in this thread."""
+        """Make the context current in this thread; the first that enters makes the context."""
+        if self.context is None:
+            self.context = self.check(self.cu.cuDevicePrimaryCtxRetain(self.device))
         self.check(self.cu.cuCtxSetCurrent(self.context))
 
     # ------------------------------------------------------------------------- memory
@@ -138,10 +149,10 @@ class Driver:
         self.check(self.cu.cuMemFreeHost(address))
 
     # ----------------------------------------------------------------------- launches
-    @functools.lru_cache(maxsize=None)  # noqa: B019
+    @functools.cache  # noqa: B019
     def load(self, text: str) -> Kernel:
         """The kernel of a text."""
-        entry, code = compiler.ptx(text, self.capability)
+        entry, code = compiler.machine_code(text, self.capability)
         module = self.check(self.cu.cuModuleLoadData(code))
         handle = self.check(self.cu.cuModuleGetFunction(module, entry.encode()))
         return Kernel(handle, compiler.parameters(text))
@@ -154,19 +165,17 @@ class Driver:
         self, kernel: Kernel, grid: tuple[int, int], block: int, words: Any, stream: Any
     ) -> None:
         """Start a kernel; it runs after all that the stream was given before."""
-        for place, word in zip(kernel.words, words, strict=True):
-            place.value = word
-        across, down = grid
-        self.check(
-            self.cu.cuLaunchKernel(
-                kernel.handle, across, down, 1, block, 1, 1, 0, stream, kernel.at, 0
+        with kernel.lock:
+            kernel.words.pack_into(kernel.room, 0, *words)
+            answer = self.cu.cuLaunchKernel(
+                kernel.handle, *grid, 1, block, 1, 1, 0, stream, kernel.at, 0
             )
-        )
+        self.check(answer)
 
     # ------------------------------------------------------------- streams, events, graphs
-    def stream(self) -> Any:
-        """A new stream."""
-        return self.check(self.cu.cuStreamCreate(0))
+    def stream(self) -> int:
+        """A new stream, which does not wait for the one that all threads begin with."""
+        return int(self.check(self.cu.cuStreamCreate(1)))
 
     def wait(self, stream: Any = None) -> None:
         """Wait for a stream, or for everything."""
@@ -175,7 +184,13 @@ class Driver:
 
     def done(self, stream: Any) -> bool:
         """Whether a stream has nothing left to do."""
-        return bool(self.cu.cuStreamQuery(stream)[0] == self.cu.CUresult.CUDA_SUCCESS)
+        return self._over(self.cu.cuStreamQuery(stream))
+
+    def _over(self, answer: tuple[Any, ...]) -> bool:
+        if answer[0] == self.cu.CUresult.CUDA_ERROR_NOT_READY:
+            return False
+        self.check(answer)
+        return True
 
     def event(self, timing: bool) -> Any:
         """A new event."""
@@ -192,7 +207,7 @@ class Driver:
 
     def happened(self, event: Any) -> bool:
         """Whether an event is over."""
-        return bool(self.cu.cuEventQuery(event)[0] == self.cu.CUresult.CUDA_SUCCESS)
+        return self._over(self.cu.cuEventQuery(event))
 
     def elapsed(self, first: Any, second: Any) -> float:
         """Milliseconds between two events."""
@@ -238,7 +253,9 @@ def start() -> Any:
 
         return Simulator()
     if importlib.util.find_spec("numba_cuda") is None:
-        raise Unavailable(f"microtorch's packages for CUDA are not installed: {EXTRAS}.")
+        raise Unavailable(
+            f"The packages that microtorch needs for CUDA are not installed: {EXTRAS}."
+        )
     try:
         from cuda.bindings import driver
     except ImportError as error:

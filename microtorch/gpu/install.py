@@ -1,8 +1,7 @@
 """What the package needs to know once a GPU is used; until then nothing of this is imported.
 
 `np.asarray` and its like would read an array of the GPU as a sequence: modules of the package get
-a NumPy that leaves such arrays where they are. Functions of `kernels` that work on addresses are
-done on the CPU, or by NumPy's operations.
+a NumPy that leaves such arrays where they are.
 """
 
 import functools
@@ -15,14 +14,14 @@ import numpy as np
 
 from ..device import device as Device
 from ..kernels import convolve, cpu, lapack, rows, scans, windows
-from . import ops
+from . import ops as _ops  # noqa: F401 - puts itself in place
 from .array import Array
-from .driver import Unavailable, problem, start
 
 # Modules with arrays that are loaded at first use otherwise.
-LATE = "autograd.functional linalg nn nn.utils optim utils.data".split()
-APART = ("microtorch.capture", "microtorch.gpu", "microtorch.checkpoint", "microtorch.kernels")
-WHOLE = "recurrence products_of_others inv svd qr eigh cholesky solve pinv".split()
+LATE = "autograd.functional linalg nn nn.utils optim utils.data capture.program".split()
+_APART = "gpu checkpoint kernels capture.hooks capture.traced".split()
+APART = tuple(f"microtorch.{name}" for name in _APART)
+KERNELS = (convolve, cpu, lapack, rows, scans, windows)
 PLACE = Array.device
 
 
@@ -55,45 +54,26 @@ def _as_strided(x: Any, *args: Any, **options: Any) -> Any:
     return Array(np.lib.stride_tricks.as_strided(x.ghost, *args, **options), x.block)
 
 
-def _numpy() -> Any:
+def _byte_bounds(x: Any) -> tuple[int, int]:
+    return np.lib.array_utils.byte_bounds(x.ghost if type(x) is Array else x)
+
+
+@functools.cache
+def numpy() -> Any:
     """NumPy as the package sees it."""
     seen = types.ModuleType("numpy")
     seen.__dict__.update(np.__dict__)
     seen.__getattr__ = lambda name: getattr(np, name)  # type: ignore[method-assign]
     seen.asarray, seen.array = _asarray, _array  # type: ignore[attr-defined]
     seen.ascontiguousarray = _ascontiguousarray  # type: ignore[attr-defined]
+    for name in ("asarray", "array", "ascontiguousarray"):
+        getattr(seen, name).__name__ = name
     tricks = types.SimpleNamespace(**vars(np.lib.stride_tricks))
     tricks.as_strided = _as_strided
     seen.lib = types.SimpleNamespace(  # type: ignore[attr-defined]
-        stride_tricks=tricks, array_utils=np.lib.array_utils
+        stride_tricks=tricks, array_utils=types.SimpleNamespace(byte_bounds=_byte_bounds)
     )
     return seen
-
-
-def _on_host(function: Any) -> Any:
-    """A function on arrays that is done on the CPU as a whole."""
-
-    @functools.wraps(function)
-    def apply(*args: Any, **options: Any) -> Any:
-        if any(type(x) is Array for x in (*args, *options.values())):
-            return ops.on_host(function, args, options)
-        return function(*args, **options)
-
-    return apply
-
-
-def _choice(function: Any, other: Any) -> Any:
-    """`other` for an array on the GPU."""
-
-    @functools.wraps(function)
-    def apply(x: Any, *args: Any, **options: Any) -> Any:
-        return (other if type(x) is Array else function)(x, *args, **options)
-
-    return apply
-
-
-def _spread(g: Any, shape: Any) -> Any:
-    return np.broadcast_to(g.reshape(()) if g.ndim else g, shape)
 
 
 @functools.cache
@@ -101,10 +81,17 @@ def install() -> None:
     """Prepare the package for arrays on the GPU."""
     for name in LATE:
         importlib.import_module("microtorch." + name)
-    seen = _numpy()
+    seen = numpy()
     inside = [m for n, m in list(sys.modules.items()) if n.startswith("microtorch.")]
     for module in inside:
-        if module.__name__.startswith(APART) and module not in (cpu, lapack, rows, scans, windows):
+        if module.__name__.startswith(APART) and module not in (
+            convolve,
+            cpu,
+            lapack,
+            rows,
+            scans,
+            windows,
+        ):
             continue
         if module.__dict__.get("np") is np:
             module.np = seen  # type: ignore[attr-defined]
@@ -112,12 +99,6 @@ def install() -> None:
     for module in inside:
         if module.__dict__.get("as_strided") is as_strided and module in (windows,):
             module.as_strided = _as_strided  # type: ignore[attr-defined]
-    for name in WHOLE:
-        setattr(cpu, name, _on_host(getattr(cpu, name)))
-    for name in ("conv", "conv_input", "conv_weight"):
-        setattr(cpu, name, _choice(getattr(convolve, name), getattr(windows, name)))
-    cpu.spread = _choice(cpu.spread, _spread)
-    cpu.expand = _choice(cpu.expand, np.broadcast_to)
 
 
 @functools.cache
@@ -125,19 +106,11 @@ def place(index: int | None) -> Device:
     """The device, once the GPU is in use.
 
     Raises:
-        AssertionError: if there is none, saying why.
         RuntimeError: for the number of a GPU that there is not.
     """
-    reason = problem()
-    if reason:
-        raise AssertionError(f"Torch not compiled with CUDA enabled: {reason}")
     if index:
         raise RuntimeError(
             f"CUDA error: invalid device ordinal: microtorch uses one GPU, cuda:0, not cuda:{index}"
         )
-    try:
-        start()
-    except Unavailable as error:
-        raise AssertionError(str(error)) from None
     install()
     return PLACE

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DIFFERENT_DEVICES as DIFFERENT
-from ..table import FOLDS, ROWWISE, STEPS
+from ..table import ROWWISE, STEPS
 from . import blas, text
 from .array import Array, empty, upload
 from .compiler import memory
@@ -99,7 +99,7 @@ def run(source: str, count: int, words: Any, block: int = 0, grid: Any = None) -
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _elementwise(*key: Any) -> str:
     return text.elementwise(*key)
 
@@ -226,7 +226,7 @@ def _start(source: str, columns: bool, work: int, words: list[int]) -> None:
     run(source, work, words, grid=None if columns else (min(work, blocks), 1))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _fold(*key: Any) -> str:
     return text.fold(*key)
 
@@ -253,7 +253,7 @@ def rows(name: str, ins: list[Array], dim: int) -> Array:
     return made
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _rows(name: str, dtype: str, rank: int, threads: int) -> str:
     return text.rowwise(ROWWISE[name], dtype, rank, threads)
 
@@ -272,7 +272,7 @@ def product(x: Array, y: Array) -> Array:
         return product(copied(x).reshape(-1, n, k), copied(y).reshape(-1, k, m)).reshape(made.shape)
     if blas.product(x, y, made, lengths[0], steps):
         return made
-    tile, depth, each = TILES[start().simulated]
+    tile, depth, each = SMALL_TILES if start().simulated else TILES[made.dtype.name]
     across = tile // each
     source = _product(made.dtype.name, tile, depth, each)
     blocks = lengths[0] * -(-n // tile) * -(-m // tile)
@@ -284,10 +284,11 @@ def product(x: Array, y: Array) -> Array:
 
 
 # Of a block, of a slice in depth, of a thread: on a GPU, and simulated.
-TILES = {False: (64, 8, 4), True: (4, 2, 2)}
+TILES = {"float32": (128, 8, 8), "float64": (64, 8, 4)}
+SMALL_TILES = (4, 2, 2)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _product(*key: Any) -> str:
     return text.product(*key)
 
@@ -301,7 +302,7 @@ def step(name: str, lines: list[list[Array]], numbers: tuple[float, ...]) -> Non
     run(source, 0, [device.address, *numbers], grid=(across, len(lines)))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _step(name: str, dtype: str) -> str:
     return text.step(STEPS[name], dtype)
 
@@ -323,6 +324,6 @@ def added(made: Array, places: Array, g: Array) -> None:
     run(_segments(made.dtype.name), len(targets) * width, words)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _segments(dtype: str) -> str:
     return text.segments(dtype)

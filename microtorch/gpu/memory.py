@@ -1,45 +1,71 @@
-"""Device memory from a pool, in the order of streams.
+"""Memory of the GPU, and page-locked memory of the host, from pools in the order of streams.
 
 Freed blocks are kept by size and stream: what a stream did with a block before comes first in that
 stream, so the next user need not wait. The driver's own allocation takes longer than most kernels.
 """
 
+import functools
+import os
 import threading
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from .driver import OutOfMemoryError, start
+from ..errors import OutOfMemoryError
+from .driver import start
 
 SMALLEST = 512
+FORKED = (
+    "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, you must "
+    "use the 'spawn' start method"
+)
 
 
 class Current(threading.local):
     """The stream of this thread; 0 is the one that all threads begin with."""
 
-    stream: Any = 0
+    def __getattr__(self, name: str) -> Any:
+        """At a thread's first use of the GPU, enter it.
+
+        Raises:
+            RuntimeError: in a process that was forked when the GPU was in use.
+        """
+        if name != "stream":
+            raise AttributeError(name)
+        driver = start()
+        if driver.process != os.getpid():
+            raise RuntimeError(FORKED)
+        driver.enter()
+        self.stream: Any = 0
+        return 0
 
 
 current = Current()
+lock = threading.RLock()
+os.register_at_fork(after_in_child=lambda: current.__dict__.clear())
 
 
 class Block:
-    """Memory that goes back to the pool with its last user."""
+    """Memory that goes back to its pool with its last user."""
 
-    __slots__ = ("address", "pool", "size", "stream")
+    __slots__ = ("address", "others", "pool", "size", "stream", "wanted")
 
-    def __init__(self, pool: "Pool", address: int, size: int, stream: Any) -> None:
+    def __init__(self, pool: "Pool", address: int, size: int, stream: Any, wanted: int) -> None:
         self.pool, self.address, self.size, self.stream = pool, address, size, stream
+        self.wanted = wanted
+        # Streams besides its own that use it.
+        self.others: tuple[Any, ...] = ()
 
     def __del__(self) -> None:
         self.pool.keep(self)
 
 
 class Pool:
-    """All device memory of the process."""
+    """All memory of a kind that the process has: `new` and `drop` name methods of the driver."""
 
-    def __init__(self) -> None:
+    def __init__(self, new: str, drop: str) -> None:
+        self._methods = new, drop
         self._free: dict[Any, list[int]] = defaultdict(list)
-        self._lock = threading.RLock()
         self.allocated = self.reserved = self.most = self.most_reserved = 0
         # Blocks of graphs stay where they are: freed ones go here while one is captured.
         self.held: list[Any] | None = None
@@ -51,8 +77,11 @@ class Pool:
             OutOfMemoryError: saying what was asked for, held and free; nothing is lost.
         """
         size, stream = rounded(wanted), current.stream
-        with self._lock:
+        with lock:
             kept = self._free.get((stream, size))
+            if not kept:
+                later.settle()
+                kept = self._free.get((stream, size))
             if kept:
                 address = kept.pop()
             else:
@@ -61,50 +90,96 @@ class Pool:
                 self.most_reserved = max(self.most_reserved, self.reserved)
             self.allocated += size
             self.most = max(self.most, self.allocated)
-        return Block(self, address, size, stream)
+        return Block(self, address, size, stream, wanted)
 
     def _new(self, size: int) -> int:
-        driver = start()
+        driver, (new, _) = start(), self._methods
         try:
-            return int(driver.allocate(size))
+            return int(getattr(driver, new)(size))
         except OutOfMemoryError:
             self.empty()
         try:
-            return int(driver.allocate(size))
+            return int(getattr(driver, new)(size))
         except OutOfMemoryError:
             free, total = driver.info()
             raise OutOfMemoryError(
                 f"CUDA out of memory. Tried to allocate {shown(size)}. GPU 0 has a total capacity "
                 f"of {shown(total)} of which {shown(free)} is free. Of the allocated memory "
                 f"{shown(self.allocated)} is allocated by microtorch, and "
-                f"{shown(self.reserved - self.allocated)} is reserved by microtorch but unallocated."
+                f"{shown(self.reserved - self.allocated)} is reserved by microtorch but "
+                "unallocated."
             ) from None
 
     def keep(self, block: Block) -> None:
-        """Take a block back."""
-        with self._lock:
+        """Take a block back, once the other streams that use it have come so far."""
+        with lock:
             self.allocated -= block.size
-            if self.held is not None:
-                self.held.append((block.stream, block.size, block.address))
+            place = block.stream, block.size, block.address
+            if block.others:
+                later.after(block.others, functools.partial(self.release, [place]))
+            elif self.held is not None:
+                self.held.append(place)
             else:
                 self._free[block.stream, block.size].append(block.address)
 
     def release(self, held: list[Any]) -> None:
         """Take back what a graph held."""
-        with self._lock:
+        with lock:
             for stream, size, address in held:
                 self._free[stream, size].append(address)
 
     def empty(self) -> None:
         """Give what is unused back to the driver."""
-        with self._lock:
+        with lock:
             driver = start()
             driver.wait()
+            later.settle()
             for (_, size), kept in self._free.items():
                 for address in kept:
-                    driver.free(address)
+                    getattr(driver, self._methods[1])(address)
                     self.reserved -= size
             self._free.clear()
+
+
+class Later:
+    """What is to be done once streams have come so far."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[list[Any], Callable[[], Any]]] = []
+        # Events to be used again, those that take the time apart.
+        self.spare: dict[bool, list[Any]] = {False: [], True: []}
+
+    def event(self, stream: Any, timing: bool = False) -> Any:
+        """An event that happens when a stream has done what it has been given."""
+        driver, _ = start(), current.stream
+        spare = self.spare[timing]
+        event = spare.pop() if spare else driver.event(timing)
+        driver.mark(event, stream)
+        return event
+
+    def after(self, streams: Iterable[Any], work: Callable[[], Any]) -> None:
+        """Call `work`, which may be there to hold an object only."""
+        with lock:
+            self.settle()
+            self._waiting.append(([self.event(s) for s in streams], work))
+
+    def settle(self) -> None:
+        """Do what streams have come to."""
+        with lock:
+            waiting, self._waiting = self._waiting, []
+            for events, work in waiting:
+                if all(map(start().happened, events)):
+                    self.spare[False] += events
+                    work()
+                else:
+                    self._waiting.append((events, work))
+
+    def follow(self, first: Any, stream: Any) -> None:
+        """Let a stream go on only when another has done what it has been given."""
+        if first != stream:
+            event = self.event(first)
+            start().wait_event(event, stream)
+            self.spare[False].append(event)
 
 
 def rounded(size: int) -> int:
@@ -123,4 +198,6 @@ def shown(size: int) -> str:
     return f"{size} bytes"
 
 
-pool = Pool()
+later = Later()
+pool = Pool("allocate", "free")
+pins = Pool("pinned", "unpin")

@@ -1,5 +1,6 @@
 """The driver's methods on host memory: what tests use where there is no GPU."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -7,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import OutOfMemoryError
 from . import compiler
-from .driver import OutOfMemoryError
 
 Array = np.ndarray[Any, Any]
 
@@ -22,6 +23,8 @@ class Simulator:
     total = 1 << 30
 
     def __init__(self) -> None:
+        self.process, self._streams = os.getpid(), 1
+        self.context: Any = None
         # Its main thread asks in a loop whether the others are done, so let it not run for long.
         sys.setswitchinterval(1e-4)
         self._held: dict[int, Array] = {}
@@ -30,7 +33,8 @@ class Simulator:
         self._kernels: dict[str, Any] = {}
 
     def enter(self) -> None:
-        """Nothing: there is no context."""
+        """Note that the GPU is in use."""
+        self.context = True
 
     # ------------------------------------------------------------------------- memory
     def allocate(self, size: int) -> int:
@@ -95,9 +99,10 @@ class Simulator:
         self._do(lambda: kernel(grid, block, *words))
 
     # ------------------------------------------------------------- streams, events, graphs
-    def stream(self) -> Any:
+    def stream(self) -> int:
         """A new stream."""
-        return object()
+        self._streams += 1
+        return self._streams
 
     def wait(self, stream: Any = None) -> None:
         """Nothing: all is done."""

@@ -8,8 +8,16 @@ order of the result's elements and taken apart into one index a dimension.
 import re
 from collections.abc import Sequence
 
-from ..kernels.text import _FLOAT_HELPERS, _INT_HELPERS, C_TYPE, function, initial_of, prologue
-from ..kernels.text import passes, typed
+from ..kernels.text import (
+    _FLOAT_HELPERS,
+    _INT_HELPERS,
+    C_TYPE,
+    function,
+    initial_of,
+    passes,
+    prologue,
+    typed,
+)
 from ..table import FOLDS, Rowwise, Step, names_in
 
 Operand = tuple[str, str]
@@ -74,7 +82,8 @@ def elementwise(
     return text + _kernel(parameters, [*body, "        i += step"])
 
 
-def _helpers(dtype: str, formulas: Sequence[str], combines: Sequence[str]) -> str:
+def fold_helpers(dtype: str, formulas: Sequence[str], combines: Sequence[str]) -> str:
+    """Functions that folds need and the formulas do not."""
     extra = set().union(*map(names_in, combines)) & {"maximum", "minimum"}
     helpers = _FLOAT_HELPERS if dtype.startswith("f") else _INT_HELPERS
     known = set().union(*map(names_in, formulas))
@@ -90,7 +99,7 @@ _TREE = """{pad}cuda.syncthreads()
 {pad}    _width = _width >> 1"""
 
 
-def _tree(shared: str, combine: str, threads: int, indent: str, t: str = "t") -> list[str]:
+def tree(shared: str, combine: str, threads: int, indent: str, t: str = "t") -> list[str]:
     """Lines that combine the values of all threads into the first, in a fixed order."""
     half = threads // 2
     return [_TREE.format(pad=indent, half=half, shared=shared, combine=combine, t=t)]
@@ -108,7 +117,7 @@ def fold(
     """
     kind, names = FOLDS[name], [n for n, _ in ins]
     dtype, pointer = ins[0][1], C_TYPE[out][0]
-    text = prologue(dtype, [formula]) + _helpers(dtype, [formula], [kind.combine])
+    text = prologue(dtype, [formula]) + fold_helpers(dtype, [formula], [kind.combine])
     text += f"def element({', '.join(names)}):\n    return {pointer}({typed(formula)})\n"
     text += function("combine", ("a", "b"), kind.combine)
     text += function("finish", ("a", "n"), re.sub(r"\bn\b", f"{pointer}(n)", kind.finish))
@@ -136,7 +145,7 @@ def fold(
     if columns:
         body += [f"        p_out[w] = {finished.format('value')}"]
     else:
-        body += ["        shared[t] = value", *_tree("shared", "combine", threads, " " * 8)]
+        body += ["        shared[t] = value", *tree("shared", "combine", threads, " " * 8)]
         body += ["        if t == 0:", f"            p_out[w] = {finished.format('shared[0]')}"]
         body += ["        cuda.syncthreads()"]
     return text + _kernel(parameters, [*body, f"        w += {stride}"])
@@ -180,8 +189,9 @@ def rowwise(row: Rowwise, dtype: str, rank: int, threads: int) -> str:
                 body += [f"        {name} = F({initial_of(fold.initial, dtype)})", *loop]
                 body += [f"            {name} = {name}_with({name}, {name}_of({values}))"]
                 body += [f"            _i += {threads}", f"        shared[_t] = {name}"]
-                body += _tree("shared", f"{name}_with", threads, " " * 8, "_t")
-                body += [f"        {name} = {name}_end(shared[0], _n)", "        cuda.syncthreads()"]
+                body += tree("shared", f"{name}_with", threads, " " * 8, "_t")
+                body += [f"        {name} = {name}_end(shared[0], _n)"]
+                body += ["        cuda.syncthreads()"]
         for name, kind, _ in group:
             if kind == "row":
                 rows[name] = "out"
@@ -222,12 +232,14 @@ def product(dtype: str, tile: int, depth: int, each: int) -> str:
     `depth`: `kernel(batch, n, m, k, addresses, distances)` with (batch, row, column) distances.
     """
     pointer = C_TYPE[dtype][0]
+    # Of a column of x, so that the threads that store a row do not meet in a bank.
+    wide = tile + 4
     across = tile // each
     threads = across * across
     pairs = [(r, c) for r in range(each) for c in range(each)]
     body = _pointers([("x", dtype), ("y", dtype), ("z", dtype)])
     body += [
-        f"    left = cuda.shared.array({tile * depth}, T_{pointer})",
+        f"    left = cuda.shared.array({wide * depth}, T_{pointer})",
         f"    right = cuda.shared.array({tile * depth}, T_{pointer})",
         "    t = cuda.threadIdx.x",
         f"    down = n // {tile} + where(n % {tile} > 0, 1, 0)",
@@ -255,7 +267,7 @@ def product(dtype: str, tile: int, depth: int, each: int) -> str:
         "                v = F(0)",
         "                if top + row < n and d + column < k:",
         "                    v = p_x[x_b + (top + row) * s_x1 + (d + column) * s_x2]",
-        f"                left[column * {tile} + row] = v",
+        f"                left[column * {wide} + row] = v",
         f"                row = q // {tile}",
         f"                column = q - row * {tile}",
         "                v = F(0)",
@@ -266,14 +278,15 @@ def product(dtype: str, tile: int, depth: int, each: int) -> str:
         "            cuda.syncthreads()",
         f"            for e in range({depth}):",
     ]
-    body += [f"                l{r} = left[e * {tile} + ty * {each} + {r}]" for r in range(each)]
+    body += [f"                l{r} = left[e * {wide} + ty * {each} + {r}]" for r in range(each)]
     body += [f"                r{c} = right[e * {tile} + tx + {c * across}]" for c in range(each)]
     body += [f"                c{r}_{c} = c{r}_{c} + l{r} * r{c}" for r, c in pairs]
     body += ["            cuda.syncthreads()", f"            d += {depth}"]
     for r in range(each):
         body += [f"        row = top + ty * {each} + {r}", "        if row < n:"]
         for c in range(each):
-            body += [f"            column = first + tx + {c * across}", "            if column < m:"]
+            body += [f"            column = first + tx + {c * across}"]
+            body += ["            if column < m:"]
             body += [f"                p_z[b * n * m + row * m + column] = c{r}_{c}"]
     body += ["        w += cuda.gridDim.x"]
     names = ("x", "y")
@@ -284,7 +297,7 @@ def product(dtype: str, tile: int, depth: int, each: int) -> str:
 def segments(dtype: str) -> str:
     """Sums of rows of g by segment, in their order: `kernel(count, width, ...)`.
 
-    Segment s adds to row p_target[s] of z the rows p_order[k] of g, k from p_start[s] to p_start[s + 1].
+    Segment s adds to row target[s] of z the rows order[k] of g, k from start[s] to start[s + 1].
     """
     pointer = C_TYPE[dtype][0]
     whole = [("target", "int64"), ("start", "int64"), ("order", "int64")]

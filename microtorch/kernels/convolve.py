@@ -260,7 +260,7 @@ def _fits(plan: Plan, outputs: int, weight_bytes: int, *arrays: Array) -> bool:
 def conv(x: Array, weight: Array, plan: Plan, bias: Array | None = None) -> Array:
     """Cross-correlation of images (N, C, H, W) with weight (O, C / groups, kh, kw)."""
     n, out, groups = x.shape[0], weight.shape[0], plan.groups
-    if not _fits(plan, out, weight.nbytes, x, weight):
+    if type(x) is not np.ndarray or not _fits(plan, out, weight.nbytes, x, weight):
         return windows.conv(x, weight, plan, bias)
     rows, count = _rows(), out // groups
     blocks = -(-count // rows)
@@ -294,7 +294,7 @@ def conv_weight(x: Array, g: Array, plan: Plan) -> Array:
     """The gradient of a convolution's weight."""
     shape = (g.shape[1], x.shape[1] // plan.groups, *plan.at.size)
     size, span = math.prod(shape) * x.itemsize, x.shape[0] * plan.run
-    slow = size > SMALL and (plan.run < SHORT or span < SPAN)
+    slow = type(x) is not np.ndarray or (size > SMALL and (plan.run < SHORT or span < SPAN))
     if slow or not _fits(plan, g.shape[1], size, x, g):
         return windows.conv_weight(x, g, plan)
     lots = 1

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..device import gpu
 from ..table import FOLDS
 from .convolve import conv as conv
 from .convolve import conv_input as conv_input
@@ -131,6 +132,8 @@ def expand(x: Array, shape: tuple[int, ...]) -> Array:
     if not x.flags.c_contiguous:
         x = x.copy()
         return expand(x, shape)
+    if type(x) is not np.ndarray:
+        return np.broadcast_to(x, shape)
     return np.ndarray(shape, x.dtype, x, 0, lead + own)
 
 
@@ -140,6 +143,8 @@ _STILL = [(0,) * rank for rank in range(65)]
 
 def spread(g: Array, shape: tuple[int, ...]) -> Array:
     """One element as an array of a shape, as a view."""
+    if type(g) is not np.ndarray:
+        return np.broadcast_to(g.reshape(()), shape)
     return np.ndarray(shape, g.dtype, g, 0, _STILL[len(shape)])
 
 
@@ -202,13 +207,12 @@ def along(name: str, dim: int, *operands: Array) -> Array:
     return np.asarray(kernel(*operands, axis=dim), order="C")
 
 
-def move(x: Array, place: Any) -> Array:
-    """A copy of the elements on another device."""
-    if place.type == "cpu":
-        return x.host()  # type: ignore[attr-defined, no-any-return]
-    from ..gpu.array import upload
-
-    return upload(x)  # type: ignore[return-value]
+def move(x: Array, place: Any, wait: bool = True) -> Array:
+    """A copy of the elements on another device; `wait` False leaves it to the GPU's stream."""
+    if place.type != "cpu":
+        return gpu("array").upload(x, wait)  # type: ignore[no-any-return]
+    made = None if wait else gpu("exchange").pinned(x.shape, x.dtype)
+    return x.host(made, wait)  # type: ignore[attr-defined, no-any-return]
 
 
 def cast(x: Array, dtype: Any) -> Array:

@@ -1,0 +1,348 @@
+"""Programs on the GPU: loops as kernels, captured once, started by one launch.
+
+What a recording does with numbers on the CPU (an optimizer's rate, a count of steps) is a program
+on the CPU, whose results are sent where the kernels read them. Everything else stays at the same
+addresses, so the driver's graph of all launches can be run again.
+"""
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from ..gpu import blas, launch
+from ..gpu.array import Array, empty, upload
+from ..gpu.compiler import memory
+from ..gpu.driver import start
+from ..gpu.memory import current, pool
+from ..gpu.text import _indices, fold_helpers, tree
+from ..kernels import text
+from ..table import FOLDS
+from .build import Program as HostProgram
+from .build import plan
+from .fuse import Item, Loop, _by_elements, _conflict, ins_of, keep, outs_of
+from .ir import Call, Fold, Map, Op, Product, Recording, Ref, Storage
+from .loops import comment, literal
+from .passes import lower, prune
+from .space import Work, merged, work_of
+
+HEADER = "# One recorded call as kernels.\n"
+
+
+class Program:
+    """A recorded call as kernels, with the attributes of `build.Program`."""
+
+    def __init__(self, recording: Recording) -> None:
+        started = time.perf_counter()
+        self._held: list[Any] = []
+        driver = start()
+        self.results, self.arguments = recording.results, recording.arguments
+        # The part on the CPU, and what the kernels need of it.
+        there = [op for op in recording.ops if _of_host(op)]
+        ops = [op for op in recording.ops if not _of_host(op)]
+        needed = {r.storage for op in ops for r in op.ins if r.storage.device == "cpu"}
+        self.needed = [s for s in needed if s.kind != "constant"]
+        refs = [Ref(s, (s.size,), (1,)) for s in self.needed]
+        own = [r for r in self.results if r.storage.device == "cpu"]
+        taken = [r for r in self.arguments if r.storage.device == "cpu"]
+        self.host = (
+            HostProgram(Recording(there, taken, refs + own)) if there or refs or own else None
+        )
+        ops, self.results = lower(
+            Recording(ops, [], [r for r in recording.results if r.storage.device != "cpu"])
+        )
+        self._order = [r.storage.device for r in recording.results]
+        self.items = fuse(prune(ops, self.results))
+        keep(self.items, True)
+        self.written = {ref.storage for item in self.items for ref in outs_of(item)}
+        self.written |= self.host.written if self.host else set()
+        self._place()
+        self._kernels: dict[Loop, Kernel] = {}
+        texts = [self._prepared(item) for item in self.items]
+        self.source = HEADER + "\n".join(t for t in texts if t)
+        self._segments: list[Any] | None = None
+        self.seconds = time.perf_counter() - started
+        self.name = driver.name
+        self.was_cached = False
+
+    # -------------------------------------------------------------------------- memory
+    def _place(self) -> None:
+        """Memory for everything that the kernels read and write."""
+        slots, sizes = plan(self.items)
+        blocks = [empty((n,), np.uint8) for n in sizes]
+        self.memory: dict[Storage, Array] = {}
+        given = {r.storage for r in self.arguments}
+        storages = {r.storage for item in self.items for r in (*outs_of(item), *ins_of(item))}
+        for s in (*storages, *given, *(r.storage for r in self.results), *self.needed):
+            if s in self.memory:
+                continue
+            if s in slots:
+                block = blocks[slots[s]]
+                self.memory[s] = Array(memory((s.size,), s.dtype, block.address), block.block)
+            elif s.device != "cpu" and s.array is not None:
+                self.memory[s] = s.array  # type: ignore[assignment]
+            elif s.kind == "constant":
+                self.memory[s] = upload(s.array)
+            else:
+                self.memory[s] = empty((s.size,), s.dtype)
+        self._sent: dict[Storage, bytes] = {}
+
+    def view(self, ref: Ref) -> Array:
+        """A view of the program's memory."""
+        base, size = self.memory[ref.storage], ref.dtype.itemsize
+        strides = tuple(s * size for s in ref.strides)
+        ghost = memory(ref.shape, ref.dtype, base.address + ref.offset * size, strides)
+        return Array(ghost, base.block)
+
+    # -------------------------------------------------------------------------- kernels
+    def _prepared(self, item: Item) -> str:
+        """Make the launches of an item; gives its text."""
+        if isinstance(item, Loop) and not _apart(item):
+            kernel = Kernel(self, item)
+            self._kernels[item] = kernel
+            return f"# {comment(item)}\n{kernel.source}"
+        return f"# {comment(item)}\n"
+
+    def _start(self, item: Any) -> None:
+        """Launch what an item is."""
+        if isinstance(item, Loop) and not _apart(item):
+            self._kernels[item].run()
+            return
+        op: Any = item.works[0].op if isinstance(item, Loop) else item
+        out, ins = self.view(op.outs[0]), [self.view(r) for r in op.ins]
+        if isinstance(op, Fold):
+            launch.copy(out, launch.fold(op.fold, ins, op.dims, out.dtype, op.formula, op.names))
+        elif isinstance(op, Product):
+            launch.copy(out, launch.product(*ins))
+
+    def _capture(self) -> None:
+        """Note all launches, from call to call."""
+        driver, segments, before = start(), [], current.stream
+        stream = current.stream = driver.stream()
+        pool.held = self._held
+        try:
+            part: list[Any] = []
+            for item in [*self.items, None]:
+                if item is not None and not isinstance(item, Call):
+                    part.append(item)
+                    continue
+                if part:
+                    driver.capture(stream)
+                    try:
+                        for each in part:
+                            self._start(each)
+                    finally:
+                        graph = driver.captured(stream)
+                    segments.append(graph)
+                    part = []
+                if item is not None:
+                    segments.append(item)
+        finally:
+            pool.held, current.stream = None, before
+        self._segments = segments
+
+    # ---------------------------------------------------------------------------- calls
+    def run(self, arguments: list[Any]) -> list[Any]:
+        """One call: fresh arrays."""
+        driver = start()
+        pairs = list(zip(self.arguments, arguments, strict=True))
+        found: list[Any] = []
+        if self.host is not None:
+            found = self.host.run([a for r, a in pairs if r.storage.device == "cpu"])
+            for storage, value in zip(self.needed, found, strict=False):
+                content = value.tobytes()
+                if self._sent.get(storage) != content:
+                    self._sent[storage] = content
+                    driver.copy_in(self.memory[storage].address, value, current.stream)
+        given = [(self.view(r), a, r.storage in self.written) for r, a in pairs
+                 if r.storage.device != "cpu"]  # fmt: skip
+        for own, array, _ in given:
+            launch.copy(own, array)
+        if self._segments is None:
+            # The first call compiles what is not compiled yet, which capturing must not.
+            for item in self.items:
+                self._again(item)
+            self._capture()
+        else:
+            for segment in self._segments:
+                if isinstance(segment, Call):
+                    self._again(segment)
+                else:
+                    driver.replay(segment, current.stream)
+        for own, array, written in given:
+            if written:
+                launch.copy(array, own)
+        made = iter([launch.copied(self.view(r)) for r in self.results])
+        host = iter(found[len(self.needed) :])
+        return [next(host if place == "cpu" else made) for place in self._order]
+
+    def _again(self, item: Any) -> None:
+        if isinstance(item, Call):
+            outs: Any = [self.view(r) for r in item.outs]
+            ins: Any = [self.view(r) for r in item.ins]
+            item.function(outs, ins)
+        else:
+            self._start(item)
+
+    def __del__(self) -> None:
+        pool.release(self._held)
+
+    def explain(self) -> str:
+        """A table of kernels: what each computes, and its bytes."""
+        lines = [f"{'kind':8} {'what':40} {'size':>11} {'bytes':>13}"]
+        for item in self.items:
+            outs = outs_of(item)
+            dims = item.dims if isinstance(item, Loop) else outs[0].shape if outs else ()
+            moved = {*ins_of(item), *(item.kept if isinstance(item, Loop) else outs_of(item))}
+            touched = sum(r.dtype.itemsize * math.prod(n for n, s in zip(r.shape, r.strides) if s)
+                          for r in moved)  # fmt: skip
+            kind, size = type(item).__name__.lower(), "x".join(map(str, dims)) or "1"
+            lines.append(f"{kind:8} {comment(item)[:40]:40} {size:>11} {touched:13,}")
+        products = "cuBLAS" if blas.library() else "microtorch's kernel"
+        lines.append(f"{self.name}: one launch a call; products by {products}")
+        return "\n".join(lines)
+
+
+def _of_host(op: Op) -> bool:
+    return all(r.storage.device == "cpu" for r in (*op.outs, *op.ins))
+
+
+def fuse(ops: list[Op]) -> list[Any]:
+    """Maps over one space, and folds of all of it, in one kernel; else one an operation."""
+    items: list[Any] = []
+    for op in ops:
+        if not isinstance(op, (Map, Fold)) or not op.outs[0].size:
+            items.append(op)
+            continue
+        work, chosen = work_of(op), None
+        if all(work.folded) or not any(work.folded):
+            for item in reversed(items):
+                if isinstance(item, Loop) and not _apart(item) and item.dims == work.dims and (
+                    _by_elements(item.stages[0], work) and _dtype(item.stages[0][0]) == _dtype(work)
+                ):  # fmt: skip
+                    chosen = item
+                    break
+                if _conflict(item, work):
+                    break
+        if chosen is None:
+            items.append(Loop([[work]]))
+        else:
+            chosen.stages[0].append(work)
+    for item in items:
+        if isinstance(item, Loop):
+            item.stages = [merged(item.stages[0])]
+    return items
+
+
+def _apart(item: Loop) -> bool:
+    """Whether a loop is a fold over some dims, which is launched as in eager mode."""
+    work = item.stages[0][0]
+    return any(work.folded) and not all(work.folded)
+
+
+def _dtype(work: Work) -> np.dtype[Any]:
+    """What formulas are computed in."""
+    kinds = [r.dtype for r in work.ins if r.dtype.kind != "b"]
+    return kinds[0] if kinds else work.outs[0].dtype
+
+
+class Kernel:
+    """A loop as one kernel, and a second one for its folds."""
+
+    def __init__(self, program: Program, loop: Loop) -> None:
+        self.program, self.loop = program, loop
+        works = loop.stages[0]
+        self.dims = works[0].dims
+        self.n = math.prod(self.dims)
+        driver = start()
+        folds = [w for w in works if any(w.folded)]
+        self.blocks = driver.grid(self.n) if not folds else min(driver.grid(self.n), 1024)
+        self.partials = [empty((self.blocks,), w.outs[0].dtype) for w in folds]
+        self.words: list[Any] = []
+        self.source = self._text(works, folds, driver.threads)
+
+    def _text(self, works: list[Work], folds: list[Work], threads: int) -> str:
+        rank = max(len(self.dims), 1)
+        dtype = _dtype(works[0]).name
+        formulas = [f for w in works for f in w.formulas]
+        combines = [FOLDS[w.fold].combine for w in folds]
+        made = text.prologue(dtype, formulas) + fold_helpers(dtype, formulas, combines)
+        names: dict[Storage, str] = {}
+        values: dict[Any, str] = {}
+        body: list[str] = []
+        parameters, functions, ends = [], "", []
+
+        def pointer(storage: Storage) -> str:
+            if storage not in names:
+                names[storage] = f"p{len(names)}"
+                parameters.append(f"a_{names[storage]}")
+                self.words.append(self.program.memory[storage].address)
+            return names[storage]
+
+        def place(ref: Ref) -> str:
+            terms = [f"j{d} * {s}" for d, s in enumerate(ref.strides) if s]
+            return f"{pointer(ref.storage)}[{' + '.join([*terms, str(ref.offset)])}]"
+
+        def value(ref: Ref) -> str:
+            constant = ref.storage.kind == "constant" and ref.storage.size == 1
+            if constant and type(ref.storage.array) is np.ndarray:
+                return literal(ref.storage.array[0])
+            key = ref.storage, ref.offset, ref.strides
+            if key not in values:
+                values[key] = f"v{len(values)}"
+                body.append(f"{values[key]} = {place(ref)}")
+            return values[key]
+
+        for k, work in enumerate(works):
+            given = ", ".join(map(value, work.ins))
+            for m, (formula, ref) in enumerate(zip(work.formulas, work.outs, strict=True)):
+                made += text.function(f"f{k}_{m}", work.names, formula)
+                kind = text.C_TYPE[ref.dtype.name][0]
+                call = f"{kind}(f{k}_{m}({given}))"
+                if any(work.folded):
+                    fold = FOLDS[work.fold]
+                    functions += text.function(f"c{k}", ("a", "b"), fold.combine)
+                    initial = text.initial_of(fold.initial, ref.dtype.name)
+                    ends.append((k, f"t{k} = {kind}({initial})", kind))
+                    body.append(f"t{k} = c{k}(t{k}, {call})")
+                else:
+                    if work.fold:
+                        # Of one element each.
+                        finish = FOLDS[work.fold].finish.replace("n", "1")
+                        functions += text.function(f"e{k}", ("a",), finish)
+                        call = f"e{k}({call})"
+                    name = f"r{k}_{m}"
+                    body.append(f"{name} = {call}")
+                    values[ref.storage, ref.offset, ref.strides] = name
+            for m, ref in enumerate(work.outs):
+                if not any(work.folded) and ref in self.loop.kept:
+                    body.append(f"{place(ref)} = r{k}_{m}")
+        lines = [f"    {start_}" for _, start_, _ in ends]
+        lines += ["    i = cuda.grid(1)", "    step = cuda.gridsize(1)", f"    while i < {self.n}:"]
+        taken = _indices("i", "d", "j", rank, " " * 8)
+        for d in range(1, rank):
+            taken = [line.replace(f" d{d}", f" {self.dims[d]}") for line in taken]
+        lines += [*taken, *(f"        {line}" for line in body), "        i += step"]
+        for number, (k, _, kind) in enumerate(ends):
+            lines += [f"    shared{k} = cuda.shared.array({threads}, T_{kind})",
+                      "    t = cuda.threadIdx.x", f"    shared{k}[t] = t{k}"]  # fmt: skip
+            lines += tree(f"shared{k}", f"c{k}", threads, "    ")
+            parameters.append(f"a_q{k}")
+            self.words.append(self.partials[number].address)
+            lines += [f"    q{k} = {kind}_at(a_q{k})", "    if t == 0:",
+                      f"        q{k}[cuda.blockIdx.x] = shared{k}[0]"]  # fmt: skip
+        heads = [f"    {n} = {text.C_TYPE[s.dtype.name][0]}_at(a_{n})" for s, n in names.items()]
+        head = f"def kernel({', '.join(parameters)}):"
+        self.folds = folds
+        return made + functions + "\n".join([head, *heads, *lines]) + "\n"
+
+    def run(self) -> None:
+        """Launch it."""
+        launch.run(self.source, self.n, self.words, grid=(self.blocks, 1))
+        for work, partial in zip(self.folds, self.partials, strict=True):
+            fold, out = FOLDS[work.fold], work.outs[0]
+            found = launch.fold(work.fold.replace("mean", "sum"), [partial], (0,), out.dtype)
+            formula = fold.finish.replace("a", "x").replace("n", str(float(self.n)))
+            target = self.program.view(Ref(out.storage, (), (), out.offset))
+            launch.map_([target], [found], (formula,), ("x",))

@@ -1,0 +1,88 @@
+"""Every kernel of every row becomes machine code for an H200 (sm_90), without a driver.
+
+Needs NVIDIA's compiler, not a GPU: pip install 'microtorch[cuda13]'.
+"""
+
+import concurrent.futures
+import importlib.util
+import multiprocessing
+import os
+
+import pytest
+
+from microtorch.gpu import compiler, rng, text
+from microtorch.gpu.driver import Driver
+from microtorch.gpu.launch import TILES
+from microtorch.kernels.text import backward_operands, chain, formula_of
+from microtorch.table import FOLDS, ROWS, ROWWISE, STEPS
+
+FLOATS = ("float32", "float64")
+THREADS = Driver.threads
+
+
+def forward(row, dtype, rank=1):
+    out = "bool" if row.types == "bool" else dtype
+    ins = tuple((name, dtype) for name in row.operands)
+    formulas = (formula_of(row, dtype),)
+    return text.elementwise(rank, ins, (("out0", out),), formulas, dtype)
+
+
+def backward(row, dtype):
+    needed = tuple(d is not None for d in row.derivatives)
+    ins = tuple((name, dtype) for name in ("g", *backward_operands(row, needed)))
+    outs = tuple((f"out{k}", dtype) for k in range(sum(needed)))
+    formulas = tuple(chain(d) for d in row.derivatives if d is not None)
+    return text.elementwise(1, ins, outs, formulas, dtype)
+
+
+def of_row(row):
+    for dtype in FLOATS:
+        yield forward(row, dtype)
+        if row.derivatives and any(row.derivatives):
+            yield backward(row, dtype)
+    if row.types in ("any", "bool"):
+        yield from (forward(row, dtype) for dtype in ("int64", "bool"))
+
+
+def of_others():
+    yield from (rng.text(dtype) for dtype in ("float32", "float64", "int64"))
+    for dtype in FLOATS:
+        for name in FOLDS:
+            for columns in (False, True):
+                yield text.fold(name, (("x", dtype),), "x", dtype, 2, 2, THREADS, columns, True)
+        for row in ROWWISE.values():
+            yield text.rowwise(row, dtype, 1, THREADS)
+        for step in STEPS.values():
+            yield text.step(step, dtype)
+        yield text.product(dtype, *TILES[dtype])
+        yield text.segments(dtype)
+        yield forward(ROWS["add"], dtype, rank=3)
+        for kind in ("int64", "int32", "uint8", "bool"):
+            for pair in ((dtype, kind), (kind, dtype)):
+                out = "x != 0" if pair[1] == "bool" else "x"
+                yield text.elementwise(2, (("x", pair[0]),), (("out0", pair[1]),), (out,), pair[0])
+        far = (("x", dtype), ("at", "int64"))
+        yield text.elementwise(2, far, (("out0", dtype),), ("x",), dtype, "x")
+        yield text.elementwise(2, far, (("out0", dtype),), ("x",), dtype, "out0")
+
+
+def compiled(source):
+    """The kernel's bytes, or what went wrong."""
+    try:
+        return len(compiler.machine_code(source, (9, 0))[1])
+    except Exception as error:
+        return f"{type(error).__name__}: {error}\n{source}"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("numba_cuda") is None,
+    reason="needs NVIDIA's compiler: pip install 'microtorch[cuda13]'",
+)
+def test_every_kernel_becomes_machine_code():
+    sources = [s for row in ROWS.values() for s in of_row(row)] + list(of_others())
+    assert len(sources) > 500
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        found = list(pool.map(compiled, sources, chunksize=16))
+    wrong = [each for each in found if isinstance(each, str)]
+    assert not wrong, "\n".join([f"{len(wrong)} of {len(found)}", *wrong[:3]])
