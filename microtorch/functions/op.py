@@ -112,8 +112,7 @@ def deliver(z: Tensor, out: Tensor | None) -> Tensor:
 
     Raises:
         TypeError: if `out` is no Tensor.
-        RuntimeError: if an argument requires grad, or `out` is on another device or has a dtype of a
-            lower category.
+        RuntimeError: if an argument requires grad, or `out` is elsewhere or of a lower category.
     """
     if out is None:
         return z

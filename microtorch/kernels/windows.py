@@ -218,7 +218,7 @@ def conv_input(g: Array, weight: Array, plan: Plan) -> Array:
 
 def conv_weight(x: Array, g: Array, plan: Plan) -> Array:
     """The gradient of a convolution's weight."""
-    n, out, groups = g.shape[0], g.shape[1], plan.groups
+    out, groups = g.shape[1], plan.groups
     channels = x.shape[1] // groups
     size = channels * plan.at.size[0] * plan.at.size[1]
     made = np.zeros((groups, out // groups, size), g.dtype, like=g)
