@@ -4,6 +4,9 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+DIFFERENT_DEVICES = (
+    "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
+)
 FUNCTION_VIEW = (
     "Output 0 of {op} is a view and is being modified inplace. This view was created inside "
     "a custom Function (or because an input was returned as-is) and the autograd logic to handle "

@@ -134,12 +134,12 @@ def drawn(text, random):
     return values.astype(np.float32)
 
 
-def run(torch, constructor, shapes):
-    """Everything that is compared of a module."""
+def run(torch, constructor, shapes, place="cpu"):
+    """Everything that is compared of a module, made on the CPU and moved to a place."""
     torch.manual_seed(3)
     found = {}
     # A name alone, or several that know `nn`.
-    module = eval(f"nn.{constructor}", {"nn": torch.nn})
+    module = eval(f"nn.{constructor}", {"nn": torch.nn}).to(place)
     state = lambda: {
         k: np.array(v.detach().numpy(force=True)) for k, v in module.state_dict().items()
     }
@@ -148,7 +148,7 @@ def run(torch, constructor, shapes):
     for mode in ("train", "eval"):
         getattr(module, mode)()
         random = np.random.default_rng(7)
-        inputs = [torch.tensor(drawn(text, random)) for text in shapes.split()]
+        inputs = [torch.tensor(drawn(text, random)).to(place) for text in shapes.split()]
         for x in inputs[: 1 if "Loss" in constructor else None]:
             if x.is_floating_point():
                 x.requires_grad_()
@@ -158,7 +158,7 @@ def run(torch, constructor, shapes):
         found[f"{mode} outputs"] = [np.array(z.detach().numpy(force=True)) for z in outputs]
         if outputs[0].requires_grad:
             weights = np.random.default_rng(8).normal(size=tuple(outputs[0].shape))
-            (outputs[0] * torch.tensor(weights.astype(np.float32))).sum().backward()
+            (outputs[0] * torch.tensor(weights.astype(np.float32)).to(place)).sum().backward()
         found[f"{mode} gradients"] = {
             str(k): None if p.grad is None else np.array(p.grad.numpy(force=True))
             for k, p in [*enumerate(inputs), *module.named_parameters()]

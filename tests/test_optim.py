@@ -43,14 +43,14 @@ Adadelta(p, weight_decay=-1)
 """.strip().splitlines()
 
 
-def steps(torch, code, dtype):
+def steps(torch, code, dtype, place="cpu"):
     torch.manual_seed(0)
     kind = getattr(torch, dtype)
     p = [
-        torch.randn(3, 4, dtype=kind).requires_grad_(),
-        torch.randn(5, dtype=kind).requires_grad_(),
+        torch.randn(3, 4, dtype=kind).to(place).requires_grad_(),
+        torch.randn(5, dtype=kind).to(place).requires_grad_(),
     ]
-    x = torch.randn(4, dtype=kind)
+    x = torch.randn(4, dtype=kind).to(place)
     optimizer = eval(code, {"p": p, **vars(torch.optim)})
     for _ in range(12):
         optimizer.zero_grad()

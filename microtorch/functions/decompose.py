@@ -227,7 +227,7 @@ def matrix_power(input: Tensor, n: int, *, out: Tensor | None = None) -> Tensor:
     if power < 0:
         input, power = inv(input), -power
     if power == 0:
-        one = np.broadcast_to(np.eye(input._array.shape[-1]), input._array.shape)
+        one = np.broadcast_to(np.eye(input._array.shape[-1], like=input._array), input._array.shape)
         return deliver(wrap(one.astype(input._array.dtype)), out)
     result = None
     while power:

@@ -210,7 +210,7 @@ def nonzero(input: Tensor, *, as_tuple: bool = False, out: Tensor | None = None)
     if as_tuple:
         return tuple(wrap(places.copy()) for places in np.nonzero(np.atleast_1d(a)))
     if a.ndim == 0:
-        return deliver(wrap(np.empty((int(a != 0), 0), np.int64)), out)
+        return deliver(wrap(np.empty((int(a != 0), 0), np.int64, like=a)), out)
     return deliver(wrap(np.stack(np.nonzero(a)).T), out)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import argument_error
+from ..errors import DIFFERENT_DEVICES, argument_error
 from ..graph.node import LEAF, Node, clock, mode, next_seq
 from ..kernels import cpu
 from ..tensor import TENSORS, Tensor, changed, new, wrap
@@ -112,7 +112,7 @@ def deliver(z: Tensor, out: Tensor | None) -> Tensor:
 
     Raises:
         TypeError: if `out` is no Tensor.
-        RuntimeError: if an argument requires grad, or `out` has a dtype of a lower category.
+        RuntimeError: if an argument requires grad, or `out` is elsewhere or of a lower category.
     """
     if out is None:
         return z
@@ -123,6 +123,8 @@ def deliver(z: Tensor, out: Tensor | None) -> Tensor:
             "functions with out=... arguments don't support automatic differentiation, but one of "
             "the arguments requires grad."
         )
+    if z.device is not out.device:
+        raise RuntimeError(DIFFERENT_DEVICES)
     if z.dtype.category > out.dtype.category:
         raise RuntimeError(
             f"result type {z.dtype.short} can't be cast to the desired output type "

@@ -189,7 +189,7 @@ def _median(name: str, input: Tensor, dim: int | None, keepdim: bool) -> Any:
         a = input._array.reshape(-1)
         if not a.size:
             least = np.nan if a.dtype.kind == "f" else np.iinfo(a.dtype).min
-            return wrap(np.asarray(least, a.dtype))
+            return wrap(np.asarray(least, a.dtype, like=a))
         array = a[_middle(a, 0, skip)[0]]
         return shared(MEDIAN[name], input, np.asarray(array))
     rank = input._array.ndim

@@ -43,7 +43,10 @@ def solve_triangular(
         )
     half: Any = (triu if upper else tril)(A, (1 if upper else -1) * unitriangular)
     return deliver(
-        solve(half + eye(n, dtype=A.dtype) if unitriangular else half, B, left=left), out
+        solve(
+            half + eye(n, dtype=A.dtype, device=A.device) if unitriangular else half, B, left=left
+        ),
+        out,
     )
 
 

@@ -12,14 +12,12 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ..device import device as Device
+from ..errors import DIFFERENT_DEVICES as DIFFERENT
 from .compiler import memory
 from .driver import start
 from .memory import current, later, pool
 
 Host = np.ndarray[Any, Any]
-DIFFERENT = (
-    "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
-)
 
 
 class _Address:

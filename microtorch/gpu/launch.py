@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DIFFERENT_DEVICES as DIFFERENT
 from ..table import ROWWISE, STEPS
 from . import blas, text
-from .array import DIFFERENT, Array, empty, upload
+from .array import Array, empty, upload
 from .compiler import memory
 from .driver import start
 from .memory import current

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DIFFERENT_DEVICES as DIFFERENT
 from ..kernels.formulas import FLOATS, formula_of
 from ..kernels.ufuncs import MEANINGS
 from . import array
-from .array import DIFFERENT, Array, empty, upload, view
+from .array import Array, empty, upload, view
 from .compiler import memory
 from .driver import start
 from .launch import (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.modes import enable_grad
-from ..errors import kind_of
+from ..errors import DIFFERENT_DEVICES, kind_of
 from ..functions.overlap import check_repeated
 from ..graph.node import clock
 from ..kernels import cpu
@@ -342,10 +342,7 @@ class Update:
             check_shapes(line)
             check_repeated(line[0]._array)
             if len({t.device for t in line}) > 1:
-                raise RuntimeError(
-                    "Expected all tensors to be on the same device, but found at least two "
-                    "devices, cuda:0 and cpu!"
-                )
+                raise RuntimeError(DIFFERENT_DEVICES)
         for line in lines:
             dtype = line[0]._array.dtype
             copies = [wrap(np.asarray(t._array, dtype, order="C")) for t in line]
