@@ -16,8 +16,10 @@ import numpy as np
 
 from ..autograd.backward import _OnArrays
 from ..autograd.function import Function, _OutputOp
+from ..device import CPU
 from ..graph import engine
 from ..graph.node import LEAF, Node, mode, next_seq
+from ..kernels import cpu
 from ..tensor import Tensor, edge, wrap
 from .ir import Op, Recording, Ref, Storage
 from .session import Session
@@ -88,8 +90,7 @@ class Adjoint:
     ) -> None:
         self.roots = roots
         self.lock = threading.Lock()
-        self.like = [(made[k].shape, made[k]._array.dtype) for k in roots]
-        self.devices = [made[k].device for k in roots]
+        self.like = [(made[k].shape, made[k]._array.dtype, made[k].device) for k in roots]
         # The graph ends at arguments, and at tensors from outside that have a history.
         others = [t for t, *_ in session.tensors.values() if t._node is not LEAF]
         places: dict[Any, Any] = {t._node: t for t in others if session.outside_graph(t._node)}
@@ -98,9 +99,7 @@ class Adjoint:
         targets = list(dict.fromkeys(x for found in reached for x in found))
         forward, session.ops = session.ops, []
         session.frozen = {r.storage for op in forward for r in (*op.ins, *op.outs)}
-        given = [session.capture(cpu.move(np.ones(*like), place) if place is not CPU else np.ones(*like),
-                                 "argument", n)
-                 for n, (like, place) in enumerate(zip(self.like, self.devices, strict=True))]
+        given = [session.capture(_full(1, *like), "argument", n) for n, like in enumerate(self.like)]
         heads = {made[k]._node: g for k, g in zip(roots, given, strict=True)}
         before, mode.enabled = mode.enabled, False
         try:
@@ -150,7 +149,7 @@ class Adjoint:
             if twins is handed and storage.position == sys.maxsize:
                 raise refusal("a gradient is part of a result's graph", "Detach it")
             if storage not in twins:
-                twins[storage] = Storage(storage.dtype, storage.size, "argument", storage.name)
+                twins[storage] = replace(storage, kind="argument", array=None, source=None)
                 if twins is saved:
                     storage.kind = "result"
             return replace(ref, storage=twins[storage])
@@ -184,7 +183,7 @@ class Adjoint:
     def gradients(self, saved: Any, grads: Any) -> list[Any]:
         """Gradients of the inputs; None where they come from no result that was used."""
         given = [
-            np.zeros(*like) if g is None else np.ascontiguousarray(g._array).reshape(like[0])
+            _full(0, *like) if g is None else np.ascontiguousarray(g._array).reshape(like[0])
             for g, like in zip(grads, self.like, strict=True)
         ]
         held = [_flat(t._array) for t in saved[: len(self.saved) + len(self.arguments)]]
@@ -235,6 +234,11 @@ def _ended_at(targets: Iterable[Any]) -> Iterator[None]:
 def vars_of(value: Any) -> dict[str, Any]:
     """The attributes of an object itself."""
     return getattr(value, "__dict__", {})
+
+
+def _full(value: float, shape: Any, dtype: Any, place: Any) -> Any:
+    made = np.full(shape, value, dtype)
+    return made if place is CPU else cpu.move(made, place)
 
 
 def _whole(storage: Storage) -> Ref:

@@ -25,7 +25,8 @@ HEADER = "# One recorded call as loops. `table` holds the addresses of all array
 
 def build(recording: Recording) -> Any:
     """The program that does what was recorded."""
-    if any(r.storage.device != "cpu" for op in recording.ops for r in (*op.outs, *op.ins)):
+    refs = [r for op in recording.ops for r in (*op.outs, *op.ins)]
+    if any(r.storage.device != "cpu" for r in (*refs, *recording.arguments, *recording.results)):
         from .cuda import Program as OnGPU
 
         return OnGPU(recording)

@@ -188,7 +188,8 @@ class Program:
         """A table of kernels: what each computes, and its bytes."""
         lines = [f"{'kind':8} {'what':40} {'size':>11} {'bytes':>13}"]
         for item in self.items:
-            dims = item.dims if isinstance(item, Loop) else outs_of(item)[0].shape
+            outs = outs_of(item)
+            dims = item.dims if isinstance(item, Loop) else outs[0].shape if outs else ()
             moved = {*ins_of(item), *(item.kept if isinstance(item, Loop) else outs_of(item))}
             touched = sum(r.dtype.itemsize * math.prod(n for n, s in zip(r.shape, r.strides) if s)
                           for r in moved)  # fmt: skip

@@ -32,7 +32,7 @@ def lower(recording: Recording) -> tuple[list[Op], list[Ref]]:
 
 def temporary(like: Ref, name: str = "", kind: str = "temporary") -> Ref:
     """New memory for a view's elements, without gaps."""
-    storage = Storage(like.dtype, like.size, kind, name)
+    storage = Storage(like.dtype, like.size, kind, name, device=like.storage.device)
     return Ref(storage, like.shape, contiguous(like.shape))
 
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ..device import device as Device
-from .compiler import memory
+from .compiler import Ghost, memory
 from .driver import start
 from .memory import Block, current, later, pool
 
-Ghost = np.ndarray[Any, Any]
+Host = np.ndarray[Any, Any]
 HOST = (
     "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
     "memory first."
@@ -39,7 +39,7 @@ class Array(NDArrayOperatorsMixin):
     __slots__ = ("__weakref__", "block", "ghost")
     __hash__ = object.__hash__
 
-    def __init__(self, ghost: Ghost, block: Block | None) -> None:
+    def __init__(self, ghost: Ghost, block: Block) -> None:
         self.ghost = ghost
         self.block = block
 
@@ -63,16 +63,10 @@ class Array(NDArrayOperatorsMixin):
         """What owns the memory, for every array: others may share it."""
         return self.block
 
-    def whole(self) -> "Array":
-        """All of the block that this lies in, as one vector."""
-        size = self.block.size // self.itemsize
-        return Array(memory((size,), self.dtype, self.block.address), self.block)
-
-    @property
-    def storage(self) -> "Array":
-        """The bytes of all the memory that this array is a part of."""
-        block: Any = self.block
-        return Array(memory((block.wanted,), np.uint8, block.address), block)
+    def whole(self, dtype: Any = None) -> "Array":
+        """All of the memory that this is a part of, as one vector."""
+        block, kind = self.block, np.dtype(dtype or self.dtype)
+        return Array(memory((block.wanted // kind.itemsize,), kind, block.address), block)
 
     def strided(self, shape: Any, strides: Any) -> "Array":
         """A view of other lengths and steps (in bytes), of which none may lead outside."""
@@ -95,7 +89,7 @@ class Array(NDArrayOperatorsMixin):
             return NotImplemented
         return perform(function, args, options)
 
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Ghost:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Host:
         raise TypeError(HOST)
 
     def __getattr__(self, name: str) -> Any:
@@ -124,14 +118,14 @@ class Array(NDArrayOperatorsMixin):
         return (self[k] for k in range(len(self.ghost)))
 
     # ------------------------------------------------------------------------- to the host
-    def host(self, out: Ghost | None = None, wait: bool = True) -> Ghost:
+    def host(self, out: Host | None = None, wait: bool = True) -> Host:
         """A copy on the CPU, or in contiguous memory that is there.
 
         It is complete when the stream has done what it has to do, for which this waits or not.
         """
         dense = self.flags.c_contiguous or (self.flags.f_contiguous and out is None)
         x = self if dense else perform(np.ndarray.copy, (self, "C" if out is not None else "K"), {})
-        made = np.empty_like(x.ghost) if out is None else out
+        made = np.empty_like(x.ghost, subok=False) if out is None else out
         if made.size:
             start().copy_out(made, x.address, current.stream, wait)
             if not wait:

@@ -219,11 +219,20 @@ class _Pointer:
 _EVERYTHING = (ctypes.c_char * 2**62).from_address(1)
 
 
+class Ghost(np.ndarray[Any, Any]):
+    """An array whose elements nobody reads; not even a debugger, to show it."""
+
+    def __repr__(self) -> str:
+        return f"<{self.dtype} of shape {self.shape} at {self.ctypes.data:#x}>"
+
+    __str__ = __repr__
+
+
 def memory(
     shape: tuple[int, ...], dtype: Any, address: int, strides: tuple[int, ...] | None = None
-) -> np.ndarray[Any, Any]:
+) -> Ghost:
     """An array that lies at an address, which need not be readable; strides in bytes."""
-    return np.ndarray(shape, dtype, _EVERYTHING, address - 1, strides)  # type: ignore[call-overload]
+    return Ghost(shape, dtype, _EVERYTHING, address - 1, strides)  # type: ignore[call-overload]
 
 
 @functools.cache

@@ -1,0 +1,133 @@
+"""Compiled steps on the GPU equal eager steps on the CPU; runs on the simulator alone."""
+
+import os
+
+import pytest
+
+import microtorch as torch
+from microtorch import nn
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("NUMBA_ENABLE_CUDASIM") != "1", reason="runs in a process of its own"
+)
+
+
+def hinge(found, wanted):
+    return (1 - wanted * found).relu().mean()
+
+
+def numbers(*shape):
+    return torch.randn(*shape)
+
+
+STEPS = {
+    "logistic": (
+        lambda: nn.Sequential(nn.Linear(3, 1), nn.Sigmoid()),
+        lambda: (numbers(6, 3), numbers(6, 1).sigmoid()), nn.BCELoss(),
+    ),
+    "classes": (
+        lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4)),
+        lambda: (numbers(5, 3), torch.tensor([0, 1, 2, 3, 1])), nn.CrossEntropyLoss(),
+    ),
+    "hinge": (
+        lambda: nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 1)),
+        lambda: (numbers(5, 2), numbers(5, 1).sign()), hinge,
+    ),
+    "normalized": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GELU(), nn.LogSoftmax(1)),
+        lambda: (numbers(3, 3), torch.tensor([0, 3, 1])), nn.NLLLoss(),
+    ),
+    "buffers": (
+        lambda: nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)),
+        lambda: (numbers(4, 3), numbers(4, 1)), nn.MSELoss(),
+    ),
+    "images": (
+        lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        lambda: (numbers(2, 1, 4, 4), torch.tensor([0, 1])), nn.CrossEntropyLoss(),
+    ),
+    "words": (
+        lambda: nn.Sequential(nn.Embedding(5, 2), nn.Flatten(), nn.Linear(4, 1)),
+        lambda: (torch.tensor([[0, 1], [2, 2], [4, 0]]), numbers(3, 1)), nn.L1Loss(),
+    ),
+}  # fmt: skip
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+    "adam": lambda p: torch.optim.AdamW(p, lr=0.05),
+}
+
+
+def trained(name, optimizer, device, compiled):
+    """What four steps leave, the rate changed in between."""
+    make, data, criterion = STEPS[name]
+    torch.manual_seed(0)
+    model, (x, y) = make().to(device), data()
+    x, y = x.to(device), y.to(device)
+    made = OPTIMIZERS[optimizer](model.parameters())
+
+    def step(x, y):
+        made.zero_grad()
+        loss = criterion(model(x), y)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        made.step()
+        return loss
+
+    run = torch.compile(step) if compiled else step
+    losses = []
+    for k in range(4):
+        made.param_groups[0]["lr"] = 0.05 if k == 3 else 0.1
+        losses.append(run(x, y).item())
+    kept = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters())]
+    return losses, [t.detach().cpu() for t in kept], run
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("name", STEPS)
+def test_step(name, optimizer):
+    losses, kept, _ = trained(name, optimizer, "cpu", False)
+    found, there, run = trained(name, optimizer, "cuda", True)
+    assert found == pytest.approx(losses, rel=1e-5)
+    for ours, theirs in zip(there, kept, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert len(run.programs) == 1
+    assert "def kernel(" in run.source
+    assert "one launch a call" in run.explain()
+
+
+def test_inference_and_arguments_of_another_place():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).to("cuda")
+    run = torch.compile(model)
+    with torch.no_grad():
+        for seed in range(4):
+            torch.manual_seed(seed)
+            x = torch.randn(2, 3)
+            torch.testing.assert_close(run(x.cuda()), model(x.cuda()), rtol=1e-5, atol=1e-6)
+            assert run(x.cuda()).device.type == "cuda"
+
+
+def test_a_result_has_gradients():
+    w = torch.ones(3, device="cuda", requires_grad=True)
+    run = torch.compile(lambda x: (w * x).exp().sum())
+    for k in range(3):
+        w.grad = None
+        x = torch.arange(3.0, device="cuda") + k
+        run(x).backward()
+        torch.testing.assert_close(w.grad, x * (w.detach() * x).exp())
+
+
+def test_a_chain_is_two_kernels():
+    x = torch.randn(40).to("cuda").requires_grad_()
+
+    @torch.compile
+    def step():
+        x.grad = None
+        loss = (x.tanh() * x.exp()).sum()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        step()
+    assert step.source.count("def kernel(") <= 2
+    a = x.detach().cpu().requires_grad_()
+    (a.tanh() * a.exp()).sum().backward()
+    torch.testing.assert_close(x.grad.cpu(), a.grad)
