@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..device import CPU
 from ..errors import kind_of
 from ..functions.cat import stack
 from ..functions.op import Rule, record
@@ -16,7 +17,6 @@ from ..functions.overlap import check_repeated
 from ..graph import engine
 from ..graph.node import LEAF, Node, mode
 from ..kernels import cpu
-from ..device import CPU
 from ..tensor import Tensor, changed, check_saved, device_of, edge, wrap
 
 COPY = Rule("CopyBackwards", lambda F, g, const: (g,))

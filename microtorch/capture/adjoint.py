@@ -99,7 +99,9 @@ class Adjoint:
         targets = list(dict.fromkeys(x for found in reached for x in found))
         forward, session.ops = session.ops, []
         session.frozen = {r.storage for op in forward for r in (*op.ins, *op.outs)}
-        given = [session.capture(_full(1, *like), "argument", n) for n, like in enumerate(self.like)]
+        given = [
+            session.capture(_full(1, *like), "argument", n) for n, like in enumerate(self.like)
+        ]
         heads = {made[k]._node: g for k, g in zip(roots, given, strict=True)}
         before, mode.enabled = mode.enabled, False
         try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..gpu import launch
+from ..gpu import blas, launch
 from ..gpu.array import Array, empty, upload
 from ..gpu.compiler import memory
 from ..gpu.driver import start
@@ -46,7 +46,9 @@ class Program:
         refs = [Ref(s, (s.size,), (1,)) for s in self.needed]
         own = [r for r in self.results if r.storage.device == "cpu"]
         taken = [r for r in self.arguments if r.storage.device == "cpu"]
-        self.host = HostProgram(Recording(there, taken, refs + own)) if there or refs or own else None
+        self.host = (
+            HostProgram(Recording(there, taken, refs + own)) if there or refs or own else None
+        )
         ops, self.results = lower(
             Recording(ops, [], [r for r in recording.results if r.storage.device != "cpu"])
         )
@@ -177,7 +179,9 @@ class Program:
 
     def _again(self, item: Any) -> None:
         if isinstance(item, Call):
-            item.function(list(map(self.view, item.outs)), list(map(self.view, item.ins)))
+            outs: Any = [self.view(r) for r in item.outs]
+            ins: Any = [self.view(r) for r in item.ins]
+            item.function(outs, ins)
         else:
             self._start(item)
 
@@ -195,7 +199,7 @@ class Program:
                           for r in moved)  # fmt: skip
             kind, size = type(item).__name__.lower(), "x".join(map(str, dims)) or "1"
             lines.append(f"{kind:8} {comment(item)[:40]:40} {size:>11} {touched:13,}")
-        products = "cuBLAS" if launch.blas.library() else "microtorch's kernel"
+        products = "cuBLAS" if blas.library() else "microtorch's kernel"
         lines.append(f"{self.name}: one launch a call; products by {products}")
         return "\n".join(lines)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import jit, native
 from ..functions.creation import uninitialized
+from ..kernels import jit, native
 from ..tensor import wrap
 
 # The context: 0 pairs of an object's address and its highest count, 1 how many, 2 True, 3 False,

@@ -22,13 +22,13 @@ import numpy as np
 from numpy.random import bit_generator as numpy_seeds
 
 from .. import random
+from ..device import CPU
 from ..functions import criteria, division, loss
 from ..functions.random import normal as random_normal
 from ..graph import engine
 from ..kernels import cpu
 from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
-from ..device import CPU
 from ..tensor import Tensor, device_of
 from . import adjoint
 from .guards import CLOCKS

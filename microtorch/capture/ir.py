@@ -24,8 +24,8 @@ class Storage:
     when recorded, never written), "number" (a hyper-parameter, read from `source` at every call),
     "temporary" (undefined at the start of a call), "result" (a temporary that the caller gets).
     array: the memory of "captured" and "constant", C-contiguous and one-dimensional.
-    device: "cpu" or "cuda". position: of an argument. name: a short identifier for the program's text, from the user's code
-    where there is one.
+    device: "cpu" or "cuda". position: of an argument. name: a short identifier for the program's
+    text, from the user's code where there is one.
     """
 
     dtype: np.dtype[Any]

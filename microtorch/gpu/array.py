@@ -12,9 +12,9 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ..device import device as Device
-from .compiler import Ghost, memory
+from .compiler import memory
 from .driver import start
-from .memory import Block, current, later, pool
+from .memory import current, later, pool
 
 Host = np.ndarray[Any, Any]
 HOST = (
@@ -39,7 +39,7 @@ class Array(NDArrayOperatorsMixin):
     __slots__ = ("__weakref__", "block", "ghost")
     __hash__ = object.__hash__
 
-    def __init__(self, ghost: Ghost, block: Block) -> None:
+    def __init__(self, ghost: Any, block: Any) -> None:
         self.ghost = ghost
         self.block = block
 
@@ -199,7 +199,7 @@ def upload(x: Any, wait: bool = True) -> Array:
     return made
 
 
-def view(x: Array, ghost: Ghost) -> Array:
+def view(x: Array, ghost: Any) -> Array:
     """An array on the memory of another."""
     return Array(ghost, x.block)
 

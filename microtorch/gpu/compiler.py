@@ -10,6 +10,7 @@ process loads it without Numba.
 
 import ctypes
 import functools
+import importlib
 import math
 import os
 import re
@@ -54,7 +55,7 @@ def complete(text: str) -> str:
 
 
 def parameters(text: str) -> list[str]:
-    """ "i64" or "f64" of each parameter of the kernel."""
+    """The type of each parameter of the kernel, "i64" or "f64"."""
     names = dict(_HELPER.findall(text))["kernel"].split(", ")
     return ["f64" if name.startswith("number_") else "i64" for name in names]
 
@@ -105,8 +106,9 @@ def _version() -> str:
 
 
 def _ptx(stem: str, text: str, capability: tuple[int, int]) -> tuple[str, bytes]:
-    from numba import cuda, types
+    from numba import types
 
+    cuda: Any = importlib.import_module("numba.cuda")
     symbol = "mt_" + stem.replace("-", "_")
     scope = {**_vocabulary(), "__name__": "microtorch_" + symbol}
     width = 32 if "F, I, U, D = f32" in text else 64
@@ -139,18 +141,18 @@ def _vocabulary() -> dict[str, Any]:
     from numba import cuda
 
     try:
-        from numba.cuda import types
-        from numba.cuda.extending import intrinsic
+        extending = importlib.import_module("numba.cuda.extending")
+        types: Any = importlib.import_module("numba.cuda").types
     except ImportError:
-        from numba import types
-        from numba.extending import intrinsic
+        extending, types = (importlib.import_module(f"numba.{n}") for n in ("extending", "types"))
+    intrinsic = extending.intrinsic
 
     names = "f32 f64 i8 i16 i32 i64 u8 u16 u32 u64".split()
     full = {"f": "float", "i": "int", "u": "uint"}
     scope: dict[str, Any] = {n: getattr(types, full[n[0]] + n[1:]) for n in names}
 
     def pointer_to(element: Any) -> Any:
-        @intrinsic
+        @intrinsic  # type: ignore[untyped-decorator]
         def at(typing: Any, place: Any) -> Any:
             def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
                 wide = context.cast(builder, args[0], sig.args[0], types.int64)
@@ -160,7 +162,7 @@ def _vocabulary() -> dict[str, Any]:
 
         return at
 
-    @intrinsic
+    @intrinsic  # type: ignore[untyped-decorator]
     def where(typing: Any, condition: Any, a: Any, b: Any) -> Any:
         both = typing.unify_types(a, b)
 
@@ -232,7 +234,7 @@ def memory(
     shape: tuple[int, ...], dtype: Any, address: int, strides: tuple[int, ...] | None = None
 ) -> Ghost:
     """An array that lies at an address, which need not be readable; strides in bytes."""
-    return Ghost(shape, dtype, _EVERYTHING, address - 1, strides)  # type: ignore[call-overload]
+    return Ghost(shape, dtype, _EVERYTHING, address - 1, strides)  # type: ignore[arg-type]
 
 
 @functools.cache
@@ -246,8 +248,7 @@ def _simulated_names() -> dict[str, Any]:
         scope[n] = dtype.type if n[0] == "f" else functools.partial(_cast, dtype)
         scope[n + "_at"] = functools.partial(_Pointer, dtype)
         scope["T_" + n] = getattr(types, dtype.name)
-    other = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "atan2": "arctan2",
-             "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "pow": "power"}  # fmt: skip
+    other = {n: n.replace("a", "arc", 1) for n in FUNCTIONS if n[0] == "a"} | {"pow": "power"}
     scope |= {n: getattr(np, other.get(n, n)) for n in FUNCTIONS if not n.startswith("erf")}
     scope["erf"] = lambda x: type(x)(math.erf(x))
     scope["erfc"] = lambda x: type(x)(math.erfc(x))

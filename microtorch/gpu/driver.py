@@ -7,6 +7,8 @@ import ctypes
 import functools
 import importlib.util
 import os
+import struct
+import threading
 from typing import Any
 
 import numpy as np
@@ -34,11 +36,13 @@ class Kernel:
 
     def __init__(self, handle: Any, kinds: list[str]) -> None:
         self.handle = handle
-        types: Any = {"i64": ctypes.c_int64, "f64": ctypes.c_double}
-        self.words: list[Any] = [types[kind]() for kind in kinds]
-        places = [ctypes.addressof(word) for word in self.words]
-        self.places = (ctypes.c_void_p * len(places))(*places)
+        self.words = struct.Struct("".join("d" if kind == "f64" else "q" for kind in kinds))
+        self.room = ctypes.create_string_buffer(8 * len(kinds))
+        first = ctypes.addressof(self.room)
+        self.places = (ctypes.c_void_p * len(kinds))(*(first + 8 * k for k in range(len(kinds))))
         self.at = ctypes.addressof(self.places)
+        # The driver copies the words at each launch; two threads must not mix theirs.
+        self.lock = threading.Lock()
 
 
 class Driver:
@@ -161,19 +165,17 @@ class Driver:
         self, kernel: Kernel, grid: tuple[int, int], block: int, words: Any, stream: Any
     ) -> None:
         """Start a kernel; it runs after all that the stream was given before."""
-        for place, word in zip(kernel.words, words, strict=True):
-            place.value = word
-        across, down = grid
-        self.check(
-            self.cu.cuLaunchKernel(
-                kernel.handle, across, down, 1, block, 1, 1, 0, stream, kernel.at, 0
+        with kernel.lock:
+            kernel.words.pack_into(kernel.room, 0, *words)
+            answer = self.cu.cuLaunchKernel(
+                kernel.handle, *grid, 1, block, 1, 1, 0, stream, kernel.at, 0
             )
-        )
+        self.check(answer)
 
     # ------------------------------------------------------------- streams, events, graphs
     def stream(self) -> int:
-        """A new stream."""
-        return int(self.check(self.cu.cuStreamCreate(0)))
+        """A new stream, which does not wait for the one that all threads begin with."""
+        return int(self.check(self.cu.cuStreamCreate(1)))
 
     def wait(self, stream: Any = None) -> None:
         """Wait for a stream, or for everything."""

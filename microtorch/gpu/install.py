@@ -19,8 +19,9 @@ from .array import Array
 
 # Modules with arrays that are loaded at first use otherwise.
 LATE = "autograd.functional linalg nn nn.utils optim utils.data capture.program".split()
-APART = ("microtorch.gpu", "microtorch.checkpoint", "microtorch.kernels", "microtorch.capture.hooks",
-         "microtorch.capture.traced")  # fmt: skip
+_APART = "gpu checkpoint kernels capture.hooks capture.traced".split()
+APART = tuple(f"microtorch.{name}" for name in _APART)
+KERNELS = (convolve, cpu, lapack, rows, scans, windows)
 PLACE = Array.device
 
 
@@ -83,7 +84,14 @@ def install() -> None:
     seen = numpy()
     inside = [m for n, m in list(sys.modules.items()) if n.startswith("microtorch.")]
     for module in inside:
-        if module.__name__.startswith(APART) and module not in (convolve, cpu, lapack, rows, scans, windows):
+        if module.__name__.startswith(APART) and module not in (
+            convolve,
+            cpu,
+            lapack,
+            rows,
+            scans,
+            windows,
+        ):
             continue
         if module.__dict__.get("np") is np:
             module.np = seen  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..table import FOLDS, ROWWISE, STEPS
+from ..table import ROWWISE, STEPS
 from . import blas, text
 from .array import DIFFERENT, Array, empty, upload
 from .compiler import memory
@@ -98,7 +98,7 @@ def run(source: str, count: int, words: Any, block: int = 0, grid: Any = None) -
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _elementwise(*key: Any) -> str:
     return text.elementwise(*key)
 
@@ -225,7 +225,7 @@ def _start(source: str, columns: bool, work: int, words: list[int]) -> None:
     run(source, work, words, grid=None if columns else (min(work, blocks), 1))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _fold(*key: Any) -> str:
     return text.fold(*key)
 
@@ -252,7 +252,7 @@ def rows(name: str, ins: list[Array], dim: int) -> Array:
     return made
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _rows(name: str, dtype: str, rank: int, threads: int) -> str:
     return text.rowwise(ROWWISE[name], dtype, rank, threads)
 
@@ -287,7 +287,7 @@ TILES = {"float32": (128, 8, 8), "float64": (64, 8, 4)}
 SMALL_TILES = (4, 2, 2)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _product(*key: Any) -> str:
     return text.product(*key)
 
@@ -301,7 +301,7 @@ def step(name: str, lines: list[list[Array]], numbers: tuple[float, ...]) -> Non
     run(source, 0, [device.address, *numbers], grid=(across, len(lines)))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _step(name: str, dtype: str) -> str:
     return text.step(STEPS[name], dtype)
 
@@ -323,6 +323,6 @@ def added(made: Array, places: Array, g: Array) -> None:
     run(_segments(made.dtype.name), len(targets) * width, words)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _segments(dtype: str) -> str:
     return text.segments(dtype)

@@ -14,6 +14,7 @@ from ..kernels.ufuncs import MEANINGS
 from . import array
 from .array import DIFFERENT, Array, empty, upload, view
 from .compiler import memory
+from .driver import start
 from .launch import (
     added,
     cast,
@@ -25,19 +26,32 @@ from .launch import (
     operand,
     product,
     rows,
+    spread,
     step,
 )
+from .memory import current
 
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
 VIEWS = frozenset(
     "transpose swapaxes moveaxis rollaxis expand_dims squeeze broadcast_to diagonal fliplr "
     "flipud rot90 sliding_window_view split array_split broadcast_arrays may_share_memory "
-    "shares_memory shape ndim size result_type can_cast view atleast_1d atleast_2d atleast_3d".split()
+    "shares_memory shape ndim size result_type can_cast view atleast_1d atleast_2d "
+    "atleast_3d".split()
 )
 # NumPy's own Python code for these goes through rules.
 COMPOSED = frozenset("take_along_axis put_along_axis vstack hstack flip".split())
 WRITES = frozenset("at copyto setitem put place putmask fill_diagonal sort partition".split())
+
+
+def placed(x: Any) -> Any:
+    """The array on the GPU: itself, or a copy."""
+    return x if type(x) is Array else upload(x)
+
+
+def hosted(x: Any) -> Any:
+    """The array on the CPU: itself, or a copy."""
+    return x.host() if type(x) is Array else x
 
 
 def rule(names: str) -> Callable[[Rule], Rule]:
@@ -334,7 +348,7 @@ def zeros(shape: Any, dtype: Any = np.float64) -> Array:
     """Zeros."""
     made = empty(shape, dtype)
     if made.size:
-        array.start().clear(made.address, made.nbytes, array.current.stream)
+        start().clear(made.address, made.nbytes, current.stream)
     return made
 
 
@@ -351,8 +365,8 @@ _START: dict[str, Any] = {"zeros": 0, "ones": 1, "empty": None}
 @rule("zeros ones empty full")
 def _new(function: Any, shape: Any, *args: Any, dtype: Any = None, **_: Any) -> Any:
     if function is np.full:
-        value, *args = args
-        kind = dtype or (args[0] if args else None) or np.asarray(value).dtype
+        value, *rest = args
+        kind = dtype or (rest[0] if rest else None) or np.asarray(value).dtype
         return filled(shape, value, kind)
     kind = dtype or (args[0] if args else None) or np.float64
     value = _START[function.__name__]
@@ -415,7 +429,7 @@ def _setitem(function: Any, x: Any, key: Any, value: Any) -> Any:
         return None
     if isinstance(key, np.ndarray) and key.dtype == np.bool_ and key.shape == x.shape:
         if not source.ndim:
-            ins = [operand(key) if type(key) is Array else upload(key), cast(source, x.dtype), x]
+            ins = [placed(key), cast(source, x.dtype), x]
             return map_([x], ins, ("where(c, x, y)",), ("c", "x", "y"), x.dtype)
     far, at = _far(x, key)
     part = _fitting(cast(source, x.dtype), far.shape)
@@ -445,7 +459,7 @@ def _far(x: Array, key: Any) -> tuple[Array, Array]:
     for k in key if isinstance(key, tuple) else (key,):
         k = np.asarray(k) if isinstance(k, (list, bool, np.bool_)) else k
         if isinstance(k, np.ndarray) and k.dtype == np.bool_:
-            parts += np.nonzero(k.host() if type(k) is Array else k)
+            parts += np.nonzero(hosted(k))
         else:
             parts.append(k)
     used = sum(k is not None and k is not ... for k in parts)
@@ -488,14 +502,14 @@ def _check(index: Any, d: int, n: int) -> None:
 def _distance(indices: list[Any], shape: tuple[int, ...]) -> Array:
     """The distance, in elements, that indices along some dims lead to together."""
     fixed, total = np.zeros(shape, np.int64), None
-    for index, n, step in indices:
+    for index, n, far in indices:
         on_device = type(index) is Array
         if not on_device:
-            fixed = fixed + np.where(index < 0, index + n, index) * step
+            fixed = fixed + np.where(index < 0, index + n, index) * far
             continue
         made = empty(shape, np.int64)
         before = total if total is not None else operand(0, np.int64)
-        ins = [cast(index, np.int64), operand(n, np.int64), operand(step, np.int64), before]
+        ins = [cast(index, np.int64), operand(n, np.int64), operand(far, np.int64), before]
         map_([made], ins, ("where(x < 0, x + y, x) * w + b",), ("x", "y", "w", "b"))
         total = made
     if total is None:
@@ -519,8 +533,8 @@ def _at(function: Any, x: Any, key: Any, g: Any) -> Any:
         return NotImplemented
     if x.dtype not in FLOATS or not isinstance(key, np.ndarray):
         return NotImplemented
-    places = key if type(key) is Array else upload(key)
-    g = copied(np.broadcast_to(operand(g), places.shape), x.dtype)
+    places: Any = placed(key)
+    g = copied(spread(operand(g), places.shape), x.dtype)
     return added(x, places.reshape(-1), g)
 
 

@@ -8,8 +8,16 @@ order of the result's elements and taken apart into one index a dimension.
 import re
 from collections.abc import Sequence
 
-from ..kernels.text import _FLOAT_HELPERS, _INT_HELPERS, C_TYPE, function, initial_of, prologue
-from ..kernels.text import passes, typed
+from ..kernels.text import (
+    _FLOAT_HELPERS,
+    _INT_HELPERS,
+    C_TYPE,
+    function,
+    initial_of,
+    passes,
+    prologue,
+    typed,
+)
 from ..table import FOLDS, Rowwise, Step, names_in
 
 Operand = tuple[str, str]
@@ -75,6 +83,7 @@ def elementwise(
 
 
 def fold_helpers(dtype: str, formulas: Sequence[str], combines: Sequence[str]) -> str:
+    """Functions that folds need and the formulas do not."""
     extra = set().union(*map(names_in, combines)) & {"maximum", "minimum"}
     helpers = _FLOAT_HELPERS if dtype.startswith("f") else _INT_HELPERS
     known = set().union(*map(names_in, formulas))
@@ -181,7 +190,8 @@ def rowwise(row: Rowwise, dtype: str, rank: int, threads: int) -> str:
                 body += [f"            {name} = {name}_with({name}, {name}_of({values}))"]
                 body += [f"            _i += {threads}", f"        shared[_t] = {name}"]
                 body += tree("shared", f"{name}_with", threads, " " * 8, "_t")
-                body += [f"        {name} = {name}_end(shared[0], _n)", "        cuda.syncthreads()"]
+                body += [f"        {name} = {name}_end(shared[0], _n)"]
+                body += ["        cuda.syncthreads()"]
         for name, kind, _ in group:
             if kind == "row":
                 rows[name] = "out"
@@ -275,7 +285,8 @@ def product(dtype: str, tile: int, depth: int, each: int) -> str:
     for r in range(each):
         body += [f"        row = top + ty * {each} + {r}", "        if row < n:"]
         for c in range(each):
-            body += [f"            column = first + tx + {c * across}", "            if column < m:"]
+            body += [f"            column = first + tx + {c * across}"]
+            body += ["            if column < m:"]
             body += [f"                p_z[b * n * m + row * m + column] = c{r}_{c}"]
     body += ["        w += cuda.gridDim.x"]
     names = ("x", "y")
@@ -286,7 +297,7 @@ def product(dtype: str, tile: int, depth: int, each: int) -> str:
 def segments(dtype: str) -> str:
     """Sums of rows of g by segment, in their order: `kernel(count, width, ...)`.
 
-    Segment s adds to row p_target[s] of z the rows p_order[k] of g, k from p_start[s] to p_start[s + 1].
+    Segment s adds to row target[s] of z the rows order[k] of g, k from start[s] to start[s + 1].
     """
     pointer = C_TYPE[dtype][0]
     whole = [("target", "int64"), ("start", "int64"), ("order", "int64")]

@@ -294,7 +294,7 @@ def conv_weight(x: Array, g: Array, plan: Plan) -> Array:
     """The gradient of a convolution's weight."""
     shape = (g.shape[1], x.shape[1] // plan.groups, *plan.at.size)
     size, span = math.prod(shape) * x.itemsize, x.shape[0] * plan.run
-    slow = type(x) is not np.ndarray or size > SMALL and (plan.run < SHORT or span < SPAN)
+    slow = type(x) is not np.ndarray or (size > SMALL and (plan.run < SHORT or span < SPAN))
     if slow or not _fits(plan, g.shape[1], size, x, g):
         return windows.conv_weight(x, g, plan)
     lots = 1

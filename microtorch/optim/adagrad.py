@@ -43,7 +43,9 @@ class Adagrad(Optimizer):
                 self.state[p] = self._started(p, group)
 
     def _started(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        start = np.full(p._array.shape, group["initial_accumulator_value"], p._array.dtype, like=p._array)
+        start = np.full(
+            p._array.shape, group["initial_accumulator_value"], p._array.dtype, like=p._array
+        )
         found = State()
         found["step"], found["sum"] = wrap(np.zeros((), np.float32)), wrap(start)
         return found

@@ -307,7 +307,12 @@ class Update:
             size = line[0]._array.size
             for tensor in line:
                 a = tensor._array
-                if type(a) is not type(first) or a.dtype != dtype or a.size != size or not a.flags.c_contiguous:
+                if (
+                    type(a) is not type(first)
+                    or a.dtype != dtype
+                    or a.size != size
+                    or not a.flags.c_contiguous
+                ):
                     return False
                 words.append(id(a) + offset)
             words.append(size)
