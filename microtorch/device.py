@@ -54,6 +54,15 @@ class device:
     def __hash__(self) -> int:
         return hash(str(self))
 
+    def __enter__(self) -> "device":
+        """Make tensors here if nothing is said, until the block ends."""
+        _before.append(default[0])
+        default[0] = check(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        default[0] = _before.pop()
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (device, (str(self),))
 
@@ -61,6 +70,7 @@ class device:
 CPU = device("cpu")
 # Where new tensors are made if nothing is said.
 default = [CPU]
+_before: list[device] = []
 
 
 def check(place: Any) -> device:

@@ -314,6 +314,12 @@ class Tensor:
                     f"a tensor with grad_dtype '{self.dtype.short}'. The gradient must match the "
                     "tensor's dtype"
                 )
+            if value.device is not self.device:
+                raise RuntimeError(
+                    "attempting to assign a gradient with device type "
+                    f"'{value.device.type}' to a tensor with device type '{self.device.type}'. "
+                    "Please ensure that the gradient and the tensor are on the same device"
+                )
             if value._array.shape != self._array.shape:
                 raise RuntimeError(
                     f"attempting to assign a gradient of size '{list(value._array.shape)}' to a "
@@ -485,9 +491,10 @@ class Tensor:
     def __repr__(self) -> str:
         from .printing import tensor_repr
 
-        grad_fn = self.grad_fn
+        grad_fn, place = self.grad_fn, self.device
         return tensor_repr(
-            self._array,
+            self._array if place is CPU else self.numpy(force=True),
+            device=None if place is CPU else str(place),
             grad_fn=None if grad_fn is None else type(grad_fn).__name__,
             requires_grad=self._node is not None,
             device=str(self.device) if self.is_cuda else None,

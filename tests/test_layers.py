@@ -36,6 +36,7 @@ LEVELS = (
 # Imports inside functions, with the reason for each.
 ON_DEMAND = {
     ("", "importlib"): "names that few programs use are loaded by __getattr__",
+    ("capture.choice", "microtorch.capture.cuda"): "only where a GPU is used",
     ("device", "importlib"): "the GPU's package is loaded when a GPU is asked for",
     ("drawing", "matplotlib"): "only to draw",
     ("errors", "difflib"): "only to word an error",

@@ -140,7 +140,7 @@ def run(torch, constructor, shapes):
     found = {}
     # A name alone, or several that know `nn`.
     module = eval(f"nn.{constructor}", {"nn": torch.nn})
-    state = lambda: {k: np.array(v.detach().numpy()) for k, v in module.state_dict().items()}
+    state = lambda: {k: np.array(v.detach().numpy(force=True)) for k, v in module.state_dict().items()}
     found["repr"] = repr(module)
     found["first state"] = state()
     for mode in ("train", "eval"):
@@ -153,12 +153,12 @@ def run(torch, constructor, shapes):
         module.zero_grad()
         out = module(*inputs)
         outputs = out if isinstance(out, tuple) else (out,)
-        found[f"{mode} outputs"] = [np.array(z.detach().numpy()) for z in outputs]
+        found[f"{mode} outputs"] = [np.array(z.detach().numpy(force=True)) for z in outputs]
         if outputs[0].requires_grad:
             weights = np.random.default_rng(8).normal(size=tuple(outputs[0].shape))
             (outputs[0] * torch.tensor(weights.astype(np.float32))).sum().backward()
         found[f"{mode} gradients"] = {
-            str(k): None if p.grad is None else np.array(p.grad.numpy())
+            str(k): None if p.grad is None else np.array(p.grad.numpy(force=True))
             for k, p in [*enumerate(inputs), *module.named_parameters()]
         }
         found[f"{mode} state"] = state()

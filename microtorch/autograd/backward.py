@@ -151,6 +151,8 @@ def accumulate(leaf: Tensor, g: Any) -> None:
     if leaf._node is None:
         return
     held = leaf._grad
+    if type(g) is not np.ndarray:
+        g = _placed(g, leaf)
     if g.__class__ is not np.ndarray:
         g = g if isinstance(g, Tensor) else wrap(np.asarray(g))
         leaf._grad = record(COPY, g._array.copy(), (g,)) if held is None else held + g
@@ -169,6 +171,14 @@ def accumulate(leaf: Tensor, g: Any) -> None:
         else:
             cpu.add_into(a, g)
         changed(held)
+
+
+def _placed(g: Any, leaf: Tensor) -> Any:
+    """A gradient where its leaf is: a number on the CPU may have met tensors on a GPU."""
+    if isinstance(g, Tensor):
+        return primitives.move(g, leaf.device)
+    place = leaf.device
+    return g if not isinstance(g, np.ndarray) or device_of(g) is place else cpu.move(g, place)
 
 
 _adding = threading.Lock()
@@ -240,6 +250,7 @@ def grad(
                 f"The differentiated Tensor at index {number} appears to not have been used in "
                 "the graph. Set allow_unused=True if this is the desired behavior."
             )
+        g = g if g is None else _placed(g, t)
         results.append(wrap(np.array(g)) if isinstance(g, np.ndarray) else g)
     return tuple(results)
 

@@ -23,13 +23,8 @@ SHARED = 25_000
 HEADER = "# One recorded call as loops. `table` holds the addresses of all arrays.\n"
 
 
-def build(recording: Recording) -> Any:
+def build(recording: Recording) -> "Program":
     """The program that does what was recorded."""
-    refs = [r for op in recording.ops for r in (*op.outs, *op.ins)]
-    if any(r.storage.device != "cpu" for r in (*refs, *recording.arguments, *recording.results)):
-        from .cuda import Program as OnGPU
-
-        return OnGPU(recording)
     return Program(recording)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from .. import dtypes
 from ..graph.node import LEAF, Node, clock, mode, next_seq
 from ..tensor import Tensor, changed, new, root_of
-from .build import build
+from .choice import build
 from .gradients import Gradients
 from .guards import Guards, frozen
 from .ir import Recording, Ref

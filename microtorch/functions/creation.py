@@ -256,6 +256,7 @@ def tensor(
             stacklevel=2,
         )
         array = data._array.copy() if dtype is None else astype(data._array, dtype.numpy)
+        device = data.device if device is None else device
     else:
         array = _array_of(data, dtype)
     return finish("tensor", array, None, None, device, requires_grad, pin_memory)
@@ -429,6 +430,7 @@ def full_like(input: Tensor, fill_value: Any, *, dtype: Any = None, **options: A
         fill_value = fill_value.item()
     if not isinstance(fill_value, (bool, builtins.int, builtins.float, np.generic)):
         raise argument_error("full_like", "fill_value", 2, "Number", fill_value)
+    options.setdefault("device", input.device)
     array = empty_array_like(input, dtype or input.dtype, options.pop("memory_format", None))
     array[...] = _fill_number(fill_value, array.dtype)
     return finish("full_like", array, None, **options)

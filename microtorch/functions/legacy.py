@@ -43,7 +43,7 @@ def type_(input: Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
         ValueError: for a name of no type.
     """
     if dtype is None:
-        return f"torch.{input.dtype.short}Tensor"
+        return f"torch.{'cuda.' if input.is_cuda else ''}{input.dtype.short}Tensor"
     if isinstance(dtype, str):
         if dtype not in _BY_NAME:
             raise ValueError(f"invalid type: '{dtype}'")

@@ -85,9 +85,9 @@ def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
 
 @method()
 def type_as(input: Tensor, other: Tensor) -> Tensor:
-    """The elements in another tensor's dtype."""
+    """The elements in another tensor's dtype, on its device."""
     need_tensor("type_as", "other", 1, other)
-    return input.to(other.dtype)  # type: ignore[attr-defined,no-any-return]
+    return input.to(other)  # type: ignore[attr-defined,no-any-return]
 
 
 @function()

@@ -96,8 +96,8 @@ def randn(
 
 def _like(draw: Any, input: Tensor, dtype: Any, options: dict[str, Any]) -> Tensor:
     """What `draw` gives for a shape, with the shape and order in memory of input."""
-    order = memory_order(input, options.pop("memory_format", None))
     options.setdefault("device", input.device)
+    order = memory_order(input, options.pop("memory_format", None))
     made = draw([input._array.shape[d] for d in order], dtype=dtype or input.dtype, **options)
     made._array = made._array.transpose(np.argsort(order))
     return made  # type: ignore[no-any-return]

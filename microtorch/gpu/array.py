@@ -17,10 +17,6 @@ from .driver import start
 from .memory import current, later, pool
 
 Host = np.ndarray[Any, Any]
-HOST = (
-    "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
-    "memory first."
-)
 DIFFERENT = (
     "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
 )
@@ -90,7 +86,8 @@ class Array(NDArrayOperatorsMixin):
         return perform(function, args, options)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Host:
-        raise TypeError(HOST)
+        # NumPy asks where an array on the CPU meets this one: tensors are refused before.
+        raise RuntimeError(DIFFERENT)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

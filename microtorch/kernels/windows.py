@@ -15,8 +15,8 @@ from numpy.lib.stride_tricks import as_strided
 Array = np.ndarray[Any, Any]
 Pair = tuple[int, int]
 
-# Bytes of the buffer of windows.
-BUFFER = 1 << 20
+# Bytes of the buffer of windows: on the CPU in its cache, on a GPU of many images at once.
+BUFFER, GPU_BUFFER = 1 << 20, 1 << 28
 
 
 class Windows(NamedTuple):
@@ -169,9 +169,10 @@ class Plan(NamedTuple):
         strides = (*products.strides[:3], self.row * size, size)
         return as_strided(products, products.shape[:3] + self.at.counts, strides)
 
-    def lots(self, count: int, pixels: int, itemsize: int) -> Iterator[slice]:
+    def lots(self, x: Array, pixels: int) -> Iterator[slice]:
         """Images whose windows, `pixels` each, fit into the buffer together."""
-        step = max(1, BUFFER // max(1, pixels * self.run * itemsize))
+        count, buffer = len(x), BUFFER if type(x) is np.ndarray else GPU_BUFFER
+        step = max(1, buffer // max(1, pixels * self.run * x.itemsize))
         for start in range(0, count, step):
             yield slice(start, min(start + step, count))
 
@@ -190,7 +191,7 @@ def conv(x: Array, weight: Array, plan: Plan, bias: Array | None = None) -> Arra
     made = np.empty((n, groups, out // groups, *plan.at.counts), x.dtype, like=x)
     padded = plan.at.pad(x)
     with np.errstate(all="ignore"):
-        for lot in plan.lots(n, w[:, 0].size, x.itemsize):
+        for lot in plan.lots(x, w[:, 0].size):
             columns = _matrix(plan, padded[lot])
             made[lot] = plan.wanted(np.matmul(w, columns))
         if bias is not None:
@@ -206,7 +207,7 @@ def conv_input(g: Array, weight: Array, plan: Plan) -> Array:
     padded = np.zeros((n, channels, *plan.at.padded), g.dtype, like=g)
     kh, kw = plan.at.size
     with np.errstate(all="ignore"):
-        for lot in plan.lots(n, groups * w.shape[1], g.itemsize):
+        for lot in plan.lots(g, groups * w.shape[1]):
             target = plan.columns(padded[lot])
             found = np.matmul(w, plan.spread(g[lot])).reshape(target.shape)
             for i in range(kh):
@@ -223,7 +224,7 @@ def conv_weight(x: Array, g: Array, plan: Plan) -> Array:
     made = np.zeros((groups, out // groups, size), g.dtype, like=g)
     padded = plan.at.pad(x)
     with np.errstate(all="ignore"):
-        for lot in plan.lots(n, groups * size, g.itemsize):
+        for lot in plan.lots(g, groups * size):
             columns = _matrix(plan, padded[lot])
             made += np.matmul(plan.spread(g[lot]), columns.swapaxes(2, 3)).sum(0)
     return made.reshape(out, channels, *plan.at.size)

@@ -3,14 +3,11 @@
 import math
 from typing import Any
 
-import numpy as np
-
-from .. import dtypes
-from ..tensor import Tensor, wrap
+from ..tensor import Tensor
 from . import functional as F
 from . import init
 from .module import Module
-from .parameter import Parameter
+from .parameter import Parameter, parameter
 
 Sizes = int | tuple[int, ...]
 
@@ -18,12 +15,6 @@ Sizes = int | tuple[int, ...]
 def spread(value: Any, rank: int) -> tuple[int, ...]:
     """A number for every dimension, or one for each."""
     return (value,) * rank if isinstance(value, int) else tuple(value)
-
-
-def parameter(shape: tuple[int, ...], dtype: Any) -> Parameter:
-    """A parameter that is still to be initialized."""
-    kind = (dtype or dtypes.get_default_dtype()).numpy
-    return Parameter(wrap(np.empty(shape, kind)))
 
 
 class _Conv(Module):
@@ -34,7 +25,7 @@ class _Conv(Module):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes,
         padding: Sizes | str, dilation: Sizes, output_padding: Sizes, groups: int, bias: bool,
-        padding_mode: str, dtype: Any,
+        padding_mode: str, device: Any, dtype: Any,
     ) -> None:  # fmt: skip
         super().__init__()
         if groups <= 0:
@@ -66,8 +57,9 @@ class _Conv(Module):
         ends = (out_channels, in_channels // groups)
         if self.transposed:
             ends = (in_channels, out_channels // groups)
-        self.weight = parameter((*ends, *self.kernel_size), dtype)
-        self.register_parameter("bias", parameter((out_channels,), dtype) if bias else None)
+        self.weight = parameter((*ends, *self.kernel_size), dtype, device)
+        own = parameter((out_channels,), dtype, device) if bias else None
+        self.register_parameter("bias", own)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -131,7 +123,7 @@ class _Forward(_Conv):
     ) -> None:  # fmt: skip
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, 0, groups, bias,
-            padding_mode, dtype,
+            padding_mode, device, dtype,
         )  # fmt: skip
 
 
@@ -159,7 +151,7 @@ class _Transposed(_Conv):
             raise ValueError(f'Only "zeros" padding mode is supported for {type(self).__name__}')
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding,
-            groups, bias, padding_mode, dtype,
+            groups, bias, padding_mode, device, dtype,
         )  # fmt: skip
 
     def forward(self, input: Tensor) -> Tensor:

@@ -4,15 +4,12 @@ import math
 import warnings
 from typing import Any
 
-import numpy as np
-
-from .. import dtypes
 from ..functions.attention import bilinear
 from ..functions.product import linear
-from ..tensor import Tensor, wrap
+from ..tensor import Tensor
 from . import init
 from .module import Module
-from .parameter import Parameter
+from .parameter import parameter
 
 
 class Linear(Module):
@@ -34,11 +31,9 @@ class Linear(Module):
                     f"Trying to create tensor with negative dimension {n}: "
                     f"[{out_features}, {in_features}]"
                 )
-        kind = (dtype or dtypes.get_default_dtype()).numpy
-        self.weight = Parameter(wrap(np.empty((out_features, in_features), kind)))
-        self.register_parameter(
-            "bias", Parameter(wrap(np.empty(out_features, kind))) if bias else None
-        )
+        self.weight = parameter((out_features, in_features), dtype, device)
+        own = parameter((out_features,), dtype, device) if bias else None
+        self.register_parameter("bias", own)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -86,12 +81,10 @@ class Bilinear(Module):
         self.in1_features = in1_features
         self.in2_features = in2_features
         self.out_features = out_features
-        kind = (dtype or dtypes.get_default_dtype()).numpy
         shape = (out_features, in1_features, in2_features)
-        self.weight = Parameter(wrap(np.empty(shape, kind)))
-        self.register_parameter(
-            "bias", Parameter(wrap(np.empty(out_features, kind))) if bias else None
-        )
+        self.weight = parameter(shape, dtype, device)
+        own = parameter((out_features,), dtype, device) if bias else None
+        self.register_parameter("bias", own)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

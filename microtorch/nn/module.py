@@ -9,6 +9,7 @@ import numpy as np
 from .. import dtypes
 from ..device import check as check_device
 from ..errors import kind_of
+from ..functions.creation import uninitialized
 from ..graph.node import clock
 from ..kernels import cpu
 from ..tensor import Tensor, changed, wrap
@@ -353,9 +354,8 @@ class Module(Hooked, Paths):
 
     def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
         """Parameters and buffers with memory that is not initialized."""
-        check_device(device)
         for tensor in (*self.parameters(recurse), *self.buffers(recurse)):
-            tensor._array = np.empty_like(tensor._array)
+            tensor._array = uninitialized(tensor._array.shape, tensor._array.dtype, device)
         return self
 
     # --------------------------------------------------------------------------- state

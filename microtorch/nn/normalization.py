@@ -3,22 +3,23 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from .. import dtypes
-from ..tensor import Tensor, wrap
+from ..functions.creation import empty
+from ..tensor import Tensor
 from . import functional as F
 from . import init
-from .convolution import parameter
 from .module import Module
+from .parameter import parameter
 
 
 class _Affine(Module):
     """A module with a weight of ones and a bias of zeros, or None for either."""
 
-    def _register(self, shape: tuple[int, ...], weight: bool, bias: bool, dtype: Any) -> None:
+    def _register(
+        self, shape: tuple[int, ...], weight: bool, bias: bool, device: Any, dtype: Any
+    ) -> None:
         for name, on in (("weight", weight), ("bias", bias)):
-            self.register_parameter(name, parameter(shape, dtype) if on else None)
+            self.register_parameter(name, parameter(shape, dtype, device) if on else None)
 
     def reset_parameters(self) -> None:
         """Ones and zeros again."""
@@ -47,15 +48,14 @@ class _Running(_Affine):
         self.momentum = momentum
         self.affine = affine
         self.track_running_stats = track_running_stats
-        self._register((num_features,), affine, affine and bias, dtype)
-        kind = (dtype or dtypes.get_default_dtype()).numpy
-        on = track_running_stats
-        for name, value in (
-            ("running_mean", np.zeros(num_features, kind)),
-            ("running_var", np.ones(num_features, kind)),
-            ("num_batches_tracked", np.array(0)),
+        self._register((num_features,), affine, affine and bias, device, dtype)
+        for name, shape, kind in (
+            ("running_mean", (num_features,), dtype),
+            ("running_var", (num_features,), dtype),
+            ("num_batches_tracked", (), dtypes.int64),
         ):
-            self.register_buffer(name, wrap(value) if on else None)
+            buffer = empty(shape, dtype=kind, device=device) if track_running_stats else None
+            self.register_buffer(name, buffer)
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:
@@ -161,7 +161,7 @@ class LayerNorm(_Affine):
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         on = elementwise_affine
-        self._register(self.normalized_shape, on, on and bias, dtype)  # type: ignore[arg-type]
+        self._register(self.normalized_shape, on, on and bias, device, dtype)  # type: ignore[arg-type]
         self.reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
@@ -192,8 +192,8 @@ class RMSNorm(_Affine):
         self.normalized_shape = (normalized_shape,) if single else tuple(normalized_shape)  # type: ignore[arg-type]
         self.eps = eps
         self.elementwise_affine = elementwise_affine
-        weight = parameter(self.normalized_shape, dtype) if elementwise_affine else None  # type: ignore[arg-type]
-        self.register_parameter("weight", weight)
+        weight = parameter(self.normalized_shape, dtype, device)  # type: ignore[arg-type]
+        self.register_parameter("weight", weight if elementwise_affine else None)
         self.reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ class GroupNorm(_Affine):
         self.num_channels = num_channels
         self.eps = eps
         self.affine = affine
-        self._register((num_channels,), affine, affine and bias, dtype)
+        self._register((num_channels,), affine, affine and bias, device, dtype)
         self.reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:

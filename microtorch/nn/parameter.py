@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from .. import dtypes
 from ..errors import refuse_foreign
+from ..functions.creation import uninitialized
 from ..graph.node import LEAF
-from ..tensor import TENSORS, Tensor, new
+from ..tensor import TENSORS, Tensor, new, wrap
 
 
 class Parameter(Tensor):
@@ -40,3 +42,9 @@ class Parameter(Tensor):
 
 
 TENSORS.add(Parameter)
+
+
+def parameter(shape: tuple[int, ...], dtype: Any = None, device: Any = None) -> Parameter:
+    """A parameter that is still to be initialized."""
+    kind = (dtype or dtypes.get_default_dtype()).numpy
+    return Parameter(wrap(uninitialized(shape, kind, device)))

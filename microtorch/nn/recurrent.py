@@ -166,7 +166,7 @@ class RNNBase(Module):
         sizes = [self.proj_size or self.hidden_size] + [self.hidden_size] * lstm
         shapes = [(len(self._names), x.shape[1], size) for size in sizes]
         if state is None:
-            state = tuple(zeros(shape, dtype=x.dtype) for shape in shapes)
+            state = tuple(zeros(shape, dtype=x.dtype, device=x.device) for shape in shapes)
         for k, (s, shape) in enumerate(zip(state, shapes, strict=True)):
             if tuple(s.shape) != shape:
                 what = f"hidden[{k}]" if lstm else "hidden"
@@ -361,7 +361,7 @@ class RNNCellBase(Module):
             )
         if state is None:
             shape = (x.shape[0], self.hidden_size)
-            state = (zeros(shape, dtype=x.dtype),) * (1 + (self._mode == "LSTM"))
+            state = (zeros(shape, dtype=x.dtype, device=x.device),) * (1 + (self._mode == "LSTM"))
         else:
             state = tuple(s if s.ndim == 2 else s.unsqueeze(0) for s in state)
         for k, s in enumerate(state):

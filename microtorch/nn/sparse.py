@@ -6,9 +6,8 @@ from ..autograd.modes import no_grad
 from ..tensor import Tensor
 from . import functional as F
 from . import init
-from .convolution import parameter
 from .module import Module
-from .parameter import Parameter
+from .parameter import Parameter, parameter
 
 
 class Embedding(Module):
@@ -36,7 +35,7 @@ class Embedding(Module):
         self.embedding_dim = embedding_dim
         self.padding_idx = padding_idx
         if _weight is None:
-            self.weight = parameter((num_embeddings, embedding_dim), dtype)
+            self.weight = parameter((num_embeddings, embedding_dim), dtype, device)
             self.reset_parameters()
         else:
             if _weight.shape != (num_embeddings, embedding_dim):

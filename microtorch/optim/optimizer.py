@@ -258,9 +258,12 @@ def _take_names(group: dict[str, Any]) -> None:
 
 
 def _owned(value: Tensor, p: Tensor) -> Tensor:
-    """A copy of loaded state; all but 0-d values have the parameter's dtype."""
-    dtype = p._array.dtype if value._array.ndim else value._array.dtype
-    return wrap(value._array.astype(dtype, copy=True))
+    """A copy of loaded state; all but 0-d values have the parameter's dtype and device."""
+    a = value._array
+    if not a.ndim:
+        return wrap(a.copy())
+    moved = a if value.device is p.device else cpu.move(a, p.device)
+    return wrap(moved.astype(p._array.dtype, copy=moved is a))
 
 
 def check_shapes(line: tuple[Any, ...]) -> None:
@@ -338,6 +341,11 @@ class Update:
         for line in lines:
             check_shapes(line)
             check_repeated(line[0]._array)
+            if len({t.device for t in line}) > 1:
+                raise RuntimeError(
+                    "Expected all tensors to be on the same device, but found at least two "
+                    "devices, cuda:0 and cpu!"
+                )
         for line in lines:
             dtype = line[0]._array.dtype
             copies = [wrap(np.asarray(t._array, dtype, order="C")) for t in line]
