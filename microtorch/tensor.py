@@ -497,7 +497,6 @@ class Tensor:
             device=None if place is CPU else str(place),
             grad_fn=None if grad_fn is None else type(grad_fn).__name__,
             requires_grad=self._node is not None,
-            device=str(self.device) if self.is_cuda else None,
         )
 
     def __format__(self, spec: str) -> str:

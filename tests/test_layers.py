@@ -74,7 +74,7 @@ LONGEST = 450
 # What may be longer, up to how many lines, and why.
 LONGER = {
     "gpu.ops": (590, "a rule for each operation of NumPy's"),
-    "tensor": (700, "one class with the attributes and conversions that PyTorch gives it"),
+    "tensor": (710, "one class with the attributes and conversions that PyTorch gives it"),
     "table": (560, "the table is one, and read as one"),
     "nn.module": (470, "one class with the methods that PyTorch gives it"),
     "kernels.vecmath": (650, "a text for each function and each width, with its error bounds"),
