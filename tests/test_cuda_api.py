@@ -712,7 +712,8 @@ def test_packages_that_are_missing(monkeypatch):
     with pytest.raises(driver.Unavailable, match="not installed: pip install 'microtorch.cuda13.'"):
         begin()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: types)
-    monkeypatch.setitem(sys.modules, "cuda", None)
+    for name in ("cuda", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(driver.Unavailable, match="packages for CUDA cannot be imported"):
         begin()
 
