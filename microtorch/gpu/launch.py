@@ -99,11 +99,6 @@ def run(source: str, count: int, words: Any, block: int = 0, grid: Any = None) -
     )
 
 
-@functools.cache
-def _elementwise(*key: Any) -> str:
-    return text.elementwise(*key)
-
-
 def map_(
     outs: list[Array], ins: list[Array], formulas: Any, names: Any, dtype: Any = None,
     far: str = "",
@@ -117,7 +112,7 @@ def map_(
     targets = [f"out{k}" for k in range(len(outs))]
     lengths, steps = merged(shape, [distances(x) for x in (*ins, *outs)])
     key = dtype or next((x.dtype for x in ins if x.dtype != np.bool_), ins[0].dtype)
-    source = _elementwise(
+    source = text.elementwise(
         len(lengths),
         tuple((n, x.dtype.name) for n, x in zip(names, ins, strict=True)),
         tuple((n, x.dtype.name) for n, x in zip(targets, outs, strict=True)),
@@ -205,8 +200,10 @@ def fold(
         chunks = min(max(chunks, -(-total // 256)), 512)
     key = tuple((n, x.dtype.name) for n, x in zip(names, ins, strict=True))
     partial = made if chunks == 1 else empty((chunks, outer), out)
-    source = _fold(name, key, formula, made.dtype.name, len(shape), len(lengths), driver.threads,
-                   columns, chunks == 1)  # fmt: skip
+    kind, threads = made.dtype.name, driver.threads
+    source = text.fold(
+        name, key, formula, kind, len(shape), len(lengths), threads, columns, chunks == 1
+    )
     part = -(-total // chunks)
     words = [outer, chunks, total, part, total, *shape[1:], *lengths[1:], partial.address]
     words += [x.address for x in ins]
@@ -214,8 +211,7 @@ def fold(
     _start(source, columns, outer * chunks, words)
     if chunks > 1:
         alone = outer >= COLUMNS
-        source = _fold(name, (("x", made.dtype.name),), "x", made.dtype.name, 1, 1, driver.threads,
-                       alone, True)  # fmt: skip
+        source = text.fold(name, (("x", kind),), "x", kind, 1, 1, threads, alone, True)
         _start(source, alone, outer, [outer, 1, chunks, chunks, total, made.address,
                                       partial.address, 1, outer])  # fmt: skip
     return made
@@ -224,11 +220,6 @@ def fold(
 def _start(source: str, columns: bool, work: int, words: list[int]) -> None:
     blocks = start().processors * 16
     run(source, work, words, grid=None if columns else (min(work, blocks), 1))
-
-
-@functools.cache
-def _fold(*key: Any) -> str:
-    return text.fold(*key)
 
 
 def rows(name: str, ins: list[Array], dim: int) -> Array:
@@ -245,17 +236,12 @@ def rows(name: str, ins: list[Array], dim: int) -> Array:
     params = [distances(spread(x, lead)) for x in ins[count:]]
     outer = [*map(move, steps[:count]), *params, move(steps[-1])]
     lengths, outer = merged(lead, outer)
-    source = _rows(name, made.dtype.name, len(lengths), start().threads)
+    source = text.rowwise(ROWWISE[name], made.dtype.name, len(lengths), start().threads)
     number = made.size // full[dim]
     words = [number, full[dim], *lengths[1:], *(x.address for x in (*ins, made))]
     words += [s for each in outer for s in each] + [s[dim] for s in steps]
     _start(source, False, number, words)
     return made
-
-
-@functools.cache
-def _rows(name: str, dtype: str, rank: int, threads: int) -> str:
-    return text.rowwise(ROWWISE[name], dtype, rank, threads)
 
 
 def product(x: Array, y: Array) -> Array:
@@ -274,7 +260,7 @@ def product(x: Array, y: Array) -> Array:
         return made
     tile, depth, each = SMALL_TILES if start().simulated else TILES[made.dtype.name]
     across = tile // each
-    source = _product(made.dtype.name, tile, depth, each)
+    source = text.product(made.dtype.name, tile, depth, each)
     blocks = lengths[0] * -(-n // tile) * -(-m // tile)
     words = [lengths[0], n, m, k, x.address, y.address, made.address]
     for v, own in ((x, steps[0]), (y, steps[1])):
@@ -288,23 +274,19 @@ TILES = {"float32": (128, 8, 8), "float64": (64, 8, 4)}
 SMALL_TILES = (4, 2, 2)
 
 
-@functools.cache
-def _product(*key: Any) -> str:
-    return text.product(*key)
-
-
 def step(name: str, lines: list[list[Array]], numbers: tuple[float, ...]) -> None:
     """The update of many parameters in one launch."""
-    table = np.array([[*(x.address for x in line), line[0].size] for line in lines], np.int64)
-    device = upload(table)
-    source = _step(name, lines[0][0].dtype.name)
+    words = [word for line in lines for word in (*(x.address for x in line), line[0].size)]
+    device = _table(tuple(words))
+    source = text.step(STEPS[name], lines[0][0].dtype.name)
     across = start().grid(max(line[0].size for line in lines))
     run(source, 0, [device.address, *numbers], grid=(across, len(lines)))
 
 
-@functools.cache
-def _step(name: str, dtype: str) -> str:
-    return text.step(STEPS[name], dtype)
+@functools.lru_cache(maxsize=64)
+def _table(words: tuple[int, ...]) -> Array:
+    # The pool gives the same addresses again and again.
+    return upload(np.array(words, np.int64))
 
 
 def added(made: Array, places: Array, g: Array) -> None:
@@ -321,9 +303,4 @@ def added(made: Array, places: Array, g: Array) -> None:
     ends = upload(np.append(first, len(where)).astype(np.int64))
     kept = [upload(targets.astype(np.int64)), ends, upload(order.astype(np.int64))]
     words = [len(targets), width, *(x.address for x in (*kept, g, made))]
-    run(_segments(made.dtype.name), len(targets) * width, words)
-
-
-@functools.cache
-def _segments(dtype: str) -> str:
-    return text.segments(dtype)
+    run(text.segments(made.dtype.name), len(targets) * width, words)

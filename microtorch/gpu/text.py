@@ -5,6 +5,7 @@ operands. Every loop strides over the whole grid, so any grid is right. Position
 order of the result's elements and taken apart into one index a dimension.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -53,6 +54,7 @@ def _kernel(parameters: Sequence[str], body: Sequence[str]) -> str:
     return "\n".join([f"def kernel({', '.join(parameters)}):", *body]) + "\n"
 
 
+@functools.cache
 def elementwise(
     rank: int, ins: Sequence[Operand], outs: Sequence[Operand], formulas: Sequence[str],
     dtype: str, far: str = "",
@@ -105,6 +107,7 @@ def tree(shared: str, combine: str, threads: int, indent: str, t: str = "t") -> 
     return [_TREE.format(pad=indent, half=half, shared=shared, combine=combine, t=t)]
 
 
+@functools.cache
 def fold(
     name: str, ins: Sequence[Operand], formula: str, out: str, kept: int, reduced: int,
     threads: int, columns: bool, last: bool,
@@ -151,6 +154,7 @@ def fold(
     return text + _kernel(parameters, [*body, f"        w += {stride}"])
 
 
+@functools.cache
 def rowwise(row: Rowwise, dtype: str, rank: int, threads: int) -> str:
     """An op on rows, a block a row: `kernel(outer, n, lengths, addresses, distances)`.
 
@@ -204,6 +208,7 @@ def rowwise(row: Rowwise, dtype: str, rank: int, threads: int) -> str:
     return text + _kernel(parameters, body)
 
 
+@functools.cache
 def step(row: Step, dtype: str) -> str:
     """The update of many parameters in one launch: `kernel(a_table, lines, number_...)`.
 
@@ -225,6 +230,7 @@ def step(row: Step, dtype: str) -> str:
     return prologue(dtype, row.statements) + _kernel(parameters, body)
 
 
+@functools.cache
 def product(dtype: str, tile: int, depth: int, each: int) -> str:
     """A batch of products z = x @ y by tiles in shared memory.
 
@@ -294,6 +300,7 @@ def product(dtype: str, tile: int, depth: int, each: int) -> str:
     return prologue(dtype, ["x * y"]) + _kernel(parameters, body)
 
 
+@functools.cache
 def segments(dtype: str) -> str:
     """Sums of rows of g by segment, in their order: `kernel(count, width, ...)`.
 
