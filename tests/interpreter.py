@@ -55,6 +55,9 @@ def _rows(name: str, ins: list[Array], out: Array) -> None:
 class Interpreter:
     """A program that interprets its recording."""
 
+    # There is no built-in call.
+    native = False
+
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
         self.source = "\n".join(describe(recording))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from interpret import check, memory, repeated, transposed
 
 from microtorch.capture.build import build
-from microtorch.capture.ir import Call, Fold, Map, Product, Recording, Ref, Rows
+from microtorch.capture.ir import Call, Fold, Map, Number, Product, Recording, Ref, Rows
 
 rng = np.random.default_rng(0)
 
@@ -201,22 +201,22 @@ def test_in_place_updates_of_captured_memory():
     p = memory((), "captured", "p", array=array(7))
     buf = memory((), "captured", "buf", array=array(7))
     g = argument((7,), 0, "g")
-    rate = [0.1]
-    lr = memory((1,), "number", "lr", source=lambda: rate[0])
+    rate = {"lr": 0.1}
+    lr = memory((1,), "number", "lr", source=Number(rate, "lr"))
     ops = [
         map1(buf, [buf, g], "0.9 * x + y"),
         map1(p, [p, buf, repeated(lr, (7,))], "x - w * y"),
     ]
     recording = Recording(ops, [g], [])
     program = check(recording, [array(7)])
-    rate[0] = 0.7
+    rate["lr"] = 0.7
     check(recording, [array(7)], program=program)
 
 
 def test_an_update_whose_gradient_is_a_single_number():
     p = memory((), "captured", "p", array=array(1))
     x, g, z = argument((6,)), memory((1,)), result((1,))
-    lr = memory((1,), "number", "lr", source=lambda: 0.5)
+    lr = memory((1,), "number", "lr", source=Number({"lr": 0.5}, "lr"))
     total = Fold((Ref(g.storage, (), ()),), (x,), dims=(0,))
     names = ("p", "g", "lr")
     update = Map((p,), (p, g, lr), formulas=("p - lr * g",), names=names, label="sgd")
@@ -252,7 +252,7 @@ def test_results_that_are_views_or_not_computed():
     recording = Recording([map1(t, [x], "x + 1")], [x], [transposed(t), part, c, x])
     program = build(recording)
     a = array(3, 4)
-    got = program.run([a])
+    got = program.run((a,))
     np.testing.assert_array_equal(got[0], (a + 1).T)
     np.testing.assert_array_equal(got[1], (a + 1)[1:, 1])
     np.testing.assert_array_equal(got[2], c.storage.array)
@@ -277,12 +277,12 @@ def simple():
 
 def test_arguments_are_checked_and_laid_out():
     program, a = simple(), array(4, 3).T
-    np.testing.assert_array_equal(program.run([a])[0], a + 1)
+    np.testing.assert_array_equal(program.run((a,))[0], a + 1)
     for wrong in (array(4, 3), array(3, 4, dtype="float64"), [[1.0]]):
         with pytest.raises((TypeError, ValueError), match="recorded with"):
-            program.run([wrong])
+            program.run((wrong,))
     with pytest.raises(ValueError):
-        program.run([])
+        program.run(())
 
 
 def test_an_argument_in_memory_that_is_written_is_copied_first():
@@ -291,27 +291,34 @@ def test_an_argument_in_memory_that_is_written_is_copied_first():
     x = argument((6,))
     turned = Ref(x.storage, (6,), (-1,), 5)
     program = build(Recording([map1(c, [turned], "x * 2")], [x], []))
-    program.run([data])
+    program.run((data,))
     np.testing.assert_array_equal(data, np.arange(6)[::-1] * 2)
 
 
 def test_numbers_may_be_of_any_kind_and_may_fail():
-    values = iter([2.0, 3, np.float32(4), None])
-    lr = memory((1,), "number", "lr", source=lambda: next(values))
+    group = {"betas": (1.0, 2.0)}
+    lr = memory((1,), "number", "lr", source=Number(group, "betas", 1))
     z = result((1,))
     program = build(Recording([map1(z, [lr], "x * 1.5")], [], [z]))
-    assert [program.run([])[0] for _ in range(3)] == [3, 4.5, 6]
+    for number in (2.0, 3, np.float32(4)):
+        group["betas"] = 1.0, number
+        assert program.run(())[0] == number * 1.5
+    group["betas"] = 1.0, None
     with pytest.raises(TypeError):
-        program.run([])
-    with pytest.raises(StopIteration):
-        program.run([])
+        program.run(())
+    group["betas"] = (1.0,)
+    with pytest.raises(IndexError):
+        program.run(())
+    group.clear()
+    with pytest.raises(KeyError):
+        program.run(())
 
 
 def test_results_are_fresh_and_nothing_leaks():
     program, a = simple(), array(3, 4)
-    kept = program.run([a])[0]
+    kept = program.run((a,))[0]
     before = kept.copy()
-    program.run([a * 5])
+    program.run((a * 5,))
     np.testing.assert_array_equal(kept, before)
     assert sys.getrefcount(kept) == sys.getrefcount(before)
 

@@ -22,7 +22,8 @@ LEVELS = (
     ("graph", "kernels", "kernels.text", "kernels.vecmath", "kernels.store", "printing"),
     ("kernels.jit",),
     ("kernels.convolve", "kernels.cpu", "kernels.entry", "kernels.gemm",
-     "kernels.info", "kernels.lapack", "kernels.native", "kernels.rows", "kernels.stream",
+     "kernels.info", "kernels.lapack", "kernels.native", "kernels.objects", "kernels.rows",
+     "kernels.stream",
      "kernels.threads", "kernels.ufuncs"),
     ("tensor", "random", "cuda", "functions", "value", "custom"),
     ("gpu",),
@@ -77,6 +78,7 @@ LONGER = {
     "tensor": (700, "one class with the attributes and conversions that PyTorch gives it"),
     "table": (560, "the table is one, and read as one"),
     "nn.module": (470, "one class with the methods that PyTorch gives it"),
+    "kernels.jit": (475, "one file drives the compilers"),
     "kernels.vecmath": (650, "a text for each function and each width, with its error bounds"),
     "random": (500, "a method for each distribution, with PyTorch's errors"),
 }

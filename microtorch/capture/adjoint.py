@@ -190,7 +190,7 @@ class Adjoint:
         ]
         held = [_flat(t._array) for t in saved[: len(self.saved) + len(self.arguments)]]
         with self.lock:
-            found = self.program.run(given + held)
+            found = self.program.run((*given, *held))
         return [
             wrap(g) if any(grads[k] is not None for k in ks) else None
             for g, ks in zip(found, self.sources, strict=True)

@@ -4,7 +4,7 @@ import ctypes
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ def build(recording: Recording) -> "Program":
 class Program:
     """A recorded call as machine code.
 
-    source: its loops as text. run: `run(arguments) -> results`, with fresh result arrays.
+    source: its loops as text. run: `run(arguments) -> results`, of a tuple of arrays a list of
+    fresh ones.
     """
 
     def __init__(self, recording: Recording) -> None:
@@ -57,8 +58,14 @@ class Program:
             s.array for s in self.written if s.kind == "captured" and s.array is not None
         ]
         self._code = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(run)
-        self._kept: list[Any] = []
-        self.run = self._run if self.calls or not entry.available() else self._native(run)
+        # The storages of the results in the order in which they are made, with their shapes.
+        self.owners = {r.storage: r.shape if _whole(r) else (r.storage.size,) for r in self.results}
+        self.plain = len(self.owners) == len(self.results) and all(map(_whole, self.results))
+        # Whether `run` is a built-in function.
+        self.native = False
+        self.words = {"table": self.table.ctypes.data, "program": run}
+        self.run: Callable[[tuple[Array, ...]], list[Array]]
+        self.run = self._run if self.calls else self._first
         self.seconds = time.perf_counter() - started
 
     def explain(self) -> str:
@@ -112,37 +119,68 @@ class Program:
                 for v in values
             ]
 
-    def _native(self, run: int) -> Callable[[list[Array]], list[Array]]:
+    def _first(self, arguments: tuple[Array, ...]) -> list[Array]:
+        """The call from Python, until there is a built-in function."""
+        if not entry.wanted():
+            return self._run(arguments)
+        self.native, self.run = True, self._native()
+        return self.run(arguments)
+
+    def _native(self) -> Callable[[tuple[Array, ...]], list[Array]]:
         """The call as a built-in function, where no Python comes between the loops."""
-        places, unused = self.writer.places, self.writer.words
-        arguments = [
-            entry.argument(
-                places.get(r.storage, unused), r.dtype, r.shape, r.strides, r.offset, span(r),
+
+        def again(arguments: tuple[Array, ...]) -> list[Array]:
+            for storage, _ in self.numbers:
+                float(storage.source())  # type: ignore[misc]
+            return builtin(self._fitting(arguments))  # type: ignore[no-any-return]
+
+        reached = [(r, (entry.ARRAY, k, 0, 0, 0)) for k, r in enumerate(self.arguments)]
+        numbers = [(s.source, base) for s, base in self.numbers]
+        words = self.entry_words(reached, numbers)
+        builtin = entry.entry({**words, "count": len(reached), "instead": again}, self)
+        return builtin if self.plain else lambda arguments: self.parts(builtin(arguments))
+
+    def entry_words(
+        self, reached: Sequence[tuple[Ref | None, tuple[int, ...]]], numbers: list[tuple[Any, Any]],
+        apart: list[Array] | None = None, checked: int = 0,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Words of the built-in function's context.
+
+        reached: the arguments, and how they are reached. numbers: with the arrays that get them,
+        if any.
+        apart: memory that no argument may overlap; with it, numbers are compared with their truth.
+        checked: bytes of the result if it is one number that may not be nan.
+        """
+        compared, apart = apart is not None, self.outside if apart is None else apart
+        places, unused, given = self.writer.places, self.writer.words, list[int]()
+        for r, how in reached:
+            given += [*how, 0] if r is None else entry.argument(
+                how, places.get(r.storage, unused), r.dtype, r.shape, r.strides, r.offset, span(r),
                 r.storage in self.written,
-            )
-            for r in self.arguments
-        ]  # fmt: skip
-        ranges = [(b.ctypes.data, b.ctypes.data + b.nbytes) for b in self.outside]
-        numbers = [(s.source, base.ctypes.data, base.itemsize) for s, base in self.numbers]
-        owners = {r.storage: r.shape if _whole(r) else (r.storage.size,) for r in self.results}
-        made = [(places.get(s, unused), s.dtype, shape) for s, shape in owners.items()]
+            )  # fmt: skip
+        made = [
+            w
+            for s, shape in self.owners.items()
+            for w in (places.get(s, unused), id(s.dtype), len(shape), checked, *shape)
+        ]
+        read = []
+        for n, base in numbers:
+            place = (0, 0) if base is None else (base.ctypes.data, base.itemsize)
+            truth = 0 if n.truth is None or not compared else 2 - n.truth
+            read += [id(n.owner), id(n.key), n.place, *place, truth]
+        ranges = [end for b in apart for end in (b.ctypes.data, b.ctypes.data + b.nbytes)]
+        return {
+            **self.words, "arguments": len(reached), "rows": given, "results": made,
+            "results_count": len(self.owners), "numbers": read, "numbers_count": len(numbers),
+            "ranges": ranges, "ranges_count": len(apart),
+        }  # fmt: skip
 
-        def again(arguments: list[Array]) -> list[Array]:
-            return builtin(self._fitting(arguments))
+    def parts(self, found: list[Array]) -> list[Array]:
+        """The results, from the memory that the built-in function has made."""
+        memory = dict(zip(self.owners, found))
+        return [_part(memory[ref.storage], ref, ref.offset) for ref in self.results]
 
-        builtin = entry.entry(
-            self.table.ctypes.data, run, arguments, made, numbers, ranges, again, self._kept
-        )
-        if len(owners) == len(self.results) and all(map(_whole, self.results)):
-            return builtin
-
-        def viewed(arguments: list[Array]) -> list[Array]:
-            found = dict(zip(owners, builtin(arguments)))
-            return [_part(found[ref.storage], ref, ref.offset) for ref in self.results]
-
-        return viewed
-
-    def _run(self, arguments: list[Array]) -> list[Array]:
+    def _run(self, arguments: tuple[Array, ...]) -> list[Array]:
         """The call from Python: where there is no faster one, or Python comes between the loops."""
         for storage, base in self.numbers:
             base[0] = storage.source()  # type: ignore[misc]
@@ -168,7 +206,7 @@ class Program:
         memory = (ctypes.c_char * ((high - low + 1) * size)).from_address(start)
         return _part(memory, ref, ref.offset - low)
 
-    def _fitting(self, arguments: list[Array]) -> list[Array]:
+    def _fitting(self, arguments: tuple[Array, ...]) -> tuple[Array, ...]:
         """The arguments laid out as recorded, apart from what is written.
 
         Raises:
@@ -176,7 +214,7 @@ class Program:
         """
         if len(arguments) != len(self.arguments):
             raise ValueError(f"the program was recorded with {len(self.arguments)} arguments")
-        return [self._fitted(r, a) for r, a in zip(self.arguments, arguments)]
+        return tuple([self._fitted(r, a) for r, a in zip(self.arguments, arguments)])
 
     def _fitted(self, ref: Ref, array: Any) -> Array:
         kind, shape = getattr(array, "dtype", type(array)), getattr(array, "shape", ())

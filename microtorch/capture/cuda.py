@@ -33,6 +33,8 @@ HEADER = "# One recorded call as kernels.\n"
 class Program:
     """A recorded call as kernels, with the attributes of `build.Program`."""
 
+    native = False
+
     def __init__(self, recording: Recording) -> None:
         started = time.perf_counter()
         self._held: list[Any] = []
@@ -325,7 +327,7 @@ class Kernel:
             taken = [line.replace(f" d{d}", f" {self.dims[d]}") for line in taken]
         lines += [*taken, *(f"        {line}" for line in body), "        i += step"]
         for number, (k, _, kind) in enumerate(ends):
-            lines += [f"    shared{k} = cuda.shared.array({threads}, T_{kind})",
+            lines += [f"    shared{k} = shared({threads}, T_{kind})",
                       "    t = cuda.threadIdx.x", f"    shared{k}[t] = t{k}"]  # fmt: skip
             lines += tree(f"shared{k}", f"c{k}", threads, "    ")
             parameters.append(f"a_q{k}")

@@ -21,6 +21,8 @@ _TAKEN = {*INDEXES, *VOCABULARY, *keyword.kwlist, *dir(__builtins__)} | set(
 )
 # Estimated nanoseconds from which the threads that share a program share a loop of it.
 SHARED = 3_000
+# Programs of few items whose loops with functions have many elements are interleaved, so much.
+FEW, MANY, INTERLEAVED = 4, 128, 4
 # What threads wait for each other with; a product, or the part of one thread, by its spec.
 _HELPERS = f"""
 def barrier(t):
@@ -59,6 +61,12 @@ class Writer:
             r.storage: w.op.label
             for item in items if isinstance(item, Loop) for w in item.works for r in w.outs
         }  # fmt: skip
+        # Whether most of the work are functions of many elements in a row. Interleaved are all
+        # loops of a text, and compiling takes longer.
+        self.long = len(items) <= FEW and not any(isinstance(i, Product) for i in items) and any(
+            w.dims[-1:] >= (MANY,) and not text.is_cheap(w.formulas)
+            for item in items if isinstance(item, Loop) for w in item.works
+        )  # fmt: skip
         parts: list[list[Loop | Table | Product]] = [[]]
         for item in items:
             parts += [[]] if isinstance(item, Call) else []
@@ -235,6 +243,8 @@ class Writer:
     def complete(self) -> str:
         """All of the text: the functions that the source calls, the source, and the entry."""
         prologues = "".join(self._prologue(dtype) for dtype in sorted(self.formulas))
+        if self.long:
+            prologues = f"# interleave {INTERLEAVED}\n{prologues}"
         return prologues + _HELPERS + self.source + self._entry()
 
     def _prologue(self, dtype: str) -> str:

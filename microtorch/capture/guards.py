@@ -17,7 +17,7 @@ import random
 import re
 import sys
 import types
-from collections import UserList, deque
+from collections import UserList
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set, ValuesView
 from typing import Any
 
@@ -25,14 +25,14 @@ import numpy as np
 from numpy import random as numpy_random
 
 from ..graph.node import Node
+from ..kernels import objects
 from ..nn.module import Module
 from ..tensor import Tensor
 from ..value import Value
 from .tape import CaptureError
 from .usercode import is_library, names_of_code
+from .values import CONTAINERS, SIMPLE, equal, frozen, hooks_of, module_state, state_of
 
-SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, type(...))
-CONTAINERS = (list, tuple, set, frozenset, dict, deque)
 _WRAPPERS = (types.MethodType, staticmethod, classmethod)
 # Objects that are no owners of attributes of the user's.
 _CLOSED = (*SIMPLE, *CONTAINERS, *_WRAPPERS, types.FunctionType, types.BuiltinFunctionType,
@@ -52,23 +52,8 @@ CLOCKS = _UNREPEATABLE["time"].split()
 
 # Containers of no more than so many parts are compared part by part.
 _FEW = 8
-
-
-def simple(value: Any) -> Any:
-    """What is equal for equal numbers and strings only: -0.0 is not 0.0, and nan is nan."""
-    return value.__class__, value if value and value == value else repr(value)
-
-
-def frozen(value: Any, depth: int = 8) -> Any:
-    """A value as it is now: simple ones and containers of them by value, others by identity."""
-    if isinstance(value, SIMPLE):
-        return simple(value)
-    if depth and isinstance(value, dict):
-        pairs = value.items()
-        return (type(value), *[(frozen(k, depth - 1), frozen(v, depth - 1)) for k, v in pairs])
-    if depth and isinstance(value, CONTAINERS):
-        return (type(value), *[frozen(v, depth - 1) for v in value])
-    return id(value)
+# The same for the built-in function.
+_MANY = 64
 
 
 _OF_TENSORS = frozenset(dir(Tensor))
@@ -81,8 +66,11 @@ class Guards:
     """
 
     def __init__(self, function: Any, arguments: Any) -> None:
-        self.scope: dict[str, Any] = {"frozen": frozen, "equal": _equal, "same": operator.is_}
+        self.scope: dict[str, Any] = {"frozen": frozen, "equal": equal, "same": operator.is_}
         self.texts: list[str] = []
+        # The same for the built-in function, and the texts of those that have no such form.
+        self.rows: list[list[int]] = []
+        self.rest: list[str] = []
         # What was noted, in words and with the text that compares it.
         self.places: dict[Any, tuple[str, str]] = {}
         self.modules: dict[Module, Any] = {}
@@ -157,10 +145,15 @@ class Guards:
         self.scope[name] = value
         return name
 
-    def add(self, text: str, *values: Any) -> str:
-        """Add a comparison of objects."""
-        self.texts.append(self._text(text, *values))
-        return self.texts[-1]
+    def add(self, text: str, *values: Any, rows: list[list[int]] | None = None) -> str:
+        """Add a comparison of objects; `rows` say the same, or less that is enough."""
+        return self._compare(self._text(text, *values), rows)
+
+    def _compare(self, text: str, rows: list[list[int]] | None) -> str:
+        self.texts.append(text)
+        self.rest += [text] if rows is None else []
+        self.rows += rows or []
+        return text
 
     def _text(self, text: str, *values: Any) -> str:
         return text.format(*map(self.name, values))
@@ -198,7 +191,8 @@ class Guards:
         same = f"{{0}}{text} is {{1}}"
         if isinstance(value, (*SIMPLE, *CONTAINERS)):
             same = f"({same} or frozen({{0}}{text}) == {{2}})"
-        self.places[id(owner), text] = words, self.add(same, owner, value, frozen(value))
+        found = self.add(same, owner, value, frozen(value), rows=objects.rows(owner, text, value))
+        self.places[id(owner), text] = words, found
         self._visit(value, words)
 
     # ---------------------------------------------------------------------------- the walk
@@ -223,8 +217,8 @@ class Guards:
             # Containers in it are compared by themselves.
             if not isinstance(value, (tuple, frozenset)):
                 words = words or f"a {type(value).__name__}"
-                self.texts.append(self._contents(value))
-                self.places.setdefault((id(value), ""), (words, self.texts[-1]))
+                found = self._compare(self._contents(value), _parts_rows(value))
+                self.places.setdefault((id(value), ""), (words, found))
             self._visit_all(_parts(value), words)
         elif isinstance(value, np.ndarray):
             # The package makes constants of its elements.
@@ -234,13 +228,13 @@ class Guards:
             self._visit_all(list(value.__dict__.get("_hooks", {}).values()))
         elif isinstance(value, Module):
             for module in value.modules():
-                self.modules.setdefault(module, _module_state(module))
+                self.modules.setdefault(module, module_state(module))
                 for name, t in (*module._parameters.items(), *module._buffers.items()):
                     self.labels.setdefault(id(t), name)
                 self._visit(type(module))
-                self._visit_all(f for k in _hooks_of(module).values() for f in k.values())
+                self._visit_all(f for k in hooks_of(module).values() for f in k.values())
         elif isinstance(value, _GENERATORS):
-            state = functools.partial(_state, value)
+            state = functools.partial(state_of, value)
             self._random.append((state, state()))
         elif isinstance(value, (bytearray, memoryview, array.array)):
             self.add("bytes({}) == {}", value, bytes(value))
@@ -269,11 +263,10 @@ class Guards:
         own = not is_library(code.co_filename, function.__globals__.get("__name__"))
         if own:
             self._place = self._place or f"{code.co_filename}:{code.co_firstlineno}"
-            self.add("{0}.__code__ is {1}", function, code)
-            if code.co_argcount:
-                self.add("{0}.__defaults__ is {1}", function, function.__defaults__)
-            if code.co_kwonlyargcount:
-                self.add("{0}.__kwdefaults__ is {1}", function, function.__kwdefaults__)
+            for n in ("__code__", "__defaults__", "__kwdefaults__"):
+                found = getattr(function, n)
+                self.add(f"{{0}}.{n} is {{1}}", function, found,
+                         rows=objects.rows(function, "." + n, found))  # fmt: skip
             names = names_of_code(code)
             self._names |= names.attributes
             self._by_text |= names.texts
@@ -300,7 +293,9 @@ class Guards:
             text = "{1}.isdisjoint({0})" if len(names) > 1 else f"{names[0]!r} not in {{0}}"
             text = self._text(text, owner, frozenset(names))
             self.places[id(owner), names] = words, text
-            self.texts += [text] * later
+            if later:
+                rows = [objects.item(owner, name) for name in names] if len(names) <= _FEW else None
+                self._compare(text, rows)
 
     def _imported(self, names: Iterable[str], variables: dict[str, Any]) -> None:
         """Walk through modules that are imported in a function."""
@@ -374,7 +369,9 @@ class Guards:
         if isinstance(value, type):
             for base in value.__mro__:
                 if not is_library(None, base.__module__) and (id(base), "") not in self.places:
-                    text = self.add("len({0}.__dict__) == {1}", base, len(base.__dict__))
+                    size = len(base.__dict__)
+                    rows = [objects.size(objects.dict_of(base), size)]
+                    text = self.add("len({0}.__dict__) == {1}", base, size, rows=rows)
                     self.places[id(base), ""] = f"the class {base.__name__}", text
         elif isinstance(value, types.FunctionType):
             self._lacks(
@@ -395,7 +392,7 @@ class Guards:
     # ------------------------------------------------------------------------- afterwards
     def rare(self) -> bool:
         """Whether all modules are as they were; asked after epochs only."""
-        return all(_module_state(m) == state for m, state in self.modules.items())
+        return all(module_state(m) == state for m, state in self.modules.items())
 
     def drawn(self) -> bool:
         """Whether random numbers that are not microtorch's have been drawn."""
@@ -404,7 +401,7 @@ class Guards:
     def changes(self) -> list[str]:
         """What the recorded call itself has changed."""
         found = [words for words, text in self.places.values() if not self._holds(text)]
-        changed = (m for m, state in self.modules.items() if _module_state(m) != state)
+        changed = (m for m, state in self.modules.items() if module_state(m) != state)
         return found + [f"an attribute of {type(m).__name__}" for m in changed]
 
     def _holds(self, text: str) -> bool:
@@ -414,18 +411,10 @@ class Guards:
             return False
 
 
-def _equal(array: Any, was: Any) -> bool:
-    return bool(np.array_equal(array, was, equal_nan=array.dtype.kind == "f"))
-
-
-def _state(generator: Any) -> str:
-    """The state of a generator that is not microtorch's."""
-    if isinstance(generator, random.Random):
-        return repr(generator.getstate())
-    legacy = isinstance(generator, numpy_random.RandomState)
-    state = generator.get_state(legacy=False) if legacy else generator.bit_generator.state
-    with np.printoptions(threshold=sys.maxsize):
-        return repr(state)
+def _parts_rows(value: Any) -> list[list[int]] | None:
+    """Comparisons of a short list's size and parts."""
+    few = type(value) is list and len(value) <= _MANY
+    return [objects.size(value, len(value)), *objects.parts(value)] if few else None
 
 
 def _parts(value: Any) -> list[Any]:
@@ -438,12 +427,3 @@ def _names_of(value: Any) -> set[str]:
     slots = (vars(base).get("__slots__", ()) for base in type(value).__mro__)
     names = {n for own in slots for n in ((own,) if isinstance(own, str) else own)}
     return names | getattr(value, "__dict__", {}).keys()
-
-
-def _hooks_of(module: Module) -> dict[str, dict[int, Any]]:
-    return vars(module.__dict__.get("_hooks") or types.SimpleNamespace())
-
-
-def _module_state(module: Module) -> Any:
-    """What belongs to a module itself: simple values by value, others by identity."""
-    return type(module), frozen(vars(module), 3), frozen(_hooks_of(module))

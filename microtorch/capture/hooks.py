@@ -35,7 +35,7 @@ from .guards import CLOCKS
 from .record import MAKES, paused, plain, recorded
 from .scalars import HOOKS as SCALAR_HOOKS
 from .session import ARRAY, ArrayHook, GradHook, Session
-from .tape import CaptureError, active, read_error, refusal
+from .tape import CaptureError, active, read_error, recorders, refusal
 from .traced import CHECKS, Traced
 from .updates import counting, stepping, updating
 from .usercode import of_library
@@ -356,7 +356,6 @@ _HOOKS: list[tuple[Any, str, Any]] = [
 ]  # fmt: skip
 _lock = threading.Lock()
 _before: list[tuple[Any, str, Any]] = []
-_count = [0]
 
 
 def _install() -> None:
@@ -375,9 +374,9 @@ def _remove() -> None:
 def recording(tape: Session) -> Iterator[None]:
     """Record what this thread does."""
     with _lock:
-        if not _count[0]:
+        if not recorders[0]:
             _install()
-        _count[0] += 1
+        recorders[0] += 1
     active.tape = tape
     try:
         if tape.guards.refusal:
@@ -392,6 +391,6 @@ def recording(tape: Session) -> Iterator[None]:
             if t is not None and type(ARRAY.__get__(t)) is Traced:
                 ARRAY.__set__(t, ARRAY.__get__(t).value)
         with _lock:
-            _count[0] -= 1
-            if not _count[0]:
+            recorders[0] -= 1
+            if not recorders[0]:
                 _remove()

@@ -16,6 +16,27 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(eq=False, slots=True)
+class Number:
+    """Where a hyper-parameter is: an item of a dict, or of a tuple in it.
+
+    truth: whether it is not 0, where a recording takes that for granted.
+    """
+
+    owner: dict[str, Any]
+    key: str
+    place: int = -1
+    truth: bool | None = None
+
+    def __call__(self) -> Any:
+        """The number as it is now."""
+        value = self.owner[self.key]
+        return value if self.place < 0 else value[self.place]
+
+    def __str__(self) -> str:
+        return self.key if self.place < 0 else f"{self.key}{self.place}"
+
+
+@dataclass(eq=False, slots=True)
 class Storage:
     """Memory of one dtype.
 
@@ -34,7 +55,7 @@ class Storage:
     name: str = ""
     array: Array | None = None
     position: int = -1
-    source: Callable[[], float] | None = None
+    source: Number | None = None
     device: str = "cpu"
 
 

@@ -1,4 +1,7 @@
-"""One recorded call that can run again: one generated function that checks, runs and hands out.
+"""One recorded call that can run again: it checks, runs and hands out.
+
+A warm call is a built-in function, `fast`. What that does not expect, and what it cannot do, is
+done in Python by `call`, with functions generated for the recording.
 
 Tensors from outside are written where they are. Gradients that are there at entry, and the memory
 of tensors that get other memory, are read anew at every call, so they need no comparison.
@@ -6,26 +9,29 @@ of tensors that get other memory, are read anew at every call, so they need no c
 
 import gc
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from .. import dtypes
-from ..graph.node import LEAF, Node, clock, mode, next_seq
+import numpy as np
+
+from ..graph.node import LEAF, Node, clock
+from ..kernels import entry, objects
 from ..tensor import Tensor, changed, new, root_of
 from .choice import build
+from .fast import GRAD, MISS, builtin
 from .gradients import Gradients
-from .guards import Guards, frozen
+from .guards import Guards
 from .ir import Recording, Ref
 from .results import Results
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
+from .values import frozen
 from .versions import Changes, Runs
 
-# What a call gives whose program does not fit.
-MISS = object()
 # How often a tensor was found with other memory; from twice on, recordings look where it is at
 # every call.
 MOVES = "_moves"
@@ -34,12 +40,12 @@ MOVES = "_moves"
 class Kept:
     """A recorded call.
 
-    recording: what its program is made of. call: what does it again, with the tensors among the
-    arguments, or gives MISS; made by `ready` once there is a program.
+    recording: what its program is made of. fast: what does it again, given the positional
+    arguments, which are tensors, and the others, of which there are none; or gives MISS.
     """
 
     program: Any = None
-    call: Callable[[Any], Any]
+    fast: Callable[[Any, Any], Any] = staticmethod(lambda args, kwargs: MISS)
     # What the key names by identity.
     held: list[Any]
 
@@ -48,12 +54,18 @@ class Kept:
     ) -> None:
         self.runs = Runs()
         self.guards = guards
-        self.epoch = self.seen = -1
-        self._written = {r.storage for op in session.ops for r in op.outs}
-        # The memory that is handed in, and texts: of the tensors and names of their arrays, of
-        # what is compared first and later, and of what is done after the program.
-        self._refs: list[Ref] = []
+        self.epoch = -1
+        self.written = {r.storage for op in session.ops for r in op.outs}
+        # The memory that is handed in, and how: for the built-in function, with what is compared
+        # only; and for Python.
+        self.refs: list[Ref] = []
+        self.reached: list[tuple[Ref | None, tuple[int, ...]]] = []
+        # Comparisons for the built-in function; None if Python has to look.
+        self.rows: list[list[int] | None] = []
+        # Texts: of the tensors and names of their arrays, of all names, of what is compared first
+        # and later, and of what is done after the program.
         self._inputs: list[tuple[str, str]] = []
+        self._names: dict[str, str] = {}
         self._arrays: list[Any] = []
         self._reads: list[str] = []
         self._checks: list[str] = []
@@ -61,22 +73,27 @@ class Kept:
         # How the call reaches tensors; those beyond the arguments whose memory is handed in.
         self._texts = {id(t): f"t{k}" for k, t in enumerate(tensors)}
         self._extra: list[str] = []
-        self._count = len(tensors)
-        self._changes: list[list[Any]] = []
+        self.count = len(tensors)
+        self.changes: list[list[Any]] = []
         places = Counter(x.ref.storage for _, x in session.known.values())
         self._read_arguments(session, tensors)
         finals = self._read_gradients(session, places)
         results = Results(session, guards, self._texts)
         self._results = results.refs
         self._structure = results.structure(result)
-        self._tests = results.checks()
+        self.tests = results.checks()
         moved = self._read_moved(session, places)
         self._count_changes(session)
+        self.numbers = [n.ref.storage.source for n in session.numbers.values()
+                         if n.ref.storage.source.truth is not None]  # fmt: skip
+        self.captured = [s.array for *_, s in session.outside if s.array is not None]
         self.usable = self._check_apart(session)
         self._arrays.clear()
-        names = {r.storage: f"arrays[{k}]" for k, r in enumerate(self._own)}
-        names |= {r.storage: name for r, (_, name) in zip(self._refs, self._inputs, strict=True)}
-        self._after += results.link(tensors, self._extra, names)
+        names = {r.storage: f"arrays[{k}]" for k, r in enumerate(self.own)}
+        names |= {r.storage: name for r, (_, name) in zip(self.refs, self._inputs, strict=True)}
+        plain, linked = not self._after, results.link(tensors, self._extra, names)
+        self._after += linked
+        self.single = results.single(self._structure) if plain and len(linked) == 3 else None
         self.adjoint = results.adjoint
         other = moved | {id(t) for t in tensors if t._node is not LEAF}
         every = [t for t, *_ in session.tensors.values()]
@@ -84,31 +101,41 @@ class Kept:
         seen = {id(t): t for t in every if id(t) not in other}
         self._tensors = [(t, ARRAY.__get__(t), t._node, _hooks(t)) for t in seen.values()]
         self._optimizers = [(o, _members(o)) for o in session.optimizers.values()]
-        self.recording = Recording(session.ops, self._refs + self._own, self._results)
+        self.recording = Recording(session.ops, self.refs + self.own, self._results)
         self.escaped = _escaped(session, [*results.made, *finals], moved)
 
     # ----------------------------------------------------------------- what comes and goes
-    def _input(self, traced: Any, reached: str, name: str) -> None:
+    def _input(self, traced: Any, reached: str, name: str, how: tuple[int, ...]) -> None:
         """Hand in an array at every call; `reached` is a text whose value is the tensor."""
         array = traced.value
-        shape, strides, dtype = map(self.guards.name, (array.shape, array.strides, array.dtype))
-        self._refs.append(traced.ref)
+        self.refs.append(traced.ref)
+        self.reached.append((traced.ref, how))
         self._inputs.append((reached, name))
         self._arrays.append(array)
-        self._reads += [
-            f"({name} := {reached}._array).shape == {shape}", f"{name}.strides == {strides}",
-            f"({name}.dtype is {dtype} or {name}.dtype == {dtype})",
-        ]  # fmt: skip
+        self._names[name] = f"{reached}._array"
+        self._reads.append(f"({name} := {reached}._array) is not None")
+        if how[0] != entry.TENSOR:
+            # Those of arguments belong to the key.
+            shape, strides, dtype = map(self.guards.name, (array.shape, array.strides, array.dtype))
+            self._checks += [f"{name}.shape == {shape}", f"{name}.strides == {strides}",
+                             f"{name}.dtype == {dtype}"]  # fmt: skip
 
-    def _further(self, traced: Any, reached: str, node: Any, places: Any) -> bool:
+    def _grad_row(self, t: Tensor, kind: int, value: Any) -> None:
+        """Compare a tensor's gradient, for the built-in function."""
+        self.rows.append(objects.dict_row(t))
+        self.rows.append([kind, id(vars(t)), id(GRAD), id(value)])
+
+    def _further(
+        self, traced: Any, reached: str, node: Any, places: Any, how: tuple[int, ...]
+    ) -> bool:  # fmt: skip
         """Hand in the array of a tensor from outside, if its memory is its own."""
         storage = traced.ref.storage
         own = storage.kind == "captured" and places[storage] == 1 and storage.size == traced.size
         if own:
             storage.kind, storage.array = "argument", None
-            storage.position = self._count + len(self._extra)
+            storage.position = self.count + len(self._extra)
             self._extra.append(reached)
-            self._input(traced, reached, f"b{len(self._inputs)}")
+            self._input(traced, reached, f"b{len(self._inputs)}", (*how, id(node)))
             self._checks.append(f"{reached}._node is {self.guards.name(node)}")
         return own
 
@@ -119,44 +146,55 @@ class Kept:
             array = ARRAY.__get__(t)
             if t._node is LEAF or id(t) in self.guards.tensors:
                 self._checks.append(f"t{k} is {self.guards.name(t)}")
+                self.reached.append((None, (entry.SAME, k, id(t), 0, 0)))
             if t._node is LEAF:
                 continue
             if first.setdefault(id(array), k) == k:
                 node = "is None" if t._node is None else "not in (None, leaf)"
                 self._checks.append(f"t{k}._node {node}")
-                self._input(session.known[id(array)][1], f"t{k}", f"a{k}")
+                wanted = id(None) if t._node is None else 1
+                how = entry.TENSOR, k, 0, id(type(t)), wanted
+                self._input(session.known[id(array)][1], f"t{k}", f"a{k}", how)
             else:
                 self._checks.append(f"t{k}._array is a{first[id(array)]}")
+                how = entry.TWIN, k, first[id(array)], id(type(t)), 0
+                self.reached.append((None, how))
 
     def _read_gradients(self, session: Session, places: Any) -> list[Tensor]:
         """Gradients at entry and at exit; gives those that are new."""
         new_ones: dict[int, tuple[Tensor, str]] = {}
-        stamped: list[str] = []
-        self._own: list[Ref] = []
-        self._targets: list[str] = []
-        for t, entry, read in session.grads.values():
+        self.own: list[Ref] = []
+        self._leaves: list[Tensor] = []
+        # Those whose gradients at entry are changed.
+        self.stamped: list[Tensor] = []
+        for t, was, read in session.grads.values():
             g = t.__dict__.get("_grad")
             if id(t) in self._texts and t._node is not LEAF:
-                if g is not entry:
+                if g is not was:
                     words = "an argument's .grad is set inside a compiled function"
                     raise refusal(words, "Return it")
                 continue
             place = f"{self.guards.name(t)}._grad"
-            if read and entry is None:
+            if read and was is None:
                 self._checks.append(f"{place} is None")
+                self._grad_row(t, objects.NONE, None)
             elif read:
-                name = self._texts[id(entry)] = f"g{len(self._reads)}"
+                name = self._texts[id(was)] = f"g{len(self._reads)}"
+                self._names[name] = place
                 self._reads.append(f"({name} := {place}) is not None")
-                _, array, node, changes = session.tensors.get(id(entry), (None,) * 4)
-                if array is not None:
-                    traced = session.known[id(array)][1]
-                    if self._further(traced, name, node, places):
-                        del session.tensors[id(entry)]
-                        if root_of(entry).__dict__.get("_changes") != changes:
-                            stamped.append(f"{name}._changes = ")
-                    else:
-                        self._checks.append(f"{name} is {self.guards.name(entry)}")
-            if g is entry and (read or g is not None):
+                _, array, node, changes = session.tensors.get(id(was), (None,) * 4)
+                how = entry.GRADIENT, id(vars(t)), id(GRAD), id(type(was))
+                if array is None:
+                    self.rows.append(None)
+                elif self._further(session.known[id(array)][1], name, node, places, how):
+                    self.rows.append(objects.dict_row(t))
+                    del session.tensors[id(was)]
+                    if root_of(was).__dict__.get("_changes") != changes:
+                        self.stamped.append(t)
+                else:
+                    self._checks.append(f"{name} is {self.guards.name(was)}")
+                    self._grad_row(t, objects.ITEM, was)
+            if g is was and (read or g is not None):
                 continue
             if g is None or type(ARRAY.__get__(g)) is not Traced:
                 value = "None" if g is None else self._texts.get(id(g)) or self.guards.name(g)
@@ -165,12 +203,11 @@ class Kept:
                 self._after.append(f"{place} = {new_ones[id(g)][1]}")
             else:
                 new_ones[id(g)] = (g, place)
+                self._leaves.append(t)
+                self.rows.append(objects.dict_row(t))
                 self._texts[id(g)] = place
-        if stamped:
-            self._after.append("".join(stamped) + "(runs.count, runs.when, None)")
         if new_ones:
-            self._targets = [place for _, place in new_ones.values()]
-            self._own = [_own_memory(session, g).ref for g, _ in new_ones.values()]
+            self.own = [_own_memory(session, g).ref for g, _ in new_ones.values()]
         return [g for g, _ in new_ones.values()]
 
     def _read_moved(self, session: Session, places: Any) -> set[int]:
@@ -180,7 +217,8 @@ class Kept:
             swapped = id(t) in session.swapped
             if (swapped or t.__dict__.get(MOVES, 0) > 1) and id(t) not in self._texts:
                 name = self.guards.name(t)
-                if self._further(session.known[id(array)][1], name, node, places):
+                how = entry.OUTSIDE, id(t), 0, 0
+                if self._further(session.known[id(array)][1], name, node, places, how):
                     moved.add(id(t))
                 elif not swapped:
                     continue
@@ -191,7 +229,7 @@ class Kept:
                 self._after.append(f"{name}._array = found[{len(self._results)}]")
                 self._results.append(session.result(ARRAY.__get__(t)))
         if session.swapped:
-            self._after += ["clock.epoch += 1", "kept.epoch += 1"]
+            self._after.append("kept.count_epoch()")
         return moved
 
     def _check_apart(self, session: Session) -> bool:
@@ -205,10 +243,10 @@ class Kept:
         captured = [(o, s) for o, s in outside if s.kind == "captured"]
         names = [name for _, name in self._inputs]
         owners = [_owner(a) for a in self._arrays]
-        writes = {o for o, s in captured if s in self._written}
+        writes = {o for o, s in captured if s in self.written}
         # A tensor from outside that is an argument too is taken for the argument.
-        good = not any(s.kind == "argument" and s.position < self._count for _, s in outside)
-        if any(r.storage in self._written for r in self._refs):
+        good = not any(s.kind == "argument" and s.position < self.count for _, s in outside)
+        if any(r.storage in self.written for r in self.refs):
             writes |= {o for o, _ in captured}
             good = good and len(set(owners)) == len(owners)
             if len(names) > 1:
@@ -233,63 +271,88 @@ class Kept:
             root = root_of(t)
             known, now = session.known.get(id(array)), root.__dict__.get("_changes")
             times = (now[0] if now else 0) - (changes[0] if changes else 0)
-            if times and known is not None and known[1].ref.storage in self._written:
+            if times and known is not None and known[1].ref.storage in self.written:
                 if id(t) in self._texts:
                     self._after += [f"changed({self._texts[id(t)]})"] * times
                 elif id(root) not in counted:
-                    self._changes.append([root, times, None])
+                    self.changes.append([root, times, None])
                 counted.add(id(root))
 
     # ---------------------------------------------------------------------------- running
     def ready(self) -> None:
-        """Make the program, and `call`."""
+        """Make the program, and the functions that do without it."""
         for part in (self, self.adjoint):
             if part is not None:
                 part.program = build(part.recording)
-        default = dtypes.get_default_dtype()
+        like = [(r.shape, r.dtype, r.storage.device) for r in self.own]
+        self.gradients = Gradients(self._leaves, like)
         scope = self.guards.scope
-        like = [(r.shape, r.dtype, r.storage.device) for r in self._own]
-        self._gradients = gradients = Gradients(like, scope)
         scope |= {
-            "MISS": MISS, "mode": mode, "leaf": LEAF, "clock": clock, "new": new, "kept": self,
-            "runs": self.runs, "owner": _owner, "run": self.program.run, "gradients": gradients,
-            "alone": gradients.alone, "changed": changed, "next_seq": next_seq,
-            "inf": math.inf, "default": dtypes.get_default_dtype, "arrays": gradients.arrays,
+            "leaf": LEAF, "new": new, "kept": self, "runs": self.runs, "owner": _owner,
+            "changed": changed, "inf": math.inf, "arrays": self.gradients.arrays,
         }  # fmt: skip
-        checks = [
-            f"mode.enabled is {mode.enabled}",
-            *[f"mode.inference is {mode.inference}"] * (not mode.enabled),
-            f"default() is {self.guards.name(default)}", *self._reads, *self._checks,
-            *self.guards.texts, "(clock.epoch == kept.epoch or kept.rare())",
-        ]  # fmt: skip
-        given = [name for _, name in self._inputs] + ["*arrays"] * bool(self._own)
-        names = [f"t{k}" for k in range(self._count)]
-        targets = self._targets
-        same = [f"{t} is {name}" for t, name in zip(targets, gradients.names, strict=True)]
-        before = [
-            f"if not ({' and '.join([*same, 'alone()'])}):", f"    {' = '.join(targets)} = None",
-            "    gradients.replace_held()", f"    {', '.join(targets)}, = gradients.tensors",
-        ] * bool(same)  # fmt: skip
-        run = [f"found = run([{', '.join(given)}])"]
-        if targets:
-            # The gradients of the call before are not those of one that failed.
-            run = ["try:", f"    {run[0]}", "except BaseException:",
-                   f"    {' = '.join(targets)} = None", "    raise"]  # fmt: skip
+        checks = [*self._reads, *self._checks, *self.guards.texts, "kept.current()"]
+        names = "".join(f"t{k}, " for k in range(self.count))
+        taken = [f"{names}= tensors"] * bool(names)
+        given = "".join(f"{name}, " for _, name in self._inputs)
         lines = [
-            f"if len(tensors) != {self._count}:", "    return MISS",
-            *([f"{', '.join(names)}, = tensors"] if names else []),
-            "try:", f"    if not ({' and '.join(checks)}):", "        return MISS",
-            "except (LookupError, AttributeError, ValueError):", "    return MISS",
-            *before,
-            *["if clock.latest_change != kept.seen:", "    kept.follow()"] * bool(self._changes),
-            *run, "runs.count += 1",
-            *["runs.when = kept.seen = now = next_seq()", "if now < clock.latest_change:",
-              "    clock.latest_change = now"] * bool(self._written),
-            *self._tests, *self._after, f"return {self._structure}",
+            "def given(tensors):", f"    if len(tensors) != {self.count}:", "        return None",
+            *(f"    {line}" for line in taken), "    try:", f"        if {' and '.join(checks)}:",
+            f"            return ({given})",
+            "    except (LookupError, AttributeError, ValueError):",
+            "        pass", "    return None",
         ]  # fmt: skip
-        self.text = "def call(tensors):\n    " + "\n    ".join(lines)
+        after = [*self.tests, *self._after, f"return {self._structure}"]
+        for name, text in reversed(self._names.items()):
+            if re.search(rf"\b{name}\b", "\n".join(after)):
+                after.insert(0, f"{name} = {text}")
+        lines += ["def finish(tensors, found):", *(f"    {x}" for x in [*taken, *after])]
+        self.text = "\n".join(lines)
         exec(self.text, scope)
-        self.call = scope["call"]
+        self._given, self.finish = scope["given"], scope["finish"]
+        self.compared = np.zeros((1, 4), np.int64)
+
+    def call(self, tensors: Any) -> Any:
+        """What `fast` does, with the tensors among the arguments; its caller holds the lock."""
+        given = self._given(tensors)
+        if given is None:
+            return MISS
+        if self._leaves:
+            self.gradients.hand_out()
+        if self.changes and clock.latest_change != self.runs.when:
+            self.follow()
+        try:
+            found = self.program.run((*given, *self.gradients.arrays))
+        except BaseException:
+            # The gradients of the call before are not those of one that failed.
+            self.gradients.take_back()
+            raise
+        if self.program.native and self.fast is Kept.fast and None not in self.rows:
+            self.fast = builtin(self)
+        self.runs.add(bool(self.written))
+        for t in self.stamped:
+            t._grad._changes = (self.runs.count, self.runs.when, None)  # type: ignore[union-attr]
+        return self.finish(tensors, found)
+
+    def unpacked(self, tensors: Any, found: Any) -> Any:
+        """What the call returns, of the memory that the built-in function has made."""
+        parts = self.program.parts(found if found.__class__ is list else [found])
+        return self.finish(tensors, parts)
+
+    def current(self) -> bool:
+        """Whether what is counted in epochs is the same."""
+        return clock.epoch == self.epoch or self.rare()
+
+    def _enter(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.compared[-1, 3] = id(epoch)
+
+    def count_epoch(self) -> None:
+        """Count one more epoch, whose change is the program's own."""
+        latest = clock.epoch == self.epoch
+        clock.epoch += 1
+        if latest:
+            self._enter(clock.epoch)
 
     def rare(self) -> bool:
         """Whether tensors, modules and optimizers are the same; asked after epochs only."""
@@ -303,13 +366,13 @@ class Kept:
         if any(_members(o) != was for o, was in self._optimizers) or not self.guards.rare():
             return False
         # Someone may have made them require grad.
-        self._gradients.renew()
-        self.epoch = epoch
+        self.gradients.renew()
+        self._enter(epoch)
         return True
 
     def follow(self) -> None:
         """Let the versions of all tensors that the program writes follow its runs."""
-        for line in self._changes:
+        for line in self.changes:
             root, times, known = line
             now = root._changes
             if now is not known:
@@ -322,33 +385,6 @@ class Kept:
     def uses(self) -> int:
         """How often the program ran."""
         return self.runs.count
-
-
-class KeptScalars:
-    """One recorded call of a function of Values that can run again."""
-
-    usable = True
-    escaped = ()
-    held: list[Any]
-
-    def __init__(
-        self, session: Session, guards: Guards, result: Any, tensors: list[Tensor]
-    ) -> None:
-        self.guards = guards
-        self.uses = 0
-        self.program = session.scalars.program(result)
-
-    def ready(self) -> None:
-        """Make `call`."""
-        holds = eval(f"lambda: {' and '.join(self.guards.texts) or True}", self.guards.scope)
-
-        def call(tensors: Any) -> Any:
-            if tensors or not (holds() and self.guards.rare()):
-                return MISS
-            self.uses += 1
-            return self.program.run()
-
-        self.call = call
 
 
 def _hooks(t: Tensor) -> tuple[Any, ...]:

@@ -10,13 +10,15 @@ from .. import dtypes
 from ..graph.node import LEAF, mode
 from ..nn.module import Module
 from ..tensor import TENSORS, Tensor
-from .guards import CONTAINERS, SIMPLE, Guards, simple
+from .fast import MISS
+from .guards import Guards
 from .hooks import recording
-from .kept import MISS, Kept, KeptScalars
+from .kept import Kept
 from .record import paused
 from .scalars import NumberRead
 from .session import Session
 from .tape import CaptureError, active, refusal
+from .values import CONTAINERS, SIMPLE, simple
 
 MOST_SIGNATURES = 8
 # Calls that may make lasting things (an optimizer's state) before that is an error.
@@ -48,8 +50,36 @@ def _modes() -> tuple[Any, ...]:
     return mode.enabled, mode.inference, dtypes.get_default_dtype()
 
 
-def _nothing(args: Any) -> Any:
+def _nothing(args: Any, kwargs: Any) -> Any:
     return MISS
+
+
+class KeptScalars:
+    """One recorded call of a function of Values that can run again."""
+
+    usable = True
+    escaped = ()
+    fast = staticmethod(_nothing)
+    held: list[Any]
+
+    def __init__(
+        self, session: Session, guards: Guards, result: Any, tensors: list[Tensor]
+    ) -> None:
+        self.guards = guards
+        self.uses = 0
+        self.program = session.scalars.program(result)
+
+    def ready(self) -> None:
+        """Make `call`."""
+        holds = eval(f"lambda: {' and '.join(self.guards.texts) or True}", self.guards.scope)
+
+        def call(tensors: Any) -> Any:
+            if tensors or not (holds() and self.guards.rare()):
+                return MISS
+            self.uses += 1
+            return self.program.run()
+
+        self.call = call
 
 
 class Compiled:
@@ -62,9 +92,9 @@ class Compiled:
         self.fallback = fallback
         self.eager = False
         self.programs: dict[Any, list[Kept]] = {}
-        # The program that ran last, and its call if the arguments were tensors alone.
+        # The program that ran last, and its built-in call if the arguments were tensors alone.
         self.latest: Kept | None = None
-        self._warm: Callable[[Any], Any] = _nothing
+        self._warm: Callable[[Any, Any], Any] = _nothing
         self.tries: dict[Any, int] = {}
         self.lock = threading.RLock()
         self.warned = False
@@ -72,12 +102,8 @@ class Compiled:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function's result, from a program if one fits."""
-        if not kwargs and active.tape is None:
-            with self.lock:
-                found = self._warm(args)
-            if found is not MISS:
-                return found
-        return self._search(args, kwargs)
+        found = self._warm(args, kwargs)
+        return self._search(args, kwargs) if found is MISS else found
 
     def _search(self, args: Any, kwargs: Any) -> Any:
         """The same for arguments of any kind, recorded if no program fits."""
@@ -99,7 +125,7 @@ class Compiled:
     def _use(self, kept: Kept, args: Any, kwargs: Any) -> None:
         self.latest = kept
         plain = not kwargs and all(isinstance(a, Tensor) for a in args)
-        self._warm = kept.call if plain else _nothing
+        self._warm = kept.fast if plain else _nothing
 
     def __getattr__(self, name: str) -> Any:
         if name == "function":

@@ -11,11 +11,12 @@ from ..functions.history import remember
 from ..graph.node import LEAF
 from ..tensor import OWN, Tensor, base_of, root_of
 from .adjoint import Adjoint, freed_node, vars_of
-from .guards import SIMPLE, Guards
+from .guards import Guards
 from .ir import Array, Ref, Storage
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
+from .values import SIMPLE
 
 PLAIN = (*SIMPLE, dtype, device, np.dtype)
 REMEDY = "Return tensors in tuples, lists or dicts"
@@ -39,6 +40,7 @@ class Results:
         self.session, self.guards, self.texts = session, guards, texts
         self.made: list[Tensor] = []
         self.refs: list[Ref] = []
+        self.nodes: list[Any] = []
         # Where each tensor's array is among what the program gives; None for others' memory.
         self._places: list[int | None] = []
         self._outside = _reached([session.arguments, *guards.scope.values(), *guards.modules])
@@ -122,6 +124,7 @@ class Results:
                 if node is None:
                     roots.append(k)
             text = "leaf" if node is LEAF else self.guards.name(node)
+            self.nodes.append(node)
             lines += [f"r{k} = new({kind})", f"r{k}._array = {self._array(k, names)}",
                       f"r{k}._node = {text}"]  # fmt: skip
         if roots:
@@ -133,6 +136,13 @@ class Results:
             link = self.guards.name(self.adjoint.link)
             lines.append(f"{link}([{given}], found[{count}:], [{reached}])")
         return lines + self._bases(tensors)
+
+    def single(self, structure: str) -> tuple[type, Any] | None:
+        """The type and node of the one tensor that is returned, if that is all."""
+        alone = structure == "r0" and self._places == [0] and len(self.refs) == 1
+        if not alone or any(bad != "n != n" for _, bad, *_ in self.session.checks):
+            return None
+        return type(self.made[0]), self.nodes[0]
 
     def _array(self, k: int, names: dict[Storage, str]) -> str:
         place, traced = self._places[k], ARRAY.__get__(self.made[k])

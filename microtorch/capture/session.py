@@ -3,7 +3,6 @@
 Operations on constants alone are not recorded: their results are constants.
 """
 
-import re
 from dataclasses import replace
 from typing import Any
 from weakref import ref
@@ -14,7 +13,7 @@ from ..graph.node import Node, next_seq
 from ..optim.optimizer import Optimizer
 from ..tensor import Tensor, device_of, root_of
 from .guards import Guards
-from .ir import Array, Map, Op, Ref, Storage
+from .ir import Array, Map, Number, Op, Ref, Storage
 from .record import perform, plain
 from .scalars import Scalars
 from .tape import CaptureError, active, place, refusal
@@ -56,7 +55,6 @@ class Session:
         # Tensors from outside that got other memory, by id.
         self.swapped: set[int] = set()
         self.numbers: dict[Any, Any] = {}
-        self.origins: dict[Storage, tuple[Any, str]] = {}
         self.optimizers: dict[int, Optimizer] = {}
         self.casts: dict[Any, Any] = {}
         self.scalars = Scalars()
@@ -203,23 +201,22 @@ class Session:
         return isinstance(node, Node) and node.seq > self.started
 
     # ------------------------------------------------------- hyper-parameters and tensors
-    def number(self, owner: Any, text: str) -> Any:
-        """A hyper-parameter, the value of `owner` and the text, read again at every call."""
-        found = self.numbers.get((id(owner), text))
+    def number(self, owner: Any, key: str, place: int = -1) -> Any:
+        """A hyper-parameter, an item of a dict or of a tuple in it, read again at every call."""
+        found = self.numbers.get((id(owner), key, place))
         if found is None:
-            source = eval(f"lambda: owner{text}", {"owner": owner})
-            storage = Storage(np.dtype(float), 1, "number", re.sub(r"\W", "", text), source=source)
+            source = Number(owner, key, place)
+            storage = Storage(np.dtype(float), 1, "number", str(source), source=source)
             found = Traced(self, np.array(float(source())), Ref(storage, (), ()))
-            self.numbers[id(owner), text] = found
-            self.origins[storage] = owner, text
+            self.numbers[id(owner), key, place] = found
         return found
 
     def truth(self, number: Any) -> bool:
         """Whether a hyper-parameter is not 0, which a program takes for granted."""
-        found = bool(number.value)
-        owner, text = self.origins[number.ref.storage]
-        self.guards.add(f"{'' if found else 'not '}{{}}{text}", owner)
-        return found
+        source = number.ref.storage.source
+        source.truth = bool(number.value)
+        self.guards.add("bool({}()) is {}", source, source.truth, rows=[])
+        return source.truth  # type: ignore[no-any-return]
 
     def of_tensor(self, t: Tensor, array: Any) -> Any:
         """What stands for the array of a tensor from outside."""

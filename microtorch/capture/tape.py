@@ -23,6 +23,8 @@ class Active(threading.local):
 
 
 active = Active()
+# How many threads record.
+recorders = [0]
 
 
 class CaptureError(RuntimeError):

@@ -27,14 +27,14 @@ class Options(dict[str, Any]):
         self.group = group
 
     def __getitem__(self, name: str) -> Any:
-        value, text = super().__getitem__(name), f"[{name!r}]"
+        value = super().__getitem__(name)
         if name == "params" or isinstance(value, Tensor):
             return value
         if type(value) in (int, float):
-            return self.tape.number(self.group, text)
+            return self.tape.number(self.group, name)
         if type(value) is tuple and all(type(v) in (int, float) for v in value):
-            return tuple(self.tape.number(self.group, f"{text}[{k}]") for k in range(len(value)))
-        self.tape.guards.note(f"an optimizer's {name}", self.group, text)
+            return tuple(self.tape.number(self.group, name, k) for k in range(len(value)))
+        self.tape.guards.note(f"an optimizer's {name}", self.group, f"[{name!r}]")
         return value
 
 

@@ -2,15 +2,33 @@
 
 from typing import Any
 
+import numpy as np
+
+from ..graph.node import clock, next_seq
+
 
 class Runs:
-    """How often a program ran, and when last."""
+    """How often a program ran, in `counter`, and when last."""
 
-    __slots__ = ("count", "when")
+    __slots__ = ("counter", "when")
 
     def __init__(self) -> None:
-        self.count: int = 0
-        self.when: int = 0
+        self.counter = np.zeros(1, np.int64)
+        # Later than any change.
+        self.when: int = 1
+
+    @property
+    def count(self) -> int:
+        """How often the program ran."""
+        return int(self.counter[0])
+
+    def add(self, written: bool) -> None:
+        """Count a run, and note the time if it has changed tensors."""
+        self.counter[0] += 1
+        if written:
+            self.when = now = next_seq()
+            if now < clock.latest_change:
+                clock.latest_change = now
 
 
 class Changes:

@@ -3,9 +3,9 @@
 A kernel is a function `kernel(...)` whose parameters are all 64-bit: integers (addresses, lengths,
 distances in elements), or floats where the name starts with `number_`. Its text may use what
 `kernels/jit.py` lists for the CPU (`f32_at(address)` and so on, casts, `where`, `bits`, the
-functions of the table) and `cuda` with what numba.cuda offers inside kernels: indices, barriers and
-shared arrays, of the types `T_f32` and so on. Machine code is kept on disk as the CPU's is; a later
-process loads it without Numba.
+functions of the table), `cuda` with what numba.cuda offers inside kernels (indices, barriers), and
+`shared(n, T_f32)`, an array for all threads of a block. Machine code is kept on disk as the CPU's
+is; a later process loads it without Numba.
 """
 
 import ctypes
@@ -14,6 +14,8 @@ import importlib
 import math
 import os
 import re
+import sys
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -109,6 +111,7 @@ def _ptx(stem: str, text: str, capability: tuple[int, int]) -> tuple[str, bytes]
     from numba import types
 
     cuda: Any = importlib.import_module("numba.cuda")
+    text = text.replace(" = shared(", " = cuda.shared.array(")
     symbol = "mt_" + stem.replace("-", "_")
     scope = {**_vocabulary(), "__name__": "microtorch_" + symbol}
     width = 32 if "F, I, U, D = f32" in text else 64
@@ -253,7 +256,16 @@ def _simulated_names() -> dict[str, Any]:
     scope["erf"] = lambda x: type(x)(math.erf(x))
     scope["erfc"] = lambda x: type(x)(math.erfc(x))
     scope["where"] = lambda c, x, y: x if c else y
+    scope["shared"] = _shared
     return scope
+
+
+def _shared(count: int, kind: Any) -> Any:
+    """An array for all threads of a block; Numba's own gives two that ask at once one each."""
+    thread: Any = threading.current_thread()
+    key = f"shared {thread.blockIdx} {sys._getframe(1).f_lineno}"
+    made = np.empty(count, kind.name)
+    return vars(thread._manager).setdefault(key, made)
 
 
 def _cast(dtype: np.dtype[Any], x: Any) -> Any:

@@ -129,7 +129,7 @@ def fold(
     work = "cuda.grid(1)" if columns else "cuda.blockIdx.x"
     stride = "cuda.gridsize(1)" if columns else "cuda.gridDim.x"
     if not columns:
-        body += [f"    shared = cuda.shared.array({threads}, T_{pointer})"]
+        body += [f"    lanes = shared({threads}, T_{pointer})"]
         body += ["    t = cuda.threadIdx.x"]
     body += [f"    w = {work}", "    while w < outer * chunks:"]
     body += ["        c = w // outer", "        o = w - c * outer"]
@@ -145,8 +145,8 @@ def fold(
     if columns:
         body += [f"        p_out[w] = {finished.format('value')}"]
     else:
-        body += ["        shared[t] = value", *tree("shared", "combine", threads, " " * 8)]
-        body += ["        if t == 0:", f"            p_out[w] = {finished.format('shared[0]')}"]
+        body += ["        lanes[t] = value", *tree("lanes", "combine", threads, " " * 8)]
+        body += ["        if t == 0:", f"            p_out[w] = {finished.format('lanes[0]')}"]
         body += ["        cuda.syncthreads()"]
     return text + _kernel(parameters, [*body, f"        w += {stride}"])
 
@@ -164,7 +164,7 @@ def rowwise(row: Rowwise, dtype: str, rank: int, threads: int) -> str:
     parameters = ["_outer", "_n", *_lengths("_d", rank), *(f"a_{n}" for n in names)]
     parameters += [*_steps(names, rank), *(f"by_{n}" for n in (*row.inputs, "out"))]
     body = _pointers([(n, dtype) for n in names])
-    body += [f"    shared = cuda.shared.array({threads}, T_{pointer})", "    _t = cuda.threadIdx.x"]
+    body += [f"    lanes = shared({threads}, T_{pointer})", "    _t = cuda.threadIdx.x"]
     body += ["    _o = cuda.blockIdx.x", "    while _o < _outer:"]
     body += _indices("_o", "_d", "_j", rank, " " * 8)
     body += [f"        b_{n} = {_place(n, '_j', rank)}" for n in names]
@@ -188,9 +188,9 @@ def rowwise(row: Rowwise, dtype: str, rank: int, threads: int) -> str:
                 text += function(f"{name}_end", ("a", "n"), re.sub(r"\bn\b", "F(n)", fold.finish))
                 body += [f"        {name} = F({initial_of(fold.initial, dtype)})", *loop]
                 body += [f"            {name} = {name}_with({name}, {name}_of({values}))"]
-                body += [f"            _i += {threads}", f"        shared[_t] = {name}"]
-                body += tree("shared", f"{name}_with", threads, " " * 8, "_t")
-                body += [f"        {name} = {name}_end(shared[0], _n)"]
+                body += [f"            _i += {threads}", f"        lanes[_t] = {name}"]
+                body += tree("lanes", f"{name}_with", threads, " " * 8, "_t")
+                body += [f"        {name} = {name}_end(lanes[0], _n)"]
                 body += ["        cuda.syncthreads()"]
         for name, kind, _ in group:
             if kind == "row":
@@ -239,8 +239,8 @@ def product(dtype: str, tile: int, depth: int, each: int) -> str:
     pairs = [(r, c) for r in range(each) for c in range(each)]
     body = _pointers([("x", dtype), ("y", dtype), ("z", dtype)])
     body += [
-        f"    left = cuda.shared.array({wide * depth}, T_{pointer})",
-        f"    right = cuda.shared.array({tile * depth}, T_{pointer})",
+        f"    left = shared({wide * depth}, T_{pointer})",
+        f"    right = shared({tile * depth}, T_{pointer})",
         "    t = cuda.threadIdx.x",
         f"    down = n // {tile} + where(n % {tile} > 0, 1, 0)",
         f"    wide = m // {tile} + where(m % {tile} > 0, 1, 0)",

@@ -18,16 +18,20 @@ The text may use: the types `f32 f64 i8 i16 i32 i64 u8 u16 u32 u64` (also as cas
 nothing that is reached through another address: without it a loop over many arrays is no SIMD
 code; `plus(x, y)`, a sum of floats that may be regrouped with others, so that a loop that adds
 up becomes SIMD code; `feclearexcept(63)`, which clears the flags that NumPy would warn about. A
-line `from vecmath32 import exp, tanh` (or 64) stands for those functions of `vecmath`.
+line `from vecmath32 import exp, tanh` (or 64) stands for those functions of `vecmath`. With the
+first line `# interleave 3` the bodies of SIMD loops are as many vectors side by side, which hides
+how long each takes.
 """
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
 import os
 import re
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import link, memory, store, vecmath
@@ -73,6 +77,12 @@ def address(name: str, text: str, signature: str = "void(i64,i64,i64,i64)") -> i
                 memory.keep_freed()
             found = _addresses[stem] = _load(stem) or _compile(stem, name, text, signature)
         return found
+
+
+def known(name: str, text: str, signature: str) -> bool:
+    """Whether `address` need not compile."""
+    stem = f"{name}-{_key(name, text, signature)}"
+    return stem in _addresses or store.read(stem) is not None
 
 
 # A child must not inherit the lock from a thread that it does not have.
@@ -206,8 +216,7 @@ def _llvm_ir(stem: str, name: str, text: str, signature: str) -> tuple[str, str]
 
     The hash is in the entry's name as well, and with it in its symbol.
     """
-    import numba
-
+    numba = _numba()
     symbol_name = "mt_" + stem.replace("-", "_")
     scope: dict[str, Any] = {**_vocabulary(), "__name__": "microtorch_" + symbol_name}
     exec(compile(text, os.path.join(store.directory(), stem + ".py"), "exec"), scope)
@@ -218,8 +227,44 @@ def _llvm_ir(stem: str, name: str, text: str, signature: str) -> tuple[str, str]
     types = {"void": numba.types.void, "i64": numba.types.int64, "f64": numba.types.float64}
     entry = scope[name]
     entry.__name__ = entry.__qualname__ = symbol_name
-    kernel = numba.cfunc(types[result](*[types[a] for a in arguments]), **OPTIONS)(entry)
+    with _interleaved(text):
+        kernel = numba.cfunc(types[result](*[types[a] for a in arguments]), **OPTIONS)(entry)
     return kernel.inspect_llvm(), kernel.native_name
+
+
+@functools.cache
+def _numba() -> Any:
+    """Numba, which imports all of SciPy's linear algebra to see whether it is there: 0.2 s."""
+    import numba
+
+    name = "numba.np.arraymath"
+    if name not in sys.modules and importlib.util.find_spec("scipy"):
+        linalg: Any = importlib.import_module("numba.np.linalg")
+        look = linalg.ensure_blas
+        linalg.ensure_blas = lambda: None
+        try:
+            vars(importlib.import_module(name))["ensure_blas"] = look
+        finally:
+            linalg.ensure_blas = look
+    return numba
+
+
+@contextlib.contextmanager
+def _interleaved(text: str) -> Iterator[None]:
+    """Set LLVM's option for the text's first line; nothing else is compiled meanwhile."""
+    found = re.match(r"# interleave (\d+)\n", text)
+    if not found:
+        yield
+        return
+    from numba.core.compiler_lock import global_compiler_lock
+
+    set_option = _backend()[0].set_option
+    with global_compiler_lock:
+        set_option("", f"-force-vector-interleave={found[1]}")
+        try:
+            yield
+        finally:
+            set_option("", "-force-vector-interleave=0")
 
 
 @functools.cache

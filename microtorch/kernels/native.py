@@ -250,26 +250,19 @@ def api() -> tuple[int, int, int]:
     return address_of("PyObject_Vectorcall"), table[94] or 0, address_of("Py_IncRef")
 
 
-def builtin(
-    name: str,
-    address: int,
-    context: list[int],
-    keep: Any = None,
-    kept: list[Any] | None = None,
-) -> Callable[..., Any]:
-    """A built-in function: machine code that is given its context as `self`.
+class _Context(bytes):
+    """What a built-in function is given as `self`, and what must live as long."""
 
-    keep: what the function needs. kept: a list that lives as long as the function and holds that;
-    without one it is never freed.
-    """
-    words = np.array(context, np.int64).tobytes()
+    keep: Any
+
+
+def builtin(name: str, address: int, context: list[int], keep: Any = None) -> Callable[..., Any]:
+    """A built-in function: machine code that is given its context as `self`; it holds `keep`."""
+    words = _Context(np.array(context, np.int64).tobytes())
+    words.keep = keep
     definition = _MethodDef(name.encode(), address, METH_FASTCALL_KEYWORDS, None)
     # Never freed: a function reads its definition when it dies, which may be at the very end.
     _forever(definition)
-    if kept is None:
-        _forever(keep)
-    else:
-        kept.append(keep)
     make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
         ("PyCFunction_NewEx", ctypes.pythonapi)
     )

@@ -1,15 +1,9 @@
-"""Compiled steps on the GPU equal eager steps on the CPU; runs on the simulator alone."""
-
-import os
+"""Compiled steps on the GPU equal eager steps on the CPU; test_cuda.py runs this."""
 
 import pytest
 
 import microtorch as torch
 from microtorch import nn
-
-pytestmark = pytest.mark.skipif(
-    os.environ.get("NUMBA_ENABLE_CUDASIM") != "1", reason="runs in a process of its own"
-)
 
 
 def hinge(found, wanted):

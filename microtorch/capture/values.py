@@ -1,0 +1,57 @@
+"""Python values as they are now, to be compared later: by value where they are simple."""
+
+import random
+import sys
+import types
+from collections import deque
+from typing import Any
+
+import numpy as np
+from numpy import random as numpy_random
+
+from ..nn.module import Module
+
+SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, type(...))
+CONTAINERS = (list, tuple, set, frozenset, dict, deque)
+
+
+def simple(value: Any) -> Any:
+    """What is equal for equal numbers and strings only: -0.0 is not 0.0, and nan is nan."""
+    return value.__class__, value if value and value == value else repr(value)
+
+
+def frozen(value: Any, depth: int = 8) -> Any:
+    """A value as it is now: simple ones and containers of them by value, others by identity."""
+    if isinstance(value, SIMPLE):
+        return simple(value)
+    if depth and isinstance(value, dict):
+        pairs = value.items()
+        return (type(value), *[(frozen(k, depth - 1), frozen(v, depth - 1)) for k, v in pairs])
+    if depth and isinstance(value, CONTAINERS):
+        return (type(value), *[frozen(v, depth - 1) for v in value])
+    return id(value)
+
+
+def equal(array: Any, was: Any) -> bool:
+    """Whether two arrays are equal, nan to nan."""
+    return bool(np.array_equal(array, was, equal_nan=array.dtype.kind == "f"))
+
+
+def state_of(generator: Any) -> str:
+    """The state of a generator that is not microtorch's."""
+    if isinstance(generator, random.Random):
+        return repr(generator.getstate())
+    legacy = isinstance(generator, numpy_random.RandomState)
+    state = generator.get_state(legacy=False) if legacy else generator.bit_generator.state
+    with np.printoptions(threshold=sys.maxsize):
+        return repr(state)
+
+
+def hooks_of(module: Module) -> dict[str, dict[int, Any]]:
+    """A module's hooks, by kind and number."""
+    return vars(module.__dict__.get("_hooks") or types.SimpleNamespace())
+
+
+def module_state(module: Module) -> Any:
+    """What belongs to a module itself: simple values by value, others by identity."""
+    return type(module), frozen(vars(module), 3), frozen(hooks_of(module))

@@ -1,0 +1,118 @@
+"""Where CPython's objects keep what: comparisons of Python values that machine code can make.
+
+A comparison is a row of four numbers for `entry`: what kind, an object or address, a key, and what
+is there now.
+"""
+
+import ast
+import ctypes
+import gc
+import re
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+# What is compared: the word at an address; an item of a dict (0: there is none), or whether that is
+# None or not there; an item of a list; an attribute.
+WORD, ITEM, NONE, PART, ATTRIBUTE = range(5)
+
+
+def slot(kind: type, member: Any) -> int:
+    """The bytes from an object to one of its `__slots__`."""
+    probe: Any = object.__new__(kind)
+    marker = object()
+    member.__set__(probe, marker)
+    return next(iter(_offsets(probe, marker)))
+
+
+def _offsets(owner: Any, value: Any) -> list[int]:
+    places = range(16, type(owner).__basicsize__, 8)
+    return [k for k in places if ctypes.c_int64.from_address(id(owner) + k).value == id(value)]
+
+
+def dict_row(owner: Any) -> list[int] | None:
+    """The comparison that an object has the dict that it has now."""
+    held, offset = id(vars(owner)), type(owner).__dictoffset__
+    # Python 3.11 keeps it before the object.
+    for place in (offset,) if offset > 0 else (-24, -32):
+        if ctypes.c_int64.from_address(id(owner) + place).value == held:
+            return [WORD, id(owner) + place, 0, held]
+    return None
+
+
+# Names of items, which must live as long as rows with their addresses.
+_keys: set[str] = set()
+
+
+def _with_default(x: int = 0, *, y: int = 0) -> Callable[[], int]:
+    return lambda: x + y
+
+
+_OFFSETS = {
+    text: (type(owner), _offsets(owner, getattr(owner, text[1:])))
+    for text, owner in (
+        (".__code__", _with_default), (".__defaults__", _with_default),
+        (".__kwdefaults__", _with_default),
+        (".cell_contents", (_with_default().__closure__ or ())[0]),
+    )
+}  # fmt: skip
+
+
+def dict_of(kind: type) -> dict[str, Any]:
+    """The dict that a class's `__dict__` is a view of."""
+    return gc.get_referents(kind.__dict__)[0]  # type: ignore[no-any-return]
+
+
+def size(container: Any, count: int) -> list[int]:
+    """The comparison of the length of a list or dict."""
+    return [WORD, id(container) + 16, 0, count]
+
+
+def parts(values: list[Any]) -> list[list[int]]:
+    """Comparisons of what a list contains."""
+    return [[PART, id(values), k, id(value)] for k, value in enumerate(values)]
+
+
+def item(owner: dict[str, Any], name: str, *value: Any) -> list[int]:
+    """The comparison of an item of a dict; without a value, that there is none."""
+    key = sys.intern(name)
+    _keys.add(key)
+    return [ITEM, id(owner), id(key), id(value[0]) if value else 0]
+
+
+def rows(owner: Any, text: str, value: Any) -> list[list[int]] | None:
+    """Comparisons that hold only if the value of an object followed by a text is still this one.
+
+    What is named in them is held by the owner, or by the value. None where Python has to look.
+    """
+    name = re.fullmatch(r"(\.__dict__)?\[('[^']*')\]|\.(\w+)", text)
+    if not name:
+        return None
+    if text in _OFFSETS:
+        kind, offsets = _OFFSETS[text]
+        if type(owner) is not kind or len(offsets) != 1:
+            return None
+        place, empty = id(owner) + offsets[0], value is None and kind is types.FunctionType
+        row = [WORD, place, 0, 0 if empty else id(value)]
+        return [row] if ctypes.c_int64.from_address(place).value == row[3] else None
+    found, attribute = owner, name[3]
+    before: list[list[int]] = []
+    if name[1]:
+        found = dict_of(owner)
+    elif attribute:
+        mine = type(owner)
+        usual: tuple[Any, ...] = object.__getattribute__, types.ModuleType.__getattribute__
+        if mine.__getattribute__ not in usual or any(
+            attribute in vars(base) for base in mine.__mro__
+        ):
+            return None
+        found = getattr(owner, "__dict__", None)
+        held = dict_row(owner) if type(found) is dict else None
+        if held is None:
+            return None
+        before = [held]
+    key = attribute or ast.literal_eval(name[2])
+    if type(found) is not dict or found.get(key, rows) is not value:
+        return None
+    return [*before, item(found, key, value)]

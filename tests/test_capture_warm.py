@@ -1,0 +1,218 @@
+"""Warm calls of compiled functions: what they cost, and that they see what has changed."""
+
+import sys
+import threading
+import tracemalloc
+
+import pytest
+
+import microtorch as torch
+from microtorch.capture import fast
+
+
+def training(count):
+    """A step of so many parameters."""
+    torch.manual_seed(0)
+    parameters = [torch.randn(3, 4, requires_grad=True) for _ in range(count)]
+    x = torch.randn(3, 4)
+    optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.5)
+
+    def step():
+        optimizer.zero_grad()
+        total = x
+        for p in parameters:
+            total = total + p * x
+        loss = (total * total).mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step, parameters, optimizer
+
+
+def warm(function, *args):
+    """The compiled function, after calls that have made its built-in call."""
+    compiled = torch.compile(function)
+    for _ in range(5):
+        compiled(*args)
+    assert compiled._warm(args, {}) is not fast.MISS
+    return compiled
+
+
+def test_warm_calls_allocate_nothing_that_grows_with_the_parameters():
+    peaks = []
+    for count in (2, 40):
+        step = warm(training(count)[0])
+        tracemalloc.start()
+        try:
+            step()
+            before = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            for _ in range(200):
+                step()
+            after, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        # The time of the latest change, and how often a number was given.
+        assert after - before < 200
+        peaks.append(peak - before)
+    assert max(peaks) < 1000 and abs(peaks[1] - peaks[0]) < 200
+
+
+def test_a_warm_call_is_one_built_in_call():
+    """No line of Python runs but that of `Compiled.__call__`, whatever the number of parameters."""
+    step, seen = warm(training(40)[0]), []
+    sys.setprofile(lambda frame, event, arg: seen.append((event, frame.f_code.co_name)))
+    try:
+        step()
+    finally:
+        sys.setprofile(None)
+    assert [name for event, name in seen if event == "call"] == ["__call__"]
+
+
+class Scale:
+    """What a function reaches in several ways."""
+
+    kind = 1.0
+
+    def __init__(self):
+        self.by = 2.0
+
+    def __call__(self, x):
+        return x * self.by * self.kind
+
+
+FACTOR = 3.0
+scale, factors = Scale(), [1.0, 2.0]
+
+
+def reaching(x, factor=4.0):
+    return scale(x) * FACTOR * factor * sum(factors)
+
+
+def other(self, x):
+    return x - self.by
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value"),
+    [
+        (sys.modules[__name__], "FACTOR", 5.0),
+        (sys.modules[__name__], "scale", Scale()),
+        (sys.modules[__name__], "factors", [3.0, 4.0, 5.0]),
+        (scale, "by", 0.5),
+        (scale, "kind", 0.5),
+        (Scale, "kind", 0.25),
+        (Scale, "__call__", other),
+        (scale, "__dict__", {"by": 7.0}),
+        (reaching, "__defaults__", (6.0,)),
+        (reaching, "__code__", (lambda x, factor=4.0: x - factor).__code__),
+    ],
+)
+def test_what_a_function_reaches_is_compared(owner, name, value, monkeypatch):
+    x = torch.ones(3)
+    compiled = warm(reaching, x)
+    monkeypatch.setattr(owner, name, value, raising=False)
+    assert compiled(x).tolist() == reaching(x).tolist()
+    monkeypatch.undo()
+    assert compiled(x).tolist() == reaching(x).tolist()
+
+
+def test_parts_of_containers_are_compared(monkeypatch):
+    x = torch.ones(3)
+    compiled = warm(reaching, x)
+    for change in (lambda: factors.append(7.0), lambda: factors.__setitem__(0, 9.0), factors.pop):
+        change()
+        assert compiled(x).tolist() == reaching(x).tolist()
+
+
+def test_arguments_are_compared():
+    def f(x, y):
+        x.mul_(2)
+        return x + y
+
+    compiled = warm(f, torch.ones(2, 3), torch.ones(2, 3))
+
+    def shared():
+        memory = torch.arange(8.0)
+        return memory[:6].reshape(2, 3), memory[2:].reshape(2, 3)
+
+    for make in (
+        lambda: (torch.ones(3, 2), torch.ones(3, 2)),
+        lambda: (torch.ones(2, 3, dtype=torch.float64), torch.ones(2, 3)),
+        lambda: (torch.ones(3, 2).T, torch.ones(2, 3)),
+        lambda: (torch.ones(2, 3), torch.ones(2, 3, requires_grad=True)),
+        lambda: 2 * (torch.ones(2, 3),),
+        shared,
+    ):
+        assert compiled(*make()).tolist() == f(*make()).tolist()
+
+
+def test_modes_numbers_and_gradients_are_seen():
+    def run(compiled):
+        step, parameters, optimizer = training(3)
+        step = warm(step) if compiled else step
+        for _ in range(0 if compiled else 6):
+            step()
+        seen = [step().item()]
+        optimizer.param_groups[0]["lr"] = 0.02
+        seen.append(step().item())
+        optimizer.param_groups[0].update(lr=1, momentum=0)
+        seen.append(step().item())
+        held = parameters[0].grad
+        before = held.tolist()
+        seen.append(step().item())
+        assert held.tolist() == before and parameters[0].grad is not held
+        parameters[1].grad = None
+        seen.append(step().item())
+        assert parameters[1].grad is not None
+        parameters[2].requires_grad_(False)
+        seen.append(step().item())
+        torch.set_default_dtype(torch.float64)
+        try:
+            seen.append(step().item())
+        finally:
+            torch.set_default_dtype(torch.float32)
+        return seen
+
+    assert run(True)[:1] == pytest.approx(run(False)[:1])
+    assert run(True) == pytest.approx(run(False), rel=1e-5)
+
+
+def test_grad_mode_is_compared():
+    w = torch.ones(3, requires_grad=True)
+    compiled = warm(lambda x: x * w, torch.ones(3))
+    with torch.no_grad():
+        assert not compiled(torch.ones(3)).requires_grad
+    assert compiled(torch.ones(3)).requires_grad
+
+
+def test_versions_are_counted():
+    step, parameters, _ = training(2)
+    step = warm(step)
+    before = parameters[0]._version
+    step()
+    step()
+    assert parameters[0]._version == before + 2
+    loss = (parameters[0] ** 2).sum()
+    step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_threads_that_share_a_program():
+    square = warm(lambda x: (x * x + 1).sum(), torch.ones(50))
+    wrong = []
+
+    def work(k):
+        x = torch.full((50,), float(k))
+        for _ in range(2000):
+            if square(x).item() != 50.0 * (k * k + 1):
+                wrong.append(k)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
