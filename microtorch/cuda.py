@@ -137,7 +137,6 @@ class Stream:
     def __init__(self, device: Any = None, priority: int = 0, *, stream_ptr: Any = None) -> None:
         self.driver = _driver(device)
         self.device = Device("cuda", 0)
-        self._before: list[Any] = []
         if stream_ptr is None:
             if len(self._made) < MOST_STREAMS:
                 self._made.append(self.driver.stream())
@@ -169,12 +168,13 @@ class Stream:
 
     def __enter__(self) -> "Stream":
         current = gpu("memory").current
-        self._before.append(current.stream)
+        current.__dict__.setdefault("before", []).append(current.stream)
         current.stream = self.cuda_stream
         return self
 
     def __exit__(self, *_: Any) -> None:
-        gpu("memory").current.stream = self._before.pop()
+        current = gpu("memory").current
+        current.stream = current.__dict__["before"].pop()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stream) and self.cuda_stream == other.cuda_stream

@@ -15,7 +15,7 @@ complex cond conj conj_physical constant_pad_nd conv3d conv_transpose3d convolut
 cosine_embedding_loss cov ctc_loss cumulative_trapezoid dequantize diagflat diagonal_scatter
 digamma distributed distributions dropout eig embedding embedding_bag empty_permuted
 empty_quantized erfinv export feature_alpha_dropout feature_dropout fft fill fork frexp
-frobenius_norm from_file frombuffer func futures fx gcd geqrf get_device
+frobenius_norm from_file frombuffer func futures fx gcd geqrf
 get_num_interop_threads gradient grid_sampler grid_sampler_2d grid_sampler_3d group_norm gru
 gru_cell hamming_window hann_window hardshrink heaviside hinge_embedding_loss histogram
 histogramdd hub i0 igamma igammac imag index_reduce instance_norm int_repr is_complex is_conj
@@ -40,7 +40,7 @@ unsafe_split unsafe_split_with_sizes vander view_as_complex view_as_real vmap wa
 H angle as_strided_ as_strided_scatter bfloat16 cauchy_ ccol_indices cdouble cfloat chalf
 cholesky_inverse cholesky_solve coalesce col_indices conj conj_physical conj_physical_
 const_data_ptr corrcoef cov crow_indices dense_dim dequantize diagflat diagonal_scatter digamma
-digamma_ dim_order eig erfinv erfinv_ frexp gcd gcd_ geometric_ geqrf get_device grad_dtype
+digamma_ dim_order eig erfinv erfinv_ frexp gcd gcd_ geometric_ geqrf grad_dtype
 hardshrink heaviside heaviside_ histogram i0 i0_ igamma igamma_ igammac igammac_ imag index
 index_reduce index_reduce_ indices int_repr ipu is_coalesced is_conj is_distributed
 is_inference is_meta is_neg is_nested is_same_size is_set_to is_shared is_signed is_sparse_csr

@@ -269,6 +269,7 @@ def functions_draw_on_the_gpu():
         "exponential_": torch.empty_like(x).exponential_(), "bernoulli": torch.bernoulli(x / 2),
         "bernoulli_": x.clone().bernoulli_(0.5), "by tensor": x.clone().bernoulli_(x / 2),
         "dropout": torch.nn.functional.dropout(x), "half": torch.rand(2, 3, device="cuda").half(),
+        "float16": torch.rand(2, 3, device="cuda", dtype=torch.float16),
         "dropout1d": torch.nn.functional.dropout1d(x[None])[0],
     }  # fmt: skip
     for name, z in made.items():
@@ -418,6 +419,7 @@ def devices():
     expect(RuntimeError, "invalid device ordinal", cuda.set_device, 1)
     expect(RuntimeError, "invalid device ordinal", torch.ones, 1, device="cuda:1")
     expect(ValueError, "Expected a cuda device", cuda.synchronize, "cpu")
+    assert torch.ones(1, device="cuda").get_device() == 0 and torch.ones(1).get_device() == -1
     assert "device='cuda:0'" in repr(torch.ones(1, device="cuda"))
 
 
@@ -710,7 +712,8 @@ def test_packages_that_are_missing(monkeypatch):
     with pytest.raises(driver.Unavailable, match="not installed: pip install 'microtorch.cuda13.'"):
         begin()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: types)
-    monkeypatch.setitem(sys.modules, "cuda", None)
+    for name in ("cuda", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(driver.Unavailable, match="packages for CUDA cannot be imported"):
         begin()
 

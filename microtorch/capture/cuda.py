@@ -151,7 +151,7 @@ class Program:
         pairs = list(zip(self.arguments, arguments, strict=True))
         found: list[Any] = []
         if self.host is not None:
-            found = self.host.run([a for r, a in pairs if r.storage.device == "cpu"])
+            found = self.host.run(tuple(a for r, a in pairs if r.storage.device == "cpu"))
             for storage, value in zip(self.needed, found, strict=False):
                 content = value.tobytes()
                 if self._sent.get(storage) != content:

@@ -7,7 +7,6 @@ compared only after the global counter `clock.epoch` has moved, which assignment
 """
 
 import array
-import builtins
 import functools
 import io
 import operator
@@ -19,6 +18,7 @@ import sys
 import types
 from collections import UserList
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set, ValuesView
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -27,10 +27,12 @@ from numpy import random as numpy_random
 from ..graph.node import Node
 from ..kernels import objects
 from ..nn.module import Module
+from ..optim.optimizer import Optimizer
+from ..random import Generator
 from ..tensor import Tensor
 from ..value import Value
 from .tape import CaptureError
-from .usercode import is_library, names_of_code
+from .usercode import CLOCKS, UNREPEATABLE, is_library, names_of, names_of_code, parts_of
 from .values import CONTAINERS, SIMPLE, equal, frozen, hooks_of, module_state, state_of
 
 _WRAPPERS = (types.MethodType, staticmethod, classmethod)
@@ -40,16 +42,8 @@ _CLOSED = (*SIMPLE, *CONTAINERS, *_WRAPPERS, types.FunctionType, types.BuiltinFu
 _GENERATORS = (random.Random, numpy_random.Generator, numpy_random.RandomState)
 # Objects whose attributes cannot be added, or are compared elsewhere.
 _WHOLE = (*_CLOSED, *_GENERATORS, types.ModuleType, Module)
-# What gives something else at each call, or does something outside: names in modules.
-_UNREPEATABLE = {
-    "time": "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time "
-    "process_time_ns thread_time thread_time_ns localtime gmtime ctime sleep",
-    "datetime": "now utcnow today", "sys": "stdin stdout stderr", "os": "urandom",
-    "posix": "urandom", "uuid": "uuid1 uuid4", "secrets": "token_bytes token_hex randbits choice",
-}  # fmt: skip
-CLOCKS = _UNREPEATABLE["time"].split()
-
-
+# Objects whose methods are recorded.
+_RECORDED = (Optimizer, Value, Generator)
 # Containers of no more than so many parts are compared part by part.
 _FEW = 8
 # The same for the built-in function.
@@ -130,7 +124,7 @@ class Guards:
         if not isinstance(value, (tuple, frozenset)):
             words = f"a {type(value).__name__} among the arguments"
             self.places[id(value), ""] = words, self._contents(value)
-        for part in (*_parts(value), getattr(value, "__dict__", None)):
+        for part in (*parts_of(value), getattr(value, "__dict__", None)):
             self._arguments(part)
         if type(value) not in CONTAINERS:
             self._visit(type(value))
@@ -185,6 +179,9 @@ class Guards:
         try:
             value = eval("owner" + text, {"owner": owner})
         except AttributeError:
+            # A slot that nothing is in.
+            empty = self.add(f"not hasattr({{}}, {text[1:]!r})", owner)
+            self.places[id(owner), text] = words, empty
             return
         if isinstance(value, Tensor):
             self.labels.setdefault(id(value), re.split(r"[ .]", words)[-1])
@@ -219,7 +216,7 @@ class Guards:
                 words = words or f"a {type(value).__name__}"
                 found = self._compare(self._contents(value), _parts_rows(value))
                 self.places.setdefault((id(value), ""), (words, found))
-            self._visit_all(_parts(value), words)
+            self._visit_all(parts_of(value), words)
         elif isinstance(value, np.ndarray):
             # The package makes constants of its elements.
             self.arrays.append(value)
@@ -244,12 +241,17 @@ class Guards:
         elif isinstance(value, os._Environ):
             data = vars(value)["_data"]
             self.places[id(value), ""] = "os.environ", self.add("{} == {}", data, dict(data))
+        elif isinstance(value, ContextVar):
+            self.add("frozen({}.get(None)) == {}", value, frozen(value.get(None)))
+            self._visit(value.get(None), words)
         elif isinstance(value, Mapping):
             self.add("frozen(dict({})) == {}", value, frozen(dict(value)))
             self._visit_all(value.values(), words)
         elif isinstance(value, (UserList, ValuesView, Set)):
             self.add("frozen(list({})) == {}", value, frozen(list(value)))
             self._visit_all(value, words)
+        elif type(value).__module__.startswith("multiprocessing"):
+            self._refuse(f"a {type(value).__name__} of other processes is used")
         elif isinstance(value, (queue.Queue, queue.SimpleQueue)) or (
             isinstance(value, Iterator) and is_library(None, type(value).__module__)
         ):
@@ -274,7 +276,7 @@ class Guards:
             for name in names.variables:
                 if name in function.__globals__:
                     self.note(f"the global {name}", function.__globals__, f"[{name!r}]")
-                elif name not in vars(builtins):
+                else:
                     self._lacks(f"the global {name}", function.__globals__, name)
             self._visit_all((function.__defaults__, function.__kwdefaults__), "a default")
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
@@ -327,12 +329,12 @@ class Guards:
                     self.note(f"the attribute {name}", value, f".{name}")
         elif isinstance(value, Value):
             # Its numbers are recorded.
-            for name in self._names & (_names_of(value) - {"data", "grad"}):
+            for name in self._names & (names_of(value) - {"data", "grad"}):
                 if name[0] != "_":
                     self.note(f"a Value's {name}", value, f".{name}")
         elif not isinstance(value, _CLOSED) or self._subclassed(value):
             if not type(value).__module__.startswith(("microtorch.capture", "numpy")):
-                for name in self._used(value, _names_of(value)):
+                for name in self._used(value, names_of(value)):
                     found = value.__dict__.get(name) if isinstance(value, Module) else None
                     # Attributes of modules are compared after epochs, but for what they contain.
                     if found is not None and not isinstance(found, CONTAINERS):
@@ -358,11 +360,11 @@ class Guards:
         own = value.__name__ if isinstance(value, types.ModuleType) else getattr(
             value, "__module__", None)  # fmt: skip
         if isinstance(value, types.BuiltinFunctionType | types.FunctionType):
-            if value.__name__ in _UNREPEATABLE.get(str(own), "").split():
+            if value.__name__ in UNREPEATABLE.get(str(own), "").split():
                 self._refuse(f"{value.__name__}() is called")
         elif isinstance(value, types.ModuleType | type):
             # Calls of clocks by way of their module are noticed as they happen.
-            for name in self._names & set(_UNREPEATABLE.get(str(own), "").split()) - set(CLOCKS):
+            for name in self._names & set(UNREPEATABLE.get(str(own), "").split()) - set(CLOCKS):
                 self._refuse(f"{own}'s {name} is used")
             if value is os and self._names & {"environ", "environb", "getenv"}:
                 self._visit(os.environ)
@@ -379,10 +381,19 @@ class Guards:
             )
         elif not isinstance(value, _WHOLE) or self._subclassed(value):
             held = getattr(value, "__dict__", None)
-            if isinstance(held, dict) and not kind.__module__.startswith(("microtorch", "numpy")):
+            if not isinstance(held, dict) or kind.__module__.startswith("microtorch.capture"):
+                return
+            if not isinstance(value, _RECORDED):
+                # A library's methods may change what no code of the user's names.
+                text = self._text("frozen({}, 2) == {}", held, frozen(held, 2))
+                self.places[id(value), ".__dict__"] = f"an attribute of {kind.__name__}", text
+            if kind.__module__.startswith("microtorch"):
+                # A method may be replaced.
+                self.add("len({}) == {}", held, len(held), rows=[objects.size(held, len(held))])
+            elif not kind.__module__.startswith("numpy"):
                 self._lacks(f"an attribute of {kind.__name__}", held, *self._names - held.keys())
                 if "*" in self._by_text:
-                    self.add("len({}) == {}", held, len(held))
+                    self.add("len({}) == {}", held, len(held), rows=[objects.size(held, len(held))])
 
     def _used_in(self, kind: type) -> set[str]:
         special = {n for n, v in vars(kind).items() if n[:2] == "__" and callable(v)}
@@ -415,15 +426,3 @@ def _parts_rows(value: Any) -> list[list[int]] | None:
     """Comparisons of a short list's size and parts."""
     few = type(value) is list and len(value) <= _MANY
     return [objects.size(value, len(value)), *objects.parts(value)] if few else None
-
-
-def _parts(value: Any) -> list[Any]:
-    """What a container contains: of a dict, the keys and the values."""
-    return [*value, *value.values()] if isinstance(value, dict) else list(value)
-
-
-def _names_of(value: Any) -> set[str]:
-    """Names of the attributes of an object itself."""
-    slots = (vars(base).get("__slots__", ()) for base in type(value).__mro__)
-    names = {n for own in slots for n in ((own,) if isinstance(own, str) else own)}
-    return names | getattr(value, "__dict__", {}).keys()

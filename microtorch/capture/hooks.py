@@ -11,6 +11,7 @@ import inspect
 import logging
 import os
 import random as python_random
+import subprocess
 import sys
 import threading
 import time
@@ -22,8 +23,9 @@ import numpy as np
 from numpy.random import bit_generator as numpy_seeds
 
 from .. import random
+from ..autograd.backward import _OnArrays as OnArrays
 from ..device import CPU
-from ..functions import criteria, division, loss
+from ..functions import criteria, division, index, loss
 from ..functions.random import normal as random_normal
 from ..graph import engine
 from ..kernels import cpu
@@ -31,14 +33,13 @@ from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor, device_of
 from . import adjoint
-from .guards import CLOCKS
 from .record import MAKES, paused, plain, recorded
 from .scalars import HOOKS as SCALAR_HOOKS
 from .session import ARRAY, ArrayHook, GradHook, Session
 from .tape import CaptureError, active, read_error, recorders, refusal
 from .traced import CHECKS, Traced
 from .updates import counting, stepping, updating
-from .usercode import of_library
+from .usercode import CLOCKS, of_library, of_python
 
 
 # --------------------------------------------------------------------------------- NumPy
@@ -162,20 +163,22 @@ def _drawing(name: str) -> Any:
 
 
 # Library code that calls what is refused where the user's code calls it.
-_BETWEEN = ("logging", "random", __name__)
+_BETWEEN = ("logging", "random", "subprocess", __name__)
 
 
-def _refusing(what: str, function: Any, always: bool = False) -> Any:
-    """What the program could not do again, where the user's code calls it."""
+def _refusing(what: str, function: Any, always: bool = False, spared: Any = of_library) -> Any:
+    """What the program could not do again, always or unless code that is spared calls it."""
 
     def refuse(*args: Any, **options: Any) -> Any:
         frame: Any = sys._getframe(2)
         if frame.f_globals["__name__"].startswith("numba."):
             # A simulated GPU.
             return function(*args, **options)
-        while frame and of_library(frame) and (always or frame.f_globals["__name__"] in _BETWEEN):
+        while frame and of_library(frame) and frame.f_globals["__name__"] in _BETWEEN:
             frame = frame.f_back
-        if always or not of_library(frame):
+        if always or not spared(frame):
+            while frame and of_library(frame):
+                frame = frame.f_back
             at = f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame else ""
             words = f'{at}{what}. Do that outside, or compile with fallback="eager".'
             active.tape.give_up(CaptureError(words))
@@ -212,6 +215,39 @@ def _hooking(name: str) -> Any:
     return _instead(method)(add)
 
 
+def _lifting(function: Any) -> Any:
+    """A function whose first array is recorded if any other is."""
+
+    def lifted(x: Any, *more: Any) -> Any:
+        return function(active.tape.lift(x) if recorded(more) else x, *more)
+
+    return _instead(function)(lifted)
+
+
+def _set_attribute(self: Any, name: str, value: Any) -> None:
+    """`x.name = value`, which later calls would not do to other arguments."""
+    own = name[0] == "_" or hasattr(Tensor, name)
+    if not own and type(ARRAY.__get__(self, None)) is np.ndarray:
+        words = f"the attribute {name} is set on a tensor from outside"
+        active.tape.give_up(refusal(words, "Set it outside"))
+    _SET_ATTRIBUTE(self, name, value)
+
+
+def _set_item(self: Any, key: Any, value: Any) -> None:
+    """`x[mask] = number`, without the count of the places: as `masked_fill_`."""
+    mask = getattr(key, "_array", None)
+    of_kind = isinstance(value, (bool, int, float)) or (
+        isinstance(value, Tensor) and not value._array.ndim and value.dtype == self.dtype
+    )
+    if type(mask) is Traced and of_kind and mask.dtype == bool and (
+        mask.ndim and mask.shape == self._array.shape[: mask.ndim]
+    ):  # fmt: skip
+        ones = (1,) * (self._array.ndim - mask.ndim)
+        self.masked_fill_(key.reshape(*mask.shape, *ones), index._value(value, self))
+    else:
+        _SET_ITEM(self, key, value)
+
+
 def _only_traced(function: Any, hook: Any) -> Any:
     return _instead(function)(
         lambda x, *args: (hook if type(x) is Traced else function)(x, *args)
@@ -227,18 +263,11 @@ def _perhaps(x: Any) -> bool:
     return True
 
 
-def _first_outside(places: Any, length: int) -> Any:
+def _check_inside(places: Any, *more: Any) -> None:
     """A check of indices, which the program makes again."""
-
-    def check(places: Any) -> None:
-        bad = FIRST_OUTSIDE(places, length)
-        if bad is not None:
-            raise IndexError(f"index {bad} is out of range, [0, {length})")
-
-    found = FIRST_OUTSIDE(plain(places), length)
-    if type(places) is Traced and found is None:
-        active.tape.attempt(check, (places,), {}, effect=True)
-    return found
+    CHECK_INSIDE(plain(places), *more)
+    if type(places) is Traced:
+        active.tape.attempt(CHECK_INSIDE, (places, *more), {}, effect=True)
 
 
 def _backward(
@@ -304,7 +333,7 @@ def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) 
 
 
 # -------------------------------------------------------------------------- installation
-FIRST_OUTSIDE, PUT_INDEX, REFUSE = cpu.first_outside, cpu.put_index, loss._refuse
+CHECK_INSIDE, PUT_INDEX, REFUSE = cpu.check_inside, cpu.put_index, loss._refuse
 CHECKS |= {
     inspect.unwrap(function).__code__: (kind, words)
     for function, kind, words in (
@@ -320,7 +349,8 @@ recurrence products_of_others cofactors inv svd qr eigh cholesky solve pinv put_
 _DRAWS = """manual_seed seed set_state set_state_bytes get_state uniform normal exponential randint
 random randperm bernoulli bernoulli_scalar dropout_mask multinomial rand"""
 _SEED = python_random.Random.seed
-_RANDOM_SEED = _refusing("a generator is made without a seed", _SEED)
+_RANDOM_SEED = _refusing("a generator is made without a seed", _SEED, spared=of_python)
+_SET_ATTRIBUTE, _SET_ITEM = Tensor.__setattr__, Tensor.__dict__["__setitem__"]
 _HOOKS: list[tuple[Any, str, Any]] = [
     (Tensor, "_array", ArrayHook()), (Tensor, "_grad", GradHook()),
     (ByDtype, "__missing__", _aside(ByDtype.__missing__)),
@@ -333,8 +363,14 @@ _HOOKS: list[tuple[Any, str, Any]] = [
     *((owner, n, _refusing("a thread is used", getattr(owner, n), True))
       for owner, n in ((threading.Thread, "start"), (ThreadPoolExecutor, "submit"))),
     (numpy_seeds, "randbits",
-     _refusing("a generator is made without a seed", numpy_seeds.__dict__["randbits"])),
+     _refusing("a generator is made without a seed", numpy_seeds.__dict__["randbits"],
+               spared=of_python)),
+    *((os, n, _refusing("a process is started", getattr(os, n), True))
+      for n in ("fork", "forkpty") if hasattr(os, n)),
+    (subprocess.Popen, "__init__", _refusing("a process is started", subprocess.Popen.__init__)),
     (python_random.Random, "seed", _instead(_SEED)(_seeding)),
+    (Tensor, "__setattr__", _instead(_SET_ATTRIBUTE)(_set_attribute)),
+    (Tensor, "__setitem__", _instead(_SET_ITEM)(_set_item)),
     (Tensor, "_version", property(_refusing("_version is read", Tensor.__dict__["_version"].fget))),
     *SCALAR_HOOKS,
     (cpu, "constant", _aside(cpu.constant)), (cpu, "full", _aside(cpu.full)),
@@ -342,7 +378,9 @@ _HOOKS: list[tuple[Any, str, Any]] = [
     (cpu, "expand", _only_traced(cpu.expand, np.broadcast_to)),
     *((cpu, n, _called(getattr(cpu, n))) for n in _WHOLE.split()),
     *((cpu, n, _only_traced(getattr(cpu, n), _perhaps)) for n in ("any_true", "any_zero")),
-    (cpu, "first_outside", _instead(FIRST_OUTSIDE)(_first_outside)),
+    (cpu, "add_into", _lifting(cpu.add_into)), (cpu, "clear_index", _lifting(cpu.clear_index)),
+    (OnArrays, "add_into", staticmethod(_lifting(cpu.add_into))),
+    (cpu, "check_inside", _instead(CHECK_INSIDE)(_check_inside)),
     (cpu, "put_index", _instead(PUT_INDEX)(_put_index)),
     (loss, "nll_arrays", _instead(loss.nll_arrays)(_nll_arrays)),
     (loss, "_check_classes", _aside(loss._check_classes)),
@@ -354,20 +392,23 @@ _HOOKS: list[tuple[Any, str, Any]] = [
     (Optimizer, "step", _instead(Optimizer.step)(stepping)),
     (Optimizer, "steps_made", staticmethod(_instead(Optimizer.steps_made)(counting))),
 ]  # fmt: skip
-_lock = threading.Lock()
+_lock, _ABSENT = threading.Lock(), object()
 _before: list[tuple[Any, str, Any]] = []
 
 
 def _install() -> None:
     for target, name, hook in [*_HOOKS, *((m, "np", _numpy) for m in _modules())]:
-        _before.append((target, name, target.__dict__[name]))
+        _before.append((target, name, target.__dict__.get(name, _ABSENT)))
         setattr(target, name, hook)
 
 
 def _remove() -> None:
     while _before:
         target, name, old = _before.pop()
-        setattr(target, name, old)
+        if old is _ABSENT:
+            delattr(target, name)
+        else:
+            setattr(target, name, old)
 
 
 @contextlib.contextmanager
@@ -383,7 +424,7 @@ def recording(tape: Session) -> Iterator[None]:
             tape.give_up(tape.guards.refusal)
         yield
     finally:
-        active.tape = None
+        active.tape, active.ended = None, ""
         tape.live = False
         tape.scalars.restore()
         for made, _ in tape.made:

@@ -438,10 +438,13 @@ def _reachable(roots: list[Tensor]) -> set[int]:
     stack: list[Any] = list(roots)
     while stack:
         x = stack.pop()
-        if id(x) in seen or not isinstance(x, (Tensor, Node)):
-            continue
-        seen.add(id(x))
-        stack += [x._node, *x.__dict__.values()] if isinstance(x, Tensor) else [
-            *x.parents, *(x.saved or ())
-        ]  # fmt: skip
+        if isinstance(x, tuple):
+            stack += x
+        elif isinstance(x, slice):
+            stack += [x.start, x.stop, x.step]
+        elif isinstance(x, (Tensor, Node)) and id(x) not in seen:
+            seen.add(id(x))
+            stack += [x._node, *x.__dict__.values()] if isinstance(x, Tensor) else [
+                *x.parents, *(x.saved or ()), x.const
+            ]  # fmt: skip
     return seen

@@ -17,7 +17,7 @@ from .kept import Kept
 from .record import paused
 from .scalars import NumberRead
 from .session import Session
-from .tape import CaptureError, active, refusal
+from .tape import OUTSIDE, CaptureError, active, place, refusal
 from .values import CONTAINERS, SIMPLE, simple
 
 MOST_SIGNATURES = 8
@@ -186,6 +186,7 @@ class Compiled:
                     with paused():
                         program.run()
                 raise
+            active.ended = self._where()
             if scalars.used and session.ops:
                 raise refusal("Values and tensors are mixed", "Compile the two apart")
             try:
@@ -241,9 +242,14 @@ class Compiled:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     def _where(self) -> str:
-        function = getattr(self.function, "__func__", self.function)
+        function: Any = self.function
+        while isinstance(function, functools.partial):
+            function = function.func
+        function = getattr(function, "__func__", function)
         code = getattr(function, "__code__", None) or type(function).__call__.__code__
-        return f"{code.co_filename}:{code.co_firstlineno}"
+        # Of a module of the package, the line that calls it.
+        of_package = code.co_filename.startswith(OUTSIDE)
+        return place(True) if of_package else f"{code.co_filename}:{code.co_firstlineno}"
 
     def _give_up(self, reason: str) -> None:
         self.eager, self._warm = True, _nothing

@@ -1,5 +1,6 @@
 """What all of the recording needs: which tape is active, the user's line, errors, and views."""
 
+import contextlib
 import functools
 import os
 import sys
@@ -13,13 +14,14 @@ from .ir import Ref
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OUTSIDE = (PACKAGE + os.sep, os.path.dirname(os.path.abspath(np.__file__)) + os.sep,
-           "<frozen")  # fmt: skip
+           contextlib.__file__, "<frozen")  # fmt: skip
 
 
 class Active(threading.local):
-    """The tape of this thread, if it records."""
+    """The tape of this thread, if it records, and once the user's code has ended, where it is."""
 
     tape: Any = None
+    ended: str = ""
 
 
 active = Active()
@@ -42,6 +44,8 @@ def _file_of(frame: Any) -> str:
 
 def place(full: bool = False) -> str:
     """The user's line, as "file.py:12": of the innermost frame that is not the package's."""
+    if active.ended:
+        return active.ended if full else os.path.basename(active.ended)
     frame: Any = sys._getframe(1)
     while frame is not None and _file_of(frame).startswith(OUTSIDE):
         frame = frame.f_back

@@ -2,6 +2,7 @@
 
 import dis
 import functools
+import os
 import sys
 import sysconfig
 import types
@@ -10,7 +11,17 @@ from typing import Any, NamedTuple
 
 from .tape import OUTSIDE
 
-_LIBRARY = (*(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")), *OUTSIDE)
+_INSTALLED = tuple(sysconfig.get_path(n) + os.sep for n in ("purelib", "platlib"))
+_LIBRARY = (sysconfig.get_path("stdlib"), *_INSTALLED, *OUTSIDE)
+
+# What gives something else at each call, or does something outside: names in modules.
+UNREPEATABLE = {
+    "time": "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time "
+    "process_time_ns thread_time thread_time_ns localtime gmtime ctime sleep",
+    "datetime": "now utcnow today", "sys": "stdin stdout stderr", "os": "urandom",
+    "posix": "urandom", "uuid": "uuid1 uuid4", "secrets": "token_bytes token_hex randbits choice",
+}  # fmt: skip
+CLOCKS = UNREPEATABLE["time"].split()
 
 
 def is_library(file: str | None, module: Any) -> bool:
@@ -26,6 +37,12 @@ def is_library(file: str | None, module: Any) -> bool:
 def of_library(frame: Any) -> bool:
     """Whether a frame runs code that is not the user's."""
     return is_library(frame.f_code.co_filename, frame.f_globals.get("__name__"))
+
+
+def of_python(frame: Any) -> bool:
+    """Whether a frame runs code of Python itself, or of the package."""
+    file = frame.f_code.co_filename
+    return of_library(frame) and (file.startswith(OUTSIDE) or not file.startswith(_INSTALLED))
 
 
 class Names(NamedTuple):
@@ -89,3 +106,15 @@ def _texts(constants: Any) -> Iterator[str]:
             yield c
         elif isinstance(c, (tuple, frozenset)):
             yield from _texts(c)
+
+
+def names_of(value: Any) -> set[str]:
+    """Names of the attributes of an object itself."""
+    slots = (vars(base).get("__slots__", ()) for base in type(value).__mro__)
+    names = {n for own in slots for n in ((own,) if isinstance(own, str) else own)}
+    return names | getattr(value, "__dict__", {}).keys()
+
+
+def parts_of(value: Any) -> list[Any]:
+    """What a container contains: of a dict, the keys and the values."""
+    return [*value, *value.values()] if isinstance(value, dict) else list(value)

@@ -95,7 +95,7 @@ def _memory(array: Array) -> tuple[Bytes, int]:
     The position is -1 if the owner has gaps, as memory of other libraries may.
     """
     if device_of(array) is not CPU:
-        memory = array.storage  # type: ignore[attr-defined]
+        memory = array.whole(np.uint8)  # type: ignore[attr-defined]
         return memory, array.ctypes.data - memory.ctypes.data if array.size else 0
     owner, base = array, array.base
     while base is not None:

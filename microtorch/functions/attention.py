@@ -59,8 +59,7 @@ def embedding(
         )
     if w.ndim != 2:
         raise RuntimeError("'weight' must be 2-D")
-    if cpu.first_outside(places, w.shape[0]) is not None:
-        raise IndexError("index out of range in self")
+    cpu.check_inside(places, w.shape[0], IndexError, "index out of range in self")
     const = (places.reshape(-1), w.shape, padding_idx)
     return record(EMBEDDING, w[places], (weight,), (input,), const)
 

@@ -62,10 +62,9 @@ def _key(name: str, x: Tensor, dim: int, index: Any) -> Key:
                 f"{start} index {list(places.shape)} to be no larger than self {list(a.shape)} "
                 f"apart from dimension {dim}"
             )
-    if (bad := cpu.first_outside(places, a.shape[dim])) is not None:
-        raise RuntimeError(
-            f"index {bad} is out of bounds for dimension {dim} with size {a.shape[dim]}"
-        )
+    size = a.shape[dim]
+    text = f"index {{bad}} is out of bounds for dimension {dim} with size {size}"
+    cpu.check_inside(places, size, RuntimeError, text)
     return key_along(places, dim)
 
 
@@ -258,9 +257,8 @@ def _vector_key(name: str, x: Tensor, dim: int, index: Any) -> Key:
 
 
 def _check_vector(key: Key, length: int, text: str) -> None:
-    places = key[-1]
-    if (bad := cpu.first_outside(places, length)) is not None:
-        raise IndexError(text.format(bad=bad, dim=len(key) - 1, length=length))
+    words = text.format(bad="{bad}", dim=len(key) - 1, length=length)
+    cpu.check_inside(key[-1], length, IndexError, words)
 
 
 @public()

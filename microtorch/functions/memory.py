@@ -1,4 +1,4 @@
-"""Memory that a GPU and the host share: pinned tensors, and tensors that several streams use."""
+"""Where tensors are: pinned memory of the host, and memory of a GPU that several streams use."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy as np
 from .. import cuda
 from ..device import CPU, gpu
 from ..tensor import Array, Tensor, device_of, wrap
-from .names import method
+from .names import method, public
 
 
 def pinned(a: Array) -> bool:
@@ -16,6 +16,12 @@ def pinned(a: Array) -> bool:
     while isinstance(base, np.ndarray):
         base = base.base  # type: ignore[assignment]
     return getattr(base, "pinned", False)
+
+
+@public()
+def get_device(input: Tensor) -> int:
+    """The number of the GPU that the tensor is on; -1 on the CPU."""
+    return -1 if device_of(input._array) is CPU else 0
 
 
 @method()

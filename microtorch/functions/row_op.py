@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..graph.node import Node
 from ..kernels import cpu, text
 from ..table import FOLDS, VOCABULARY, Row, names_in
@@ -235,8 +237,8 @@ def evaluate(formula: str, values: dict[str, Any], like: Tensor) -> Any:
         return wrap(cpu.constant(v, dtype.numpy))
 
     def where(condition: Tensor, a: Any, b: Any) -> Tensor:
-        if condition._array.ndim == 0:
-            # A choice by a parameter is made at once.
+        if condition._array.ndim == 0 and type(condition._array) is np.ndarray:
+            # A choice by a parameter is made at once; by what is recorded, it cannot be.
             chosen = a if condition._array else b
             if isinstance(chosen, Tensor) and chosen._array.shape == like._array.shape:
                 return chosen

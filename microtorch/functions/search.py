@@ -195,11 +195,11 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     if a.size == 0 and num_classes <= 0:
         raise RuntimeError("Can not infer total number of classes from empty tensor.")
     most = np.iinfo(np.int64).max
-    if cpu.first_outside(a, most) is not None:
-        raise RuntimeError("Class values must be non-negative.")
+    cpu.check_inside(a, most, RuntimeError, "Class values must be non-negative.")
     if num_classes != -1 and num_classes < 1:
         raise RuntimeError("num_classes should be positive")
-    if num_classes > 0 and cpu.first_outside(a, num_classes) is not None:
-        raise RuntimeError("Class values must be smaller than num_classes.")
+    if num_classes > 0:
+        text = "Class values must be smaller than num_classes."
+        cpu.check_inside(a, num_classes, RuntimeError, text)
     count = num_classes if num_classes > 0 else int(a.max()) + 1
     return wrap((a[..., None] == np.arange(count, like=a)).astype(np.int64))

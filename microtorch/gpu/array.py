@@ -57,16 +57,10 @@ class Array(NDArrayOperatorsMixin):
         """What owns the memory, for every array: others may share it."""
         return self.block
 
-    def whole(self) -> "Array":
-        """All of the block that this lies in, as one vector."""
-        size = self.block.size // self.itemsize
-        return Array(memory((size,), self.dtype, self.block.address), self.block)
-
-    @property
-    def storage(self) -> "Array":
-        """The bytes of all the memory that this array is a part of."""
-        block: Any = self.block
-        return Array(memory((block.wanted,), np.uint8, block.address), block)
+    def whole(self, dtype: Any = None) -> "Array":
+        """All of the memory that this is a part of, as one vector."""
+        block, kind = self.block, np.dtype(dtype or self.dtype)
+        return Array(memory((block.wanted // kind.itemsize,), kind, block.address), block)
 
     def strided(self, shape: Any, strides: Any) -> "Array":
         """A view of other lengths and steps (in bytes), of which none may lead outside."""

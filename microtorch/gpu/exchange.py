@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .array import Array
-from .compiler import memory
+from .compiler import Ghost, memory
 from .memory import current, later, pins
 
 Host = np.ndarray[Any, Any]
@@ -43,7 +43,7 @@ def foreign(ghost: Host, owner: Any) -> Array:
     """An array on device memory of others, which `owner` keeps."""
     low, high = np.lib.array_utils.byte_bounds(ghost)
     block: Any = SimpleNamespace(address=low, wanted=high - low, owner=owner, others=())
-    return Array(ghost, block)
+    return Array(ghost.view(Ghost), block)
 
 
 # ----------------------------------------------------------------- __cuda_array_interface__

@@ -21,22 +21,13 @@ from .launch import run
 
 _HEAD = """
 def words(i, key, fill):
-    low = u64(0xFFFFFFFF)
-    a = u64(i) & low
-    b = u64(i) >> u64(32)
-    c = u64(fill) & low
-    d = u64(fill) >> u64(32)
-    k = u64(key) & low
-    m = u64(key) >> u64(32)
+    low, half = u64(0xFFFFFFFF), u64(32)
+    a, b, c, d = u64(i) & low, u64(i) >> half, u64(fill) & low, u64(fill) >> half
+    k, m = u64(key) & low, u64(key) >> half
 """
-_ROUND = """    p = u64(0xD2511F53) * a
-    q = u64(0xCD9E8D57) * c
-    a = (q >> u64(32)) ^ b ^ k
-    c = (p >> u64(32)) ^ d ^ m
-    b = q & low
-    d = p & low
-    k = (k + u64(0x9E3779B9)) & low
-    m = (m + u64(0xBB67AE85)) & low
+_ROUND = """    p, q = u64(0xD2511F53) * a, u64(0xCD9E8D57) * c
+    a, b, c, d = (q >> half) ^ b ^ k, q & low, (p >> half) ^ d ^ m, p & low
+    k, m = (k + u64(0x9E3779B9)) & low, (m + u64(0xBB67AE85)) & low
 """
 WORDS = _HEAD + 10 * _ROUND + "    return a, b, c, d\n"
 _WIDE = "(a << u64(32) | b)", "(c << u64(32) | d)"
@@ -52,14 +43,13 @@ _VALUES = {
 def text(dtype: str) -> str:
     """The kernel that fills an array: `kernel(n, key, fill, a_out)`, a block of words a time."""
     values, kind = _VALUES[dtype], dtype[0] + dtype[-2:]
+    made, each = [f"v{j}" for j in range(len(values))], len(values)
     lines = [WORDS, "def values(i, key, fill):", "    a, b, c, d = words(i, key, fill)"]
     lines += [f"    return {', '.join(values)}", "", "def kernel(n, key, fill, a_out):"]
-    lines += [f"    out = {kind}_at(a_out)", "    k = cuda.grid(1)"]
-    lines += [f"    while k * {len(values)} < n:"]
-    lines += [f"        {', '.join(f'v{j}' for j in range(len(values)))} = values(k, key, fill)"]
-    for j in range(len(values)):
-        lines += [f"        if k * {len(values)} + {j} < n:"]
-        lines += [f"            out[k * {len(values)} + {j}] = v{j}"]
+    lines += [f"    out = {kind}_at(a_out)", "    k = cuda.grid(1)", f"    while k * {each} < n:"]
+    lines += [f"        {', '.join(made)} = values(k, key, fill)"]
+    for j, v in enumerate(made):
+        lines += [f"        if k * {each} + {j} < n:", f"            out[k * {each} + {j}] = {v}"]
     return "\n".join([*lines, "        k += cuda.gridsize(1)"]) + "\n"
 
 

@@ -320,11 +320,10 @@ def clear_index(g: Array, key: Any) -> Array:
     return made
 
 
-def first_outside(places: Array, length: int) -> int | None:
-    """The first index that is outside [0, length), or None."""
-    if not places.size or (places.min() >= 0 and places.max() < length):
-        return None
-    return int(places[(places < 0) | (places >= length)].flat[0])
+def check_inside(places: Array, length: int, error: type[Exception], text: str) -> None:
+    """Raise an error, its text a format of `bad`, for the first index outside [0, length)."""
+    if places.size and (places.min() < 0 or places.max() >= length):
+        raise error(text.format(bad=places[(places < 0) | (places >= length)].flat[0]))
 
 
 def put_along(g: Array, index: Array, shape: tuple[int, ...], dim: int) -> Array:
