@@ -168,8 +168,8 @@ class Program:
             for storage, value in zip(self.needed, found, strict=False):
                 content = value.tobytes()
                 if self._sent.get(storage) != content:
-                    self._sent[storage] = content
                     driver.copy_in(self.memory[storage].address, value, current.stream, False)
+                    self._sent[storage] = content
                     later.after([current.stream], functools.partial(id, value))
         given = [(self.view(r), a, r.storage in self.written) for r, a in pairs
                  if r.storage.device != "cpu"]  # fmt: skip
@@ -201,9 +201,8 @@ class Program:
     def __del__(self) -> None:
         later.follow(self._last, self._own)
         pool.give(self._own, self._held)
-        for segment in self._segments:
-            if not isinstance(segment, Call):
-                start().forget(segment)
+        graphs = [s for s in self._segments if not isinstance(s, Call)]
+        later.after([self._last], lambda: [*map(start().forget, graphs)])
 
     def explain(self) -> str:
         """A table of kernels: what each computes, and its bytes."""
@@ -338,7 +337,7 @@ class Kernel:
         lines = [f"    {start_}" for _, start_, _ in ends]
         lines += ["    i = cuda.grid(1)", "    step = cuda.gridsize(1)", f"    while i < {self.n}:"]
         taken = _indices("i", "d", "j", rank, " " * 8)
-        for d in range(1, rank):
+        for d in range(rank - 1, 0, -1):
             taken = [line.replace(f" d{d}", f" {self.dims[d]}") for line in taken]
         lines += [*taken, *(f"        {line}" for line in body), "        i += step"]
         # One a dtype, for all folds in turn: there is little such memory.

@@ -20,9 +20,11 @@ def library() -> Any:
         return None
     try:
         from nvmath.bindings import cublas
-    except ImportError:
+
+        return cublas, cublas.create()
+    except (ImportError, OSError, RuntimeError):
+        # Without the bindings, or without the library that they are for.
         return None
-    return cublas, cublas.create()
 
 
 def product(x: Any, y: Any, z: Any, batch: int, steps: list[list[int]]) -> bool:

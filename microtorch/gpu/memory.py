@@ -121,7 +121,7 @@ class Pool:
     def take(self, stream: Any) -> list[tuple[int, int]]:
         """Sizes and addresses of what a stream has free, which is nobody else's from now on."""
         with lock:
-            keys = [key for key in self._free if key[0] == stream]
+            keys = [key for key in list(self._free) if key[0] == stream]
             return [(key[1], address) for key in keys for address in self._free.pop(key)]
 
     def give(self, stream: Any, places: list[tuple[int, int]]) -> None:
@@ -136,11 +136,12 @@ class Pool:
             driver = start()
             driver.wait()
             later.settle()
-            for (_, size), kept in self._free.items():
+            # A collection of garbage in between may give more.
+            places, self._free = self._free, defaultdict(list)
+            for (_, size), kept in places.items():
                 for address in kept:
                     getattr(driver, self._methods[1])(address)
                     self.reserved -= size
-            self._free.clear()
 
 
 class Later:
