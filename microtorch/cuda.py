@@ -204,6 +204,7 @@ def stream(stream: Stream | None) -> Any:
 
 def set_stream(stream: Stream) -> None:
     """Give the work of this thread to a stream from now on."""
+    _driver()
     gpu("memory").current.stream = stream.cuda_stream
 
 

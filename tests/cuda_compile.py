@@ -125,3 +125,33 @@ def test_a_chain_is_two_kernels():
     a = x.detach().cpu().requires_grad_()
     (a.tanh() * a.exp()).sum().backward()
     torch.testing.assert_close(x.grad.cpu(), a.grad)
+
+
+def test_random_numbers_are_drawn_anew():
+    x = torch.ones(40, device="cuda")
+    run = torch.compile(lambda x: nn.functional.dropout(x, 0.5))
+    torch.manual_seed(0)
+    found = [run(x).tolist() for _ in range(3)]
+    torch.manual_seed(0)
+    assert found == [nn.functional.dropout(x, 0.5).tolist() for _ in range(3)]
+
+
+def test_folds_of_one_kernel_share_memory():
+    parts = [torch.full((5,), k + 1.0, device="cuda") for k in range(30)]
+    run = torch.compile(lambda: sum((p * p).sum() for p in parts))
+    assert [run().item() for _ in range(2)] == [5 * sum(k * k for k in range(1, 31))] * 2
+    assert run.source.count("shared(") == 1
+
+
+def test_memory_of_a_graph_stays_its_own():
+    x, y = torch.randn(3, 4).cuda(), torch.randn(4, 5).cuda()
+    run = torch.compile(lambda x, y: (x @ y).sum(0) - (x.exp() @ y).sum(0))
+    wanted = run(x, y)
+    torch.cuda.empty_cache()
+    others = [torch.full((n,), torch.nan, device="cuda") for n in range(1, 20)]
+    torch.testing.assert_close(run(x, y), wanted)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.testing.assert_close(run(x, y), wanted)
+    del run, others
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() >= torch.cuda.memory_allocated()

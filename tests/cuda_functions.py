@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 
+import numpy as np
 import pytest
 from test_functions import SAMPLES, Operands, flat, run, same
 
@@ -97,3 +98,18 @@ def test_results_are_where_the_operands_are(sample):
             total = sum(v.sum().double() for v in roots)
             found = microtorch.autograd.grad(total, leaves, create_graph=True, allow_unused=True)
             assert all(g is None or g.is_cuda for g in found)
+
+
+def test_an_operand_that_lies_where_indices_lead():
+    x = microtorch.arange(9.0, device="cuda")
+    x[microtorch.arange(2, 8, device="cuda")] = x[1:7]
+    assert x.tolist() == [0, 1, 1, 2, 3, 4, 5, 6, 8]
+
+
+def test_places_that_are_added_to():
+    x = microtorch.zeros(3, device="cuda")._array
+    ones = microtorch.ones(3, device="cuda")._array
+    np.add.at(x, np.array([-1, 0, -1]), ones)
+    assert x.tolist() == [1, 0, 2]
+    with pytest.raises(IndexError, match="index 3 is out of bounds for axis 0 with size 3"):
+        np.add.at(x, np.array([0, 3, 1]), ones)

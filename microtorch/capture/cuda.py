@@ -5,6 +5,8 @@ on the CPU, whose results are sent where the kernels read them. Everything else 
 addresses, so the driver's graph of all launches can be run again.
 """
 
+import functools
+import itertools
 import math
 import time
 from typing import Any
@@ -15,7 +17,7 @@ from ..gpu import blas, launch
 from ..gpu.array import Array, empty, upload
 from ..gpu.compiler import memory
 from ..gpu.driver import start
-from ..gpu.memory import current, pool
+from ..gpu.memory import current, later, pool
 from ..gpu.text import _indices, fold_helpers, tree
 from ..kernels import text
 from ..table import FOLDS
@@ -27,6 +29,8 @@ from .loops import comment, literal
 from .passes import lower, prune
 from .space import Work, merged, work_of
 
+# Streams to capture in.
+_spare: list[Any] = []
 HEADER = "# One recorded call as kernels.\n"
 
 
@@ -37,8 +41,12 @@ class Program:
 
     def __init__(self, recording: Recording) -> None:
         started = time.perf_counter()
-        self._held: list[Any] = []
         driver = start()
+        # Graphs and the memory of what is only there while they run; the stream that the memory
+        # came from; the stream that ran this last.
+        self._segments: list[Any] = []
+        self._held: list[tuple[int, int]] = []
+        self._own = self._last = current.stream
         self.results, self.arguments = recording.results, recording.arguments
         # The part on the CPU, and what the kernels need of it.
         there = [op for op in recording.ops if _of_host(op)]
@@ -63,7 +71,6 @@ class Program:
         self._kernels: dict[Loop, Kernel] = {}
         texts = [self._prepared(item) for item in self.items]
         self.source = HEADER + "\n".join(t for t in texts if t)
-        self._segments: list[Any] | None = None
         self.seconds = time.perf_counter() - started
         self.name = driver.name
         self.was_cached = False
@@ -119,35 +126,41 @@ class Program:
             launch.copy(out, launch.product(*ins))
 
     def _capture(self) -> None:
-        """Note all launches, from call to call."""
-        driver, segments, before = start(), [], current.stream
-        stream = current.stream = driver.stream()
-        pool.held = self._held
+        """Run everything once, then note all launches, from call to call.
+
+        Both in a stream of their own: the first compiles, and leaves the stream all the memory
+        that the second needs, which stays the graphs' own.
+        """
+        driver, before = start(), current.stream
+        stream = current.stream = _spare.pop() if _spare else driver.stream()
+        later.follow(before, stream)
         try:
-            part: list[Any] = []
-            for item in [*self.items, None]:
-                if item is not None and not isinstance(item, Call):
-                    part.append(item)
+            for item in self.items:
+                self._again(item)
+            segments: list[Any] = []
+            for called, part in itertools.groupby(self.items, lambda item: isinstance(item, Call)):
+                if called:
+                    segments += part
                     continue
-                if part:
-                    driver.capture(stream)
-                    try:
-                        for each in part:
-                            self._start(each)
-                    finally:
-                        graph = driver.captured(stream)
-                    segments.append(graph)
-                    part = []
-                if item is not None:
-                    segments.append(item)
+                driver.capture(stream)
+                try:
+                    for each in part:
+                        self._start(each)
+                finally:
+                    segments.append(driver.captured(stream))
+            self._segments = segments
         finally:
-            pool.held, current.stream = None, before
-        self._segments = segments
+            later.follow(stream, before)
+            current.stream = before
+            self._held += pool.take(stream)
+            _spare.append(stream)
 
     # ---------------------------------------------------------------------------- calls
     def run(self, arguments: list[Any]) -> list[Any]:
         """One call: fresh arrays."""
         driver = start()
+        later.follow(self._last, current.stream)
+        self._last = current.stream
         pairs = list(zip(self.arguments, arguments, strict=True))
         found: list[Any] = []
         if self.host is not None:
@@ -155,16 +168,14 @@ class Program:
             for storage, value in zip(self.needed, found, strict=False):
                 content = value.tobytes()
                 if self._sent.get(storage) != content:
+                    driver.copy_in(self.memory[storage].address, value, current.stream, False)
                     self._sent[storage] = content
-                    driver.copy_in(self.memory[storage].address, value, current.stream)
+                    later.after([current.stream], functools.partial(id, value))
         given = [(self.view(r), a, r.storage in self.written) for r, a in pairs
                  if r.storage.device != "cpu"]  # fmt: skip
         for own, array, _ in given:
             launch.copy(own, array)
-        if self._segments is None:
-            # The first call compiles what is not compiled yet, which capturing must not.
-            for item in self.items:
-                self._again(item)
+        if not self._segments:
             self._capture()
         else:
             for segment in self._segments:
@@ -188,7 +199,10 @@ class Program:
             self._start(item)
 
     def __del__(self) -> None:
-        pool.release(self._held)
+        later.follow(self._last, self._own)
+        pool.give(self._own, self._held)
+        graphs = [s for s in self._segments if not isinstance(s, Call)]
+        later.after([self._last], lambda: [*map(start().forget, graphs)])
 
     def explain(self) -> str:
         """A table of kernels: what each computes, and its bytes."""
@@ -323,17 +337,21 @@ class Kernel:
         lines = [f"    {start_}" for _, start_, _ in ends]
         lines += ["    i = cuda.grid(1)", "    step = cuda.gridsize(1)", f"    while i < {self.n}:"]
         taken = _indices("i", "d", "j", rank, " " * 8)
-        for d in range(1, rank):
+        for d in range(rank - 1, 0, -1):
             taken = [line.replace(f" d{d}", f" {self.dims[d]}") for line in taken]
         lines += [*taken, *(f"        {line}" for line in body), "        i += step"]
+        # One a dtype, for all folds in turn: there is little such memory.
+        kinds = sorted({kind for _, _, kind in ends})
+        lines += [f"    lanes_{kind} = shared({threads}, T_{kind})" for kind in kinds]
+        lines += ["    t = cuda.threadIdx.x"] if ends else []
         for number, (k, _, kind) in enumerate(ends):
-            lines += [f"    shared{k} = shared({threads}, T_{kind})",
-                      "    t = cuda.threadIdx.x", f"    shared{k}[t] = t{k}"]  # fmt: skip
-            lines += tree(f"shared{k}", f"c{k}", threads, "    ")
+            lanes = f"lanes_{kind}"
+            lines += [f"    {lanes}[t] = t{k}", *tree(lanes, f"c{k}", threads, "    ")]
             parameters.append(f"a_q{k}")
             self.words.append(self.partials[number].address)
             lines += [f"    q{k} = {kind}_at(a_q{k})", "    if t == 0:",
-                      f"        q{k}[cuda.blockIdx.x] = shared{k}[0]"]  # fmt: skip
+                      f"        q{k}[cuda.blockIdx.x] = {lanes}[0]",
+                      "    cuda.syncthreads()"]  # fmt: skip
         heads = [f"    {n} = {text.C_TYPE[s.dtype.name][0]}_at(a_{n})" for s, n in names.items()]
         head = f"def kernel({', '.join(parameters)}):"
         self.folds = folds

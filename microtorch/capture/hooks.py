@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.random import bit_generator as numpy_seeds
 
-from .. import random
+from .. import cuda, random
 from ..autograd.backward import _OnArrays as OnArrays
 from ..device import CPU
+from ..device import device as Device
 from ..functions import criteria, division, index, loss
 from ..functions.random import normal as random_normal
 from ..graph import engine
@@ -414,6 +415,9 @@ def _remove() -> None:
 @contextlib.contextmanager
 def recording(tape: Session) -> Iterator[None]:
     """Record what this thread does."""
+    if cuda.is_initialized():
+        # Seeded before, for a program could not do that again.
+        random.default_for(Device("cuda"))
     with _lock:
         if not recorders[0]:
             _install()

@@ -54,4 +54,4 @@ def record_stream(input: Tensor, stream: Any) -> None:
     """Keep the memory of a tensor from being used anew until a stream has done what it has now."""
     if device_of(input._array) is not CPU:
         block = input._array.block  # type: ignore[attr-defined]
-        block.others = (*block.others, stream.cuda_stream)
+        block.others = tuple({*block.others, stream.cuda_stream})

@@ -1,12 +1,16 @@
 """cuBLAS through nvmath-python, where that is installed."""
 
 import functools
+import threading
 from typing import Any
 
 import numpy as np
 
 from .driver import start
 from .memory import current
+
+# Of the handle: its stream must not be changed between the choice of one and the product.
+_lock = threading.Lock()
 
 
 @functools.cache
@@ -16,15 +20,17 @@ def library() -> Any:
         return None
     try:
         from nvmath.bindings import cublas
-    except ImportError:
+
+        return cublas, cublas.create()
+    except (ImportError, OSError, RuntimeError):
+        # Without the bindings, or without the library that they are for.
         return None
-    return cublas, cublas.create()
 
 
 def product(x: Any, y: Any, z: Any, batch: int, steps: list[list[int]]) -> bool:
     """z = x @ y for a batch of float matrices of fixed distances; False if cuBLAS cannot."""
     found = library()
-    if found is None:
+    if found is None or not x.size:
         return False
     laid = [_laid(v) for v in (x, y)]
     if None in laid:
@@ -33,11 +39,15 @@ def product(x: Any, y: Any, z: Any, batch: int, steps: list[list[int]]) -> bool:
     (turned_x, lead_x), (turned_y, lead_y) = laid  # type: ignore[misc]
     (n, k), m = x.shape[-2:], y.shape[-1]
     one, zero = np.ones((), x.dtype), np.zeros((), x.dtype)
-    cublas.set_stream(handle, int(current.stream))
     run = cublas.sgemm_strided_batched if x.itemsize == 4 else cublas.dgemm_strided_batched
     # cuBLAS counts columns first: it makes the transpose of z from those of y and x.
-    run(handle, turned_y, turned_x, m, n, k, one.ctypes.data, y.address, lead_y, steps[1][0],
-        x.address, lead_x, steps[0][0], zero.ctypes.data, z.address, m, n * m, batch)  # fmt: skip
+    with _lock:
+        cublas.set_stream(handle, int(current.stream))
+        run(
+            handle, turned_y, turned_x, m, n, k,
+            one.ctypes.data, y.address, lead_y, steps[1][0], x.address, lead_x, steps[0][0],
+            zero.ctypes.data, z.address, m, n * m, batch,
+        )  # fmt: skip
     return True
 
 

@@ -214,19 +214,28 @@ class Driver:
         return float(self.check(self.cu.cuEventElapsedTime(first, second)))
 
     def capture(self, stream: Any) -> None:
-        """Note what a stream is given from now on instead of doing it."""
-        mode = self.cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        """Note what a stream is given from now on instead of doing it.
+
+        Whatever else goes on, such as memory that is freed by another thread, may go on.
+        """
+        mode = self.cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
         self.check(self.cu.cuStreamBeginCapture(stream, mode))
 
     def captured(self, stream: Any) -> Any:
         """What was noted, ready to run."""
-        return self.check(
-            self.cu.cuGraphInstantiate(self.check(self.cu.cuStreamEndCapture(stream)), 0)
-        )
+        noted = self.check(self.cu.cuStreamEndCapture(stream))
+        try:
+            return self.check(self.cu.cuGraphInstantiate(noted, 0))
+        finally:
+            self.cu.cuGraphDestroy(noted)
 
     def replay(self, graph: Any, stream: Any) -> None:
         """Run what was noted, by one launch."""
         self.check(self.cu.cuGraphLaunch(graph, stream))
+
+    def forget(self, graph: Any) -> None:
+        """Free what was noted, when it does not run any more."""
+        self.check(self.cu.cuGraphExecDestroy(graph))
 
 
 def toolkit() -> int:

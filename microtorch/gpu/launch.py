@@ -289,12 +289,11 @@ def _table(words: tuple[int, ...]) -> Array:
     return upload(np.array(words, np.int64))
 
 
-def added(made: Array, places: Array, g: Array) -> None:
-    """Add rows g[k] to the rows places[k] of `made`, in this order; all are contiguous.
+def added(made: Array, where: Any, g: Array) -> None:
+    """Add rows g[k] to the rows where[k] of `made`, in this order; all are contiguous.
 
-    The order is found on the CPU, so that it is the same every time.
+    The order is found on the CPU, where `where` is, so that it is the same every time.
     """
-    where = places.host()
     order = np.argsort(where, kind="stable")
     targets, first = np.unique(where[order], return_index=True)
     width = g.size // max(len(where), 1)

@@ -67,8 +67,6 @@ class Pool:
         self._methods = new, drop
         self._free: dict[Any, list[int]] = defaultdict(list)
         self.allocated = self.reserved = self.most = self.most_reserved = 0
-        # Blocks of graphs stay where they are: freed ones go here while one is captured.
-        self.held: list[Any] | None = None
 
     def allocate(self, wanted: int) -> Block:
         """A block of at least so many bytes.
@@ -114,18 +112,22 @@ class Pool:
         """Take a block back, once the other streams that use it have come so far."""
         with lock:
             self.allocated -= block.size
-            place = block.stream, block.size, block.address
+            place = block.size, block.address
             if block.others:
-                later.after(block.others, functools.partial(self.release, [place]))
-            elif self.held is not None:
-                self.held.append(place)
+                later.after(block.others, functools.partial(self.give, block.stream, [place]))
             else:
-                self._free[block.stream, block.size].append(block.address)
+                self.give(block.stream, [place])
 
-    def release(self, held: list[Any]) -> None:
-        """Take back what a graph held."""
+    def take(self, stream: Any) -> list[tuple[int, int]]:
+        """Sizes and addresses of what a stream has free, which is nobody else's from now on."""
         with lock:
-            for stream, size, address in held:
+            keys = [key for key in list(self._free) if key[0] == stream]
+            return [(key[1], address) for key in keys for address in self._free.pop(key)]
+
+    def give(self, stream: Any, places: list[tuple[int, int]]) -> None:
+        """Let a stream use memory, once it has done what it has been given."""
+        with lock:
+            for size, address in places:
                 self._free[stream, size].append(address)
 
     def empty(self) -> None:
@@ -134,11 +136,12 @@ class Pool:
             driver = start()
             driver.wait()
             later.settle()
-            for (_, size), kept in self._free.items():
+            # A collection of garbage in between may give more.
+            places, self._free = self._free, defaultdict(list)
+            for (_, size), kept in places.items():
                 for address in kept:
                     getattr(driver, self._methods[1])(address)
                     self.reserved -= size
-            self._free.clear()
 
 
 class Later:
@@ -153,7 +156,8 @@ class Later:
         """An event that happens when a stream has done what it has been given."""
         driver, _ = start(), current.stream
         spare = self.spare[timing]
-        event = spare.pop() if spare else driver.event(timing)
+        with lock:
+            event = spare.pop() if spare else driver.event(timing)
         driver.mark(event, stream)
         return event
 

@@ -199,10 +199,7 @@ def _reduction(kind: str, meaning: Any, ins: list[Array], axis: int = -1) -> Arr
 
 def _rows_added(places: Any, g: Array, counted: Any) -> Array:
     g, made = operand(g), zeros((len(counted), g.shape[1]), g.dtype)
-    at = places if type(places) is Array else upload(places)
-    negative = empty(at.shape, at.dtype)
-    map_([negative], [at, operand(len(counted), at.dtype)], ("where(x < 0, x + y, x)",), ("x", "y"))
-    added(made, negative, g if g.flags.c_contiguous else copied(g))
+    added(made, hosted(places) % len(counted), g if g.flags.c_contiguous else copied(g))
     return made
 
 
@@ -434,6 +431,9 @@ def _setitem(function: Any, x: Any, key: Any, value: Any) -> Any:
             return map_([x], ins, ("where(c, x, y)",), ("c", "x", "y"), x.dtype)
     far, at = _far(x, key)
     part = _fitting(cast(source, x.dtype), far.shape)
+    if part.block is x.block:
+        # Any element may be written before it is read.
+        part = copied(part)
     map_([far], [part, at], ("x",), ("x", "at"), x.dtype, far="out0")
     return None
 
@@ -534,9 +534,10 @@ def _at(function: Any, x: Any, key: Any, g: Any) -> Any:
         return NotImplemented
     if x.dtype not in FLOATS or not isinstance(key, np.ndarray):
         return NotImplemented
-    places: Any = placed(key)
-    g = copied(spread(operand(g), places.shape), x.dtype)
-    return added(x, places.reshape(-1), g)
+    places = hosted(key).reshape(-1)
+    _check(places, 0, len(x))
+    g = copied(spread(operand(g), key.shape), x.dtype)
+    return added(x, places % len(x), g)
 
 
 # ------------------------------------------------------------------------------ along a dim

@@ -39,6 +39,7 @@ class Simulator:
     # ------------------------------------------------------------------------- memory
     def allocate(self, size: int) -> int:
         """Address of new memory."""
+        self._at_once()
         if self._used + size > self.total:
             raise OutOfMemoryError("CUDA error: out of memory")
         # What is read without being written first is nan.
@@ -62,12 +63,21 @@ class Simulator:
         else:
             self._notes.append(work)
 
+    def _at_once(self) -> None:
+        """Raises:
+        RuntimeError: while a graph is captured, which would not do again what is done at once.
+        """
+        if self._notes is not None:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
     def copy_in(self, address: int, x: Array, stream: Any, wait: bool = True) -> None:
         """Copy a host array without gaps to the device."""
+        self._at_once()
         bytes_of(address, x.nbytes)[...] = bytes_of(x.ctypes.data + compiler.FAR, x.nbytes)
 
     def copy_out(self, x: Array, address: int, stream: Any, wait: bool = True) -> None:
         """Copy device memory into a host array without gaps."""
+        self._at_once()
         bytes_of(x.ctypes.data + compiler.FAR, x.nbytes)[...] = bytes_of(address, x.nbytes)
 
     def clear(self, address: int, size: int, stream: Any) -> None:
@@ -86,6 +96,7 @@ class Simulator:
     def load(self, text: str) -> Any:
         """The kernel of a text."""
         if text not in self._kernels:
+            self._at_once()
             self._kernels[text] = compiler.simulated(text)
         return self._kernels[text]
 
@@ -106,6 +117,7 @@ class Simulator:
 
     def wait(self, stream: Any = None) -> None:
         """Nothing: all is done."""
+        self._at_once()
 
     def done(self, stream: Any) -> bool:
         """True."""
@@ -143,6 +155,9 @@ class Simulator:
         """Run what was noted."""
         for work in graph:
             work()
+
+    def forget(self, graph: Any) -> None:
+        """Free what was noted."""
 
 
 def bytes_of(address: int, size: int) -> Array:
