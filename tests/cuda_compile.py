@@ -155,3 +155,16 @@ def test_memory_of_a_graph_stays_its_own():
     del run, others
     torch.cuda.empty_cache()
     assert torch.cuda.memory_reserved() >= torch.cuda.memory_allocated()
+
+
+def test_a_row_of_ones_own_runs_on_the_gpu():
+    squash = torch.register("squash_there", "x", "x / (1 + fabs(x))")
+    x = torch.tensor([-2.0, 0.5, 3.0], requires_grad=True)
+    y = x.detach().cuda().requires_grad_()
+    squash(x).sum().backward()
+    squash(y).sum().backward()
+    torch.testing.assert_close(squash(y).cpu(), squash(x))
+    torch.testing.assert_close(y.grad.cpu(), x.grad)
+    run = torch.compile(lambda v: squash(v) * 2)
+    for _ in range(3):
+        torch.testing.assert_close(run(y.detach()).cpu(), squash(x).detach() * 2)
