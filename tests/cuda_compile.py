@@ -168,3 +168,20 @@ def test_a_row_of_ones_own_runs_on_the_gpu():
     run = torch.compile(lambda v: squash(v) * 2)
     for _ in range(3):
         torch.testing.assert_close(run(y.detach()).cpu(), squash(x).detach() * 2)
+
+
+def test_one_function_on_two_devices():
+    f = torch.compile(lambda x: (x * 2).relu().mean(0))
+    x = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
+    for device in ("cpu", "cpu", "cuda", "cuda", "cpu", "cuda"):
+        found = f(x.to(device))
+        assert found.device.type == device
+        assert found.tolist() == [4.0, 4.0]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_moving_inside_is_refused(device):
+    other = "cuda" if device == "cpu" else "cpu"
+    f = torch.compile(lambda x: x.to(other) * 2)
+    with pytest.raises(RuntimeError, match="moved to another device inside a compiled function"):
+        f(torch.ones(3, device=device))

@@ -1747,3 +1747,12 @@ def test_programs(name):
     assert name not in REFUSED
     for a, b in zip(*ends, strict=True):
         same(a, b, TOLERANCE["float64"])
+
+
+def test_options_of_pytorch_change_nothing():
+    f = torch.compile(lambda x: x + 1, mode="max-autotune", fullgraph=True, backend="inductor")
+    g = torch.compile(dynamic=True, options={"trace": True})(lambda x: x + 1)
+    x = torch.ones(3)
+    assert f(x).tolist() == g(x).tolist() == [2.0, 2.0, 2.0]
+    plain = lambda x: x
+    assert torch.compile(plain, disable=True) is plain

@@ -255,6 +255,14 @@ def _only_traced(function: Any, hook: Any) -> Any:
     )  # fmt: skip
 
 
+def _moving(x: Any, *how: Any) -> Any:
+    """`cpu.move`, which a program could not do again."""
+    if type(x) is Traced:
+        words = "a tensor is moved to another device inside a compiled function"
+        active.tape.give_up(refusal(words, "Move it before the call"))
+    return MOVE(plain(x), *how)
+
+
 def _spread(g: Any, shape: Any) -> Any:
     return np.broadcast_to(g.reshape(()) if g.ndim else g, shape)
 
@@ -345,6 +353,7 @@ CHECKS |= {
         (random_normal, RuntimeError, "normal expects all elements of std >= 0.0"),
     )
 }  # fmt: skip
+MOVE = cpu.move
 _WHOLE = """conv conv_input conv_weight windows windows_back window_max window_sum window_spread
 recurrence products_of_others cofactors inv svd qr eigh cholesky solve pinv put_along"""
 _DRAWS = """manual_seed seed set_state set_state_bytes get_state uniform normal exponential randint
@@ -375,6 +384,7 @@ _HOOKS: list[tuple[Any, str, Any]] = [
     (Tensor, "_version", property(_refusing("_version is read", Tensor.__dict__["_version"].fget))),
     *SCALAR_HOOKS,
     (cpu, "constant", _aside(cpu.constant)), (cpu, "full", _aside(cpu.full)),
+    (cpu, "move", _instead(MOVE)(_moving)),
     (cpu, "spread", _only_traced(cpu.spread, _spread)),
     (cpu, "expand", _only_traced(cpu.expand, np.broadcast_to)),
     *((cpu, n, _called(getattr(cpu, n))) for n in _WHOLE.split()),

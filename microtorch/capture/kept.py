@@ -107,16 +107,16 @@ class Kept:
     # ----------------------------------------------------------------- what comes and goes
     def _input(self, traced: Any, reached: str, name: str, how: tuple[int, ...]) -> None:
         """Hand in an array at every call; `reached` is a text whose value is the tensor."""
-        array = traced.value
+        array, named = traced.value, self.guards.name
         self.refs.append(traced.ref)
         self.reached.append((traced.ref, how))
         self._inputs.append((reached, name))
         self._arrays.append(array)
         self._names[name] = f"{reached}._array"
-        self._reads.append(f"({name} := {reached}._array) is not None")
+        self._reads.append(f"type({name} := {reached}._array) is {named(type(array))}")
         if how[0] != entry.TENSOR:
             # Those of arguments belong to the key.
-            shape, strides, dtype = map(self.guards.name, (array.shape, array.strides, array.dtype))
+            shape, strides, dtype = map(named, (array.shape, array.strides, array.dtype))
             self._checks += [f"{name}.shape == {shape}", f"{name}.strides == {strides}",
                              f"{name}.dtype == {dtype}"]  # fmt: skip
 

@@ -32,7 +32,7 @@ def flatten(value: Any, tensors: list[Tensor], held: list[Any]) -> Any:
         tensors.append(value)
         array, node = value._array, value._node
         wanted = None if node is None else id(value) if node is LEAF else True
-        return (array.shape, array.strides, array.dtype, wanted)
+        return (array.shape, array.strides, array.dtype, type(array), wanted)
     if isinstance(value, SIMPLE):
         return simple(value)
     if isinstance(value, CONTAINERS):
@@ -308,12 +308,20 @@ class CompiledModule(Module):
         return CompiledModule, (self._orig_mod, self._compiled.fallback)
 
 
-def compile(fn: Any = None, *, fallback: str = "error") -> Any:
+def compile(
+    fn: Any = None, *, fullgraph: bool = False, dynamic: bool | None = None,
+    backend: Any = "inductor", mode: str | None = None, options: Any = None,
+    disable: bool = False, fallback: str = "error",
+) -> Any:  # fmt: skip
     """A function, or module, that records its first call and runs as one program afterwards.
+
+    PyTorch's other options choose among compilers, and change nothing; disable gives fn itself.
 
     fallback: 'error' raises where a call cannot be recorded (a value read in Python, say), naming
     the line; 'eager' runs the function as it is from then on, and warns once.
     """
     if fn is None:
-        return lambda f: compile(f, fallback=fallback)
+        return lambda f: compile(f, disable=disable, fallback=fallback)
+    if disable:
+        return fn
     return CompiledModule(fn, fallback) if isinstance(fn, Module) else Compiled(fn, fallback)

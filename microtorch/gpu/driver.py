@@ -238,6 +238,15 @@ class Driver:
         self.check(self.cu.cuGraphExecDestroy(graph))
 
 
+def _has_driver() -> bool:
+    """Whether NVIDIA's driver is installed."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def toolkit() -> int:
     """The release of CUDA that the installed packages make code for."""
     from importlib.metadata import PackageNotFoundError, version
@@ -262,8 +271,9 @@ def start() -> Any:
 
         return Simulator()
     if importlib.util.find_spec("numba_cuda") is None:
+        lacks = "" if _has_driver() else ", and no NVIDIA driver was found on this machine"
         raise Unavailable(
-            f"The packages that microtorch needs for CUDA are not installed: {EXTRAS}."
+            f"The packages that microtorch needs for CUDA are not installed{lacks}: {EXTRAS}."
         )
     try:
         from cuda.bindings import driver
