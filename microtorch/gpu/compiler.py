@@ -25,8 +25,6 @@ import numpy as np
 from ..kernels import store
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
-# The oldest cards that CUDA 13 knows.
-OLDEST = (7, 5)
 # How far simulated addresses are from those of the host's memory that they stand for: what reads
 # one as it is does not work on a GPU either, and ends the process.
 FAR = 1 << 60
