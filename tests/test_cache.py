@@ -15,7 +15,7 @@ import pytest
 from process import finish, run, start
 
 import microtorch
-from microtorch.kernels import jit, link, store
+from microtorch.kernels import frontend, jit, link, store
 
 PROGRAM = """
 import json, sys
@@ -445,11 +445,11 @@ def test_key_does_not_depend_on_other_variables(environment, monkeypatch):
 
 def test_key_depends_on_the_compiler_options(environment, monkeypatch, tmp_path):
     before = environment()
-    with open(jit.__file__) as file:
+    with open(frontend.__file__) as file:
         text = file.read()
-    changed = tmp_path / "jit.py"
+    changed = tmp_path / "frontend.py"
     changed.write_text(text.replace('"error_model": "numpy"', '"error_model": "python"'))
-    monkeypatch.setattr(jit, "__file__", str(changed))
+    monkeypatch.setattr(frontend, "__file__", str(changed))
     assert environment() != before
 
 

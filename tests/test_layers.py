@@ -19,7 +19,8 @@ ROOT = pathlib.Path(spec.submodule_search_locations[0])
 # for a module or a whole folder; the most exact one counts.
 LEVELS = (
     ("dtypes", "device", "errors", "missing", "table", "derive"),
-    ("graph", "kernels", "kernels.text", "kernels.vecmath", "kernels.store", "printing"),
+    ("graph", "kernels", "kernels.frontend", "kernels.text", "kernels.vecmath", "kernels.store",
+     "printing"),
     ("kernels.jit",),
     ("kernels.convolve", "kernels.cpu", "kernels.entry", "kernels.gemm",
      "kernels.info", "kernels.lapack", "kernels.native", "kernels.objects", "kernels.rows",
@@ -52,7 +53,8 @@ ON_DEMAND = {
     ("gpu.driver", "microtorch.gpu.simulator"): "only in tests",
     ("kernels.store", "hashlib"): "3 ms for OpenSSL, not needed before the first kernel",
     ("kernels.jit", "llvmlite"): "40 ms, not needed where link places the code",
-    ("kernels.jit", "numba"): "0.4 s, not needed where the cache is warm",
+    ("kernels.frontend", "llvmlite"): "not needed where the cache is warm",
+    ("kernels.frontend", "numba"): "0.2 s, not needed where the cache is warm",
     ("tensor", "microtorch.printing"): "only to show a tensor",
 }
 
@@ -69,8 +71,8 @@ NO_PACKAGES = (
     "kernels.vecmath",
 )
 COMPILER_WORDS = re.compile(r"\bnjit\b|\bcfunc\b|\bcuda\.jit\b|\b(import|from)\s+(numba|llvmlite)")
-# Files that may drive the compilers: one for the CPU, one for the GPU.
-COMPILER_FILES = {"kernels.jit", "gpu.compiler"}
+# Files that may drive the compilers: Numba and LLVM for the CPU, and one for the GPU.
+COMPILER_FILES = {"kernels.frontend", "kernels.jit", "gpu.compiler"}
 LONGEST = 450
 # What may be longer, up to how many lines, and why.
 LONGER = {
@@ -79,7 +81,6 @@ LONGER = {
     "tensor": (710, "one class with the attributes and conversions that PyTorch gives it"),
     "table": (560, "the table is one, and read as one"),
     "nn.module": (470, "one class with the methods that PyTorch gives it"),
-    "kernels.jit": (475, "one file drives the compilers"),
     "kernels.vecmath": (650, "a text for each function and each width, with its error bounds"),
     "random": (510, "a method for each distribution, with PyTorch's errors"),
 }

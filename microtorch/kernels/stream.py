@@ -146,16 +146,14 @@ def cosine(v):
 """
 
 _LIBM = """
-from math import cos, log, sin
-
 def radius(u):
-    return sqrt(-2.0 * log(1.0 - u))
+    return sqrt(-2.0 * libm_log(1.0 - u))
 
 def sine(v):
-    return sin(6.283185307179586 * v)
+    return libm_sin(6.283185307179586 * v)
 
 def cosine(v):
-    return cos(6.283185307179586 * v)
+    return libm_cos(6.283185307179586 * v)
 """
 
 # Blocks of 16: the first 8 uniforms give the radii, the last 8 the angles. A ragged end is the
@@ -184,8 +182,6 @@ def normal(draw, state, out, n, mean, std):
 
 # In pairs: the sine half waits in the state for the next single normal, whenever that comes.
 _SINGLE_NORMAL = """
-from math import cos, log1p, sin
-
 def single_normal(draw, state, out, n, mean, std):
     left_over = u32_at(state + 4 * 625)
     kept = f64_at(state + 4 * 626)
@@ -198,10 +194,10 @@ def single_normal(draw, state, out, n, mean, std):
         else:
             call(draw, (state, place, 4))
             angle = 6.283185307179586 * rand64(u64_at(place)[0])
-            radius = sqrt(-2.0 * log1p(-rand64(u64_at(place)[1])))
-            z = radius * cos(angle)
+            radius = sqrt(-2.0 * libm_log1p(-rand64(u64_at(place)[1])))
+            z = radius * libm_cos(angle)
             left_over[0] = u32(1)
-            kept[0] = radius * sin(angle)
+            kept[0] = radius * libm_sin(angle)
         f64_at(out)[k] = fma(z, std, mean)
 """
 
@@ -259,12 +255,10 @@ def mask(draw, state, out, n, bound, kept):
 """
 
 _EXPONENTIAL = """
-from math import log1p
-
 def exponential(draw, state, out, n, scale):
     call(draw, (state, out, n * 2))
     for k in range(n):
-        f64_at(out)[k] = scale * log1p(-rand64(u64_at(out)[k]))
+        f64_at(out)[k] = scale * libm_log1p(-rand64(u64_at(out)[k]))
 """
 
 # Name -> text, and the types of the arguments after (draw, state, out, n). A digit in a name is

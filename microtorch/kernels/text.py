@@ -393,7 +393,8 @@ def _reduction(
     Each has LANES partial results: a shorter inner loop would be unrolled, and miss being SIMD.
     """
     inner = arguments.replace("[i ", "[(i + j) ")
-    text = [f"def reduce_{lines[0][0]}({head}):", f"    whole = n - (n & {LANES - 1})"]
+    # Only `lanes` is written.
+    text = [f"def reduce_{lines[0][0]}({head}):  # apart", f"    whole = n - (n & {LANES - 1})"]
     many: list[str] = []
     for k, (name, kind, _) in enumerate(lines):
         yield function(f"{name}_with", ("a", "b"), FOLDS[kind].combine)
