@@ -1238,7 +1238,7 @@ def test_a_loss_whose_graph_was_freed_says_so_as_eager():
 
 @pytest.mark.parametrize("kernel", ["conv", "conv_weight", "rows_added"])
 def test_native_kernels_refuse_recorded_arrays(kernel):
-    from microtorch.capture.hooks import recording
+    from microtorch.capture.recording import recording
     from microtorch.capture.session import Session
     from microtorch.kernels import convolve, rows, windows
 

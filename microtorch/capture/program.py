@@ -12,9 +12,9 @@ from ..nn.module import Module
 from ..tensor import TENSORS, Tensor
 from .fast import MISS
 from .guards import Guards
-from .hooks import recording
 from .kept import Kept
 from .record import paused
+from .recording import recording
 from .scalars import NumberRead
 from .session import Session
 from .tape import OUTSIDE, CaptureError, active, place, refusal

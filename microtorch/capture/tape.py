@@ -27,6 +27,8 @@ class Active(threading.local):
 active = Active()
 # How many threads record.
 recorders = [0]
+# What stands in other places while any does: by the id of a class or module and a name.
+HOOKED: dict[tuple[int, str], Any] = {}
 
 
 class CaptureError(RuntimeError):
