@@ -153,6 +153,7 @@ def _drawing(name: str) -> Any:
         if name in ("seed", "manual_seed", "set_state", "set_state_bytes", "get_state"):
             tape.give_up(refusal(f"the generator's {name} is called", "Do that outside"))
             return method(self, *args, **options)
+        tape.rollback.generator(self)
         target = args[0] if fills else None
         found = tape.attempt(method, (self, *args), options, target=target, effect=True)
         return None if fills else found

@@ -171,8 +171,41 @@ class Compiled:
             if t._node is not LEAF:
                 storage = session.capture(t._array, "argument", position).ref.storage
                 storage.name = guards.labels.get(id(t), "")
+        try:
+            result, kept = self._recorded(session, args, kwargs, tensors)
+            if kept is None:
+                self._give_up(str(session.failure))
+                return result
+            problem = self._problem(session, kept, key[0])
+            if problem is None:
+                if kept.usable:
+                    kept.held = held
+                    self._keep(key, kept)
+                    self._use(kept, args, kwargs)
+                return result
+            self.tries[key] = self.tries.get(key, 0) + 1
+            if self.tries[key] > WARM_UP:
+                if self.fallback == "error":
+                    raise CaptureError(problem)
+                self._give_up(problem)
+            return result
+        except Exception as error:
+            gave_up = session.failure is not None
+            if session.lenient if gave_up else not isinstance(error, CaptureError):
+                # The user's own.
+                raise
+            session.undo()
+            if not session.lenient:
+                raise
+            self._give_up(str(error))
+        return self.function(*args, **kwargs)
+
+    def _recorded(
+        self, session: Session, args: Any, kwargs: Any, tensors: list[Tensor]
+    ) -> tuple[Any, Any]:
+        """The call's result, and what can run again; None if it went on eagerly."""
+        guards, scalars = session.guards, session.scalars
         kept: Any = None
-        scalars = session.scalars
         with recording(session):
             try:
                 result = self.function(*args, **kwargs)
@@ -206,22 +239,7 @@ class Compiled:
         if scalars.used:
             # Nothing has been done so far.
             result = kept.program.run() if kept else self.function(*args, **kwargs)
-        if kept is None:
-            self._give_up(str(session.failure))
-            return result
-        problem = self._problem(session, kept, key[0])
-        if problem is None:
-            if kept.usable:
-                kept.held = held
-                self._keep(key, kept)
-                self._use(kept, args, kwargs)
-            return result
-        self.tries[key] = self.tries.get(key, 0) + 1
-        if self.tries[key] > WARM_UP:
-            if self.fallback == "error":
-                raise CaptureError(problem)
-            self._give_up(problem)
-        return result
+        return result, kept
 
     def _problem(self, session: Session, kept: Any, modes: Any) -> str | None:
         """Why a recording cannot be used again: it changed what it cannot change again."""
