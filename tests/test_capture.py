@@ -1710,7 +1710,7 @@ def test_what_is_wrong_with_a_result_is_said_with_the_function():
     def f():
         h.mul_(w)
 
-    with pytest.raises(CaptureError, match=rf"test_capture\.py:{f.__code__.co_firstlineno}: "):
+    with pytest.raises(CaptureError, match=rf"test_capture\.py:{f.__code__.co_firstlineno + 1}: "):
         torch.compile(f)()
 
 

@@ -1,5 +1,10 @@
 """A refused call has done nothing to tensors; its message says where and what to do instead."""
 
+import inspect
+import random
+import re
+import time
+import types
 import warnings
 
 import numpy as np
@@ -184,3 +189,188 @@ def test_with_a_fallback_a_step_is_done_once(step):
     assert [w.tolist(), *[t.tolist() for t in parts]] == [
         other[0].tolist(), *[t.tolist() for t in other[1]]
     ]  # fmt: skip
+
+
+# ---------------------------------------------------------------------------- where, and what to do
+RETURN, CHOICE = "Return the tensor and read it after", "Use torch.where for the choice"
+log, numbers, settings = [], (k for k in range(9)), types.SimpleNamespace(n=0)
+now = time.perf_counter
+layer = nn.Linear(2, 2)
+layer.calls = 0
+rng = np.random.default_rng(0)
+weight = torch.ones(2, requires_grad=True)
+rate = optim.SGD([weight], lr=0.1)
+schedule = optim.lr_scheduler.StepLR(rate, 2)
+
+
+def choice(x):
+    y = x * 2
+    if y.sum() > 0:  # here
+        y = y + 1
+    return y
+
+
+def loop(x):
+    while x.sum() < 9:  # here
+        x = x * 2
+    return x
+
+
+def asserted(x):
+    assert (x > 0).all()  # here
+    return x * 2
+
+
+def larger(x):
+    y = x * 2
+    return max(y[0], y[1])  # here
+
+
+def number(x):
+    n = x.sum().item()  # here
+    return x * n
+
+
+def of_float(x):
+    n = float(x.sum())  # here
+    return x * n
+
+
+def text(x):
+    t = f"{x.sum()}"  # here
+    return x * len(t)
+
+
+def array(x):
+    y = (x * 2).numpy()  # here
+    return torch.from_numpy(y)
+
+
+def helped(x):
+    return x * number(x)
+
+
+def printed(x):
+    y = x * 2
+    print(y)  # here
+    return y
+
+
+def grown(x):
+    y = x * 2
+    log.append(1)  # here
+    return y
+
+
+def global_(x):
+    global count
+    y = x * 2
+    count += 1  # here
+    return y
+
+
+def attribute(x):
+    y = x * 2
+    settings.n += 1  # here
+    return y
+
+
+def of_layer(x):
+    y = layer(x)
+    layer.calls += 1  # here
+    return y
+
+
+def iterator(x):
+    y = x * 2
+    return y * next(numbers)  # here
+
+
+def clock(x):
+    y = x * 2
+    return y * now()  # here
+
+
+def drawn(x):
+    y = x * 2
+    return y * random.random()  # here
+
+
+def own_drawn(x):
+    y = x * 2
+    return y * rng.random()  # here
+
+
+def scheduled(x):
+    rate.zero_grad()
+    (weight * x).sum().backward()
+    rate.step()
+    schedule.step()  # here
+    return x * 2
+
+
+def default(x, seen=[]):  # noqa: B006
+    y = x * 2
+    seen.append(1)  # here
+    return y
+
+
+def result(x):
+    y = x * 2
+    return types.SimpleNamespace(y=y)  # here
+
+
+MESSAGES = {
+    choice: (r"\(bool\)", CHOICE), loop: (r"\(bool\)", CHOICE), asserted: (r"\(bool\)", CHOICE),
+    larger: (r"\(bool\)", CHOICE), number: (r"\(item\)", RETURN), of_float: (r"\(float\)", RETURN),
+    text: (r"\(format\)", RETURN), array: (r"\(numpy\)", RETURN), helped: (r"\(item\)", RETURN),
+    printed: (r"print\(\) is called inside a compiled function", "outside"),
+    grown: ("the global log is changed", "outside"),
+    global_: ("the global count is changed", "outside"),
+    attribute: (r"SimpleNamespace\.n is changed", "outside"),
+    of_layer: ("an attribute of Linear is changed", "outside"),
+    iterator: ("a generator is used", "outside"), clock: (r"perf_counter\(\) is called", "outside"),
+    drawn: ("random numbers", "torch.rand"), own_drawn: ("random numbers", "torch.rand"),
+    scheduled: ("an attribute of StepLR is changed", "outside"),
+    default: ("the default of seen is changed", "outside"),
+    result: ("an object of type SimpleNamespace is returned", "tuples"),
+}  # fmt: skip
+
+
+def line_in(f):
+    """The line of a function that is marked."""
+    lines, first = inspect.getsourcelines(f)
+    marked = (first + k for k, line in enumerate(lines) if line.endswith("# here\n"))
+    return next(marked, None)
+
+
+@pytest.mark.parametrize("f", MESSAGES, ids=lambda f: f.__name__)
+def test_a_refusal_names_the_line_and_what_to_do(f, capsys):
+    what, remedy = MESSAGES[f]
+    compiled = torch.compile(f)
+    at = line_in(f) or line_in(number)
+    with pytest.raises(CaptureError) as error:
+        for _ in range(3):
+            compiled(torch.ones(2))
+    assert re.search(rf"test_capture_refused\.py:{at}: .*{what}.*{remedy}", str(error.value))
+    assert (remedy == CHOICE) == ("torch.where" in str(error.value))
+
+
+def test_warnings_point_at_the_users_line():
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.register_forward_hook(lambda module, args, out: out.sum().item() and None)
+    calls = [
+        torch.compile(number, fallback="eager"),
+        torch.compile(model, fallback="eager"),
+        torch.compile(grown, fallback="eager"),
+    ]
+    many = torch.compile(lambda x: x * 2)
+    for f in calls:
+        with pytest.warns(UserWarning, match="runs eagerly") as found:
+            for _ in range(3):
+                f(torch.ones(1, 2))
+        assert [w.filename for w in found] == [__file__]
+    with pytest.warns(UserWarning, match="more than 8 signatures") as found:
+        for n in range(1, 11):
+            many(torch.ones(n))
+    assert [w.filename for w in found] == [__file__]

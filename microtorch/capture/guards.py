@@ -34,7 +34,16 @@ from ..tensor import Tensor
 from ..value import Value
 from .comparisons import Comparisons, parts_rows
 from .tape import HOOKED, CaptureError
-from .usercode import CLOCKS, UNREPEATABLE, is_library, names_of, names_of_code, parts_of
+from .usercode import (
+    CLOCKS,
+    UNREPEATABLE,
+    end_of,
+    is_library,
+    line_of,
+    names_of,
+    names_of_code,
+    parts_of,
+)
 from .values import CONTAINERS, SIMPLE, frozen, hooks_of, module_state, state_of
 
 _WRAPPERS = (types.MethodType, staticmethod, classmethod)
@@ -67,12 +76,15 @@ class Guards(Comparisons):
         self.labels: dict[int, str] = {}
         # Why this cannot be recorded at all.
         self.refusal: CaptureError | None = None
-        self._place = ""
-        self._problem = ""
+        # The code that was walked; how it names what was found, by ids; and what is wrong, with the
+        # name of that.
+        self._codes: list[types.CodeType] = []
+        self._named: dict[int, str] = {}
+        self._problem = "", ""
         self._names: set[str] = set()
         self._by_text: set[str] = set()
         self._seen: dict[int, Any] = {}
-        self._random: list[tuple[Callable[[], Any], Any]] = []
+        self._random: list[tuple[Any, Callable[[], Any], Any]] = []
         generators = random._inst, numpy_random.mtrand._rand  # type: ignore[attr-defined]
         self._walk((*generators, Tensor, function))
         # Tensors that the function reaches by itself: as arguments, they are the same ones again.
@@ -88,9 +100,10 @@ class Guards(Comparisons):
                 n for n in self._names - vars(t).keys() if n[0] != "_" and n not in _OF_TENSORS
             }
             self.lacks("a tensor's attribute", vars(t), *names, later=bool(self._by_text & names))
-        if self._problem:
+        problem, name = self._problem
+        if problem:
             self.refusal = CaptureError(
-                f"{self._place}: {self._problem} inside a compiled function, which later calls "
+                f"{self.where(name)}: {problem} inside a compiled function, which later calls "
                 'would not do again. Do that outside, or compile with fallback="eager".'
             )
         self._seen.clear()
@@ -109,7 +122,7 @@ class Guards(Comparisons):
                 self._held[id(value)] = value
                 for name in self._names & value.__dict__.keys():
                     if name[0] != "_":
-                        self._refuse(f"the attribute {name} of an argument is read")
+                        self._refuse(f"the attribute {name} of an argument is read", name)
             return self._visit(value)
         if id(value) in self._held:
             return None
@@ -123,8 +136,23 @@ class Guards(Comparisons):
             self._visit(type(value))
         return None
 
-    def _refuse(self, problem: str) -> None:
-        self._problem = self._problem or problem
+    def _refuse(self, problem: str, name: str) -> None:
+        if not self._problem[0]:
+            self._problem = problem, name
+
+    def where(self, *names: str) -> str:
+        """Where the user's code changes what has one of these names, or reads it, or begins."""
+        for name in filter(None, names):
+            for written in (True, False):
+                codes = (c for c in self._codes if c.co_name != "__init__")
+                if line := next(filter(None, (line_of(c, name, written) for c in codes)), ""):
+                    return line
+        first = self._codes[:1]
+        return f"{first[0].co_filename}:{first[0].co_firstlineno}" if first else ""
+
+    def end(self) -> str:
+        """Where the function returns."""
+        return end_of(self._codes[0]) if self._codes else ""
 
     def note(self, words: str, owner: Any, text: str) -> None:
         """Compare one value, `owner` followed by a text, with what it is now."""
@@ -138,7 +166,7 @@ class Guards(Comparisons):
             self.places[id(owner), text] = words, empty
             return
         if isinstance(value, Tensor):
-            self.labels.setdefault(id(value), re.split(r"[ .]", words)[-1])
+            self.labels.setdefault(id(value), _last(words))
         same = f"{{0}}{text} is {{1}}"
         if isinstance(value, (*SIMPLE, *CONTAINERS)):
             same = f"({same} or frozen({{0}}{text}) == {{2}})"
@@ -156,6 +184,8 @@ class Guards(Comparisons):
         if isinstance(value, SIMPLE) or id(value) in self._seen:
             return
         self._seen[id(value)] = value
+        if words:
+            self._named[id(value)] = _last(words)
         if isinstance(value, types.FunctionType):
             self._function(value)
         elif isinstance(value, _WRAPPERS):
@@ -186,7 +216,7 @@ class Guards(Comparisons):
                 self._visit_all(f for k in hooks_of(module).values() for f in k.values())
         elif isinstance(value, _GENERATORS):
             state = functools.partial(state_of, value)
-            self._random.append((state, state()))
+            self._random.append((value, state, state()))
         elif isinstance(value, (bytearray, memoryview, array.array)):
             self.add("bytes({}) == {}", value, bytes(value))
         elif isinstance(value, (operator.attrgetter, operator.methodcaller)):
@@ -205,12 +235,12 @@ class Guards(Comparisons):
             self.add("frozen(list({})) == {}", value, frozen(list(value)))
             self._visit_all(value, words)
         elif type(value).__module__.startswith("multiprocessing"):
-            self._refuse(f"a {type(value).__name__} of other processes is used")
+            self._refuse(f"a {type(value).__name__} of other processes is used", _last(words))
         elif isinstance(value, (queue.Queue, queue.SimpleQueue)) or (
             isinstance(value, Iterator) and is_library(None, type(value).__module__)
         ):
             kind = "a file" if isinstance(value, io.IOBase) else f"a {type(value).__name__}"
-            self._refuse(f"{kind} is used ({words})" if words else f"{kind} is used")
+            self._refuse(f"{kind} is used ({words})" if words else f"{kind} is used", _last(words))
         self._visit(getattr(value, "__dict__", {}).get("__wrapped__"))
 
     def _function(self, function: Any) -> None:
@@ -218,7 +248,7 @@ class Guards(Comparisons):
         code = function.__code__
         own = not is_library(code.co_filename, function.__globals__.get("__name__"))
         if own:
-            self._place = self._place or f"{code.co_filename}:{code.co_firstlineno}"
+            self._codes.append(code)
             for n in ("__code__", "__defaults__", "__kwdefaults__"):
                 found = getattr(function, n)
                 self.add(f"{{0}}.{n} is {{1}}", function, found,
@@ -232,7 +262,11 @@ class Guards(Comparisons):
                     self.note(f"the global {name}", function.__globals__, f"[{name!r}]")
                 else:
                     self.lacks(f"the global {name}", function.__globals__, name)
-            self._visit_all((function.__defaults__, function.__kwdefaults__), "a default")
+            defaults, keywords = function.__defaults__ or (), function.__kwdefaults__ or {}
+            last = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
+            for name, value in (*zip(last, defaults, strict=True), *keywords.items()):
+                self._visit(value, f"the default of {name}")
+            self._visit_all((defaults, keywords))
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 value = cell.cell_contents
@@ -287,7 +321,7 @@ class Guards(Comparisons):
                     found = value.__dict__.get(name) if isinstance(value, Module) else None
                     # Attributes of modules are compared after epochs, but for what they contain.
                     if found is not None and not isinstance(found, CONTAINERS):
-                        self._visit(found)
+                        self._visit(found, name)
                     else:
                         self.note(f"{type(value).__name__}.{name}", value, f".{name}")
                 self._visit(type(value))
@@ -314,7 +348,7 @@ class Guards(Comparisons):
         inner = value.func if isinstance(value, functools.partial) else value
         module = getattr(inner, "__module__", type(inner).__module__)
         if isinstance(value, (types.ModuleType, type)) or not is_library(None, module):
-            self._visit(value)
+            self._visit(value, name)
 
     def _used(self, value: Any, names: Iterable[str]) -> set[str]:
         """Those of an object's names that any of the walked code may name."""
@@ -334,11 +368,12 @@ class Guards(Comparisons):
             value, "__module__", None)  # fmt: skip
         if isinstance(value, types.BuiltinFunctionType | types.FunctionType):
             if value.__name__ in UNREPEATABLE.get(str(own), "").split():
-                self._refuse(f"{value.__name__}() is called")
+                name = self._named.get(id(value), value.__name__)
+                self._refuse(f"{value.__name__}() is called", name)
         elif isinstance(value, types.ModuleType | type):
             # Calls of clocks by way of their module are noticed as they happen.
             for name in self._names & set(UNREPEATABLE.get(str(own), "").split()) - set(CLOCKS):
-                self._refuse(f"{own}'s {name} is used")
+                self._refuse(f"{own}'s {name} is used", name)
             if value is os and self._names & {"environ", "environb", "getenv"}:
                 self._visit(os.environ)
         if isinstance(value, type):
@@ -378,12 +413,25 @@ class Guards(Comparisons):
         """Whether all modules are as they were; asked after epochs only."""
         return all(module_state(m) == state for m, state in self.modules.items())
 
-    def drawn(self) -> bool:
-        """Whether random numbers that are not microtorch's have been drawn."""
-        return any(state() != before for state, before in self._random)
+    def drawn(self) -> str:
+        """Where random numbers have been drawn that are not microtorch's, if any have."""
+        drawn = [g for g, state, before in self._random if state() != before]
+        return self.where(self._named.get(id(drawn[0]), "random"), "random") if drawn else ""
 
-    def changes(self) -> list[str]:
-        """What the recorded call itself has changed."""
-        found = [words for words, text in self.places.values() if not self.holds(text)]
-        changed = (m for m, state in self.modules.items() if module_state(m) != state)
-        return found + [f"an attribute of {type(m).__name__}" for m in changed]
+    def changes(self) -> list[tuple[str, str]]:
+        """What the recorded call itself has changed: where, and in words."""
+        labels, found = self.labels | self._named, []
+        for (owner, *_), (words, text) in self.places.items():
+            if not self.holds(text):
+                found.append((self.where(_last(words), labels.get(owner, "")), words))
+        for module, before in self.modules.items():
+            if (now := module_state(module)) != before:
+                names = [key[1] for key, _ in {*now[1][1:]} ^ {*before[1][1:]}]
+                at = self.where(*names, labels.get(id(module), ""))
+                found.append((at, f"an attribute of {type(module).__name__}"))
+        return found
+
+
+def _last(words: str) -> str:
+    """The name that words end with."""
+    return re.split(r"[ .]", words)[-1]

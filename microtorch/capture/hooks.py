@@ -179,7 +179,8 @@ def _refusing(what: str, function: Any, always: bool = False, spared: Any = of_l
             while frame and of_library(frame):
                 frame = frame.f_back
             at = f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame else ""
-            words = f'{at}{what}. Do that outside, or compile with fallback="eager".'
+            words = (f"{at}{what} inside a compiled function. Do that outside, or compile with "
+                     'fallback="eager".')  # fmt: skip
             active.tape.give_up(CaptureError(words))
         return function(*args, **options)
 

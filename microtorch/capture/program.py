@@ -2,7 +2,6 @@
 
 import functools
 import threading
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from .record import paused
 from .recording import recording
 from .scalars import NumberRead
 from .session import Session
-from .tape import OUTSIDE, CaptureError, active, place, refusal
+from .tape import OUTSIDE, CaptureError, active, place, refusal, warn
 from .values import CONTAINERS, SIMPLE, simple
 
 MOST_SIGNATURES = 8
@@ -226,9 +225,9 @@ class Compiled:
                 if session.live and (failure := scalars.failure or session.failure):
                     # The function has caught it.
                     raise failure
-                if session.live and guards.drawn():
+                if session.live and (at := guards.drawn()):
                     raise CaptureError(
-                        f"{self._where()}: random numbers that are not microtorch's are drawn "
+                        f"{at}: random numbers that are not microtorch's are drawn "
                         'inside a compiled function. Use torch.rand, or fallback="eager".'
                     )
                 if session.live:
@@ -247,11 +246,16 @@ class Compiled:
             return (f"{kept.escaped[0]}: a tensor made inside a compiled function is kept outside "
                     "of it, where later calls would not replace it. Return it, or compile with "
                     'fallback="eager".')  # fmt: skip
-        changed = kept.guards.changes() + ["the grad mode or default dtype"] * (_modes() != modes)
-        changed += ["a number of an optimizer" for n in session.numbers.values()
-                    if float(n.ref.storage.source()) != n.value]  # fmt: skip
-        if changed:
-            return (f"{self._where()}: {changed[0]} is changed inside a compiled function, which "
+        guards = kept.guards
+        changed = guards.changes()
+        for number in session.numbers.values():
+            source = number.ref.storage.source
+            if float(source()) != number.value:
+                changed.append((guards.where(source.key), f"an optimizer's {source.key}"))
+        if _modes() != modes:
+            changed.append((self._where(), "the grad mode or default dtype"))
+        for at, words in changed[:1]:
+            return (f"{at or self._where()}: {words} is changed inside a compiled function, which "
                     "later calls would not do again. Change it outside, or compile with "
                     'fallback="eager".')  # fmt: skip
         return None
@@ -271,7 +275,7 @@ class Compiled:
 
     def _give_up(self, reason: str) -> None:
         self.eager, self._warm = True, _nothing
-        warnings.warn(f"microtorch.compile runs eagerly from now on: {reason}", stacklevel=4)
+        warn(f"microtorch.compile runs eagerly from now on: {reason}")
 
     def _keep(self, key: Any, kept: Kept) -> None:
         kept.ready()
@@ -281,10 +285,9 @@ class Compiled:
         if len(every) > MOST_SIGNATURES:
             if not self.warned:
                 self.warned = True
-                warnings.warn(
+                warn(
                     f"{self._name()} has been compiled for more than {MOST_SIGNATURES} "
-                    "signatures; the least used program is dropped from now on",
-                    stacklevel=4,
+                    "signatures; the least used program is dropped from now on"
                 )
             k, least = min((e for e in every if e[1] is not kept), key=lambda e: e[1].uses)
             self.programs[k].remove(least)
