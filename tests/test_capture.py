@@ -1215,8 +1215,28 @@ def test_source_explain_and_save(tmp_path):
         f.explain()
     f(torch.ones(2))
     assert f.source and f.explain()
+    assert "float32" not in f.explain()
     f.save(tmp_path / "program.py")
     assert (tmp_path / "program.py").read_text() == f.source
+    for _ in range(2):
+        f(
+            torch.ones(3, 4),
+        )
+    first, *_, last = f.explain().splitlines()
+    assert first == "<lambda>(float32[3, 4]): the program that ran last"
+    assert last.startswith("<lambda>(float32[2]): 0 runs, ")
+    f(torch.ones(2))
+    first, *_, last = f.explain().splitlines()
+    assert first.startswith("<lambda>(float32[2])") and "[3, 4]): 1 runs" in last
+
+
+def test_explain_says_something_for_values():
+    a = torch.Value(2.0)
+    f = torch.compile(lambda n: (a * a + n).tanh())
+    f(1)
+    assert "tanh" in f.explain() and f.source
+    f(2)
+    assert "<lambda>(1): 0 runs" in f.explain()
 
 
 def test_a_loss_whose_graph_was_freed_says_so_as_eager():

@@ -43,6 +43,8 @@ class Kept:
     arguments, which are tensors, and the others, of which there are none; or gives MISS.
     """
 
+    # What its arguments were, in words.
+    title: str
     program: Any = None
     fast: Callable[[Any, Any], Any] = staticmethod(lambda args, kwargs: MISS)
     # What the key names by identity.

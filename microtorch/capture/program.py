@@ -45,6 +45,18 @@ def flatten(value: Any, tensors: list[Tensor], held: list[Any]) -> Any:
     return (kind, id(value))
 
 
+def describe(value: Any) -> str:
+    """An argument in a few words."""
+    if isinstance(value, Tensor):
+        kind = str(value.dtype).rpartition(".")[2]
+        return f"{kind}{list(value.shape)}" + "@cuda" * (value.device.type != "cpu")
+    if isinstance(value, (tuple, list)):
+        left, right = "[]" if isinstance(value, list) else "()"
+        return f"{left}{', '.join(map(describe, value))}{right}"
+    text = repr(value) if isinstance(value, SIMPLE) else type(value).__name__
+    return text if len(text) <= 20 else f"{text[:17]}..."
+
+
 def _modes() -> tuple[Any, ...]:
     return mode.enabled, mode.inference, dtypes.get_default_dtype()
 
@@ -58,6 +70,7 @@ class KeptScalars:
 
     usable = True
     escaped = ()
+    title: str
     fast = staticmethod(_nothing)
     held: list[Any]
 
@@ -144,8 +157,14 @@ class Compiled:
         return self._last().source  # type: ignore[no-any-return]
 
     def explain(self) -> str:
-        """What the program that ran last consists of."""
-        return self._last().explain()  # type: ignore[no-any-return]
+        """What the program that ran last consists of, and a line for each of the others."""
+        latest = self._last().explain()
+        every = [p for programs in self.programs.values() for p in programs]
+        if self.latest not in every or len(every) == 1:
+            return latest  # type: ignore[no-any-return]
+        lines = [f"{p.title}: {p.uses} runs, {p.program.explain().splitlines()[-1]}"
+                 for p in every if p is not self.latest]  # fmt: skip
+        return "\n".join([f"{self.latest.title}: the program that ran last", latest, *lines])
 
     def save(self, path: Any) -> None:
         """Write the text of the program that ran last to a file."""
@@ -179,6 +198,13 @@ class Compiled:
             if problem is None:
                 if kept.usable:
                     kept.held = held
+                    parts = [
+                        *map(describe, args),
+                        *(f"{k}={describe(v)}" for k, v in kwargs.items()),
+                    ]
+                    kept.title = f"{self._name()}({', '.join(parts)})" + (
+                        "" if mode.enabled else " without gradients"
+                    )
                     self._keep(key, kept)
                     self._use(kept, args, kwargs)
                 return result
