@@ -1215,8 +1215,28 @@ def test_source_explain_and_save(tmp_path):
         f.explain()
     f(torch.ones(2))
     assert f.source and f.explain()
+    assert "float32" not in f.explain()
     f.save(tmp_path / "program.py")
     assert (tmp_path / "program.py").read_text() == f.source
+    for _ in range(2):
+        f(
+            torch.ones(3, 4),
+        )
+    first, *_, last = f.explain().splitlines()
+    assert first == "<lambda>(float32[3, 4]): the program that ran last"
+    assert last.startswith("<lambda>(float32[2]): 0 runs, ")
+    f(torch.ones(2))
+    first, *_, last = f.explain().splitlines()
+    assert first.startswith("<lambda>(float32[2])") and "[3, 4]): 1 runs" in last
+
+
+def test_explain_says_something_for_values():
+    a = torch.Value(2.0)
+    f = torch.compile(lambda n: (a * a + n).tanh())
+    f(1)
+    assert "tanh" in f.explain() and f.source
+    f(2)
+    assert "<lambda>(1): 0 runs" in f.explain()
 
 
 def test_a_loss_whose_graph_was_freed_says_so_as_eager():
@@ -1238,7 +1258,7 @@ def test_a_loss_whose_graph_was_freed_says_so_as_eager():
 
 @pytest.mark.parametrize("kernel", ["conv", "conv_weight", "rows_added"])
 def test_native_kernels_refuse_recorded_arrays(kernel):
-    from microtorch.capture.hooks import recording
+    from microtorch.capture.recording import recording
     from microtorch.capture.session import Session
     from microtorch.kernels import convolve, rows, windows
 
@@ -1710,7 +1730,7 @@ def test_what_is_wrong_with_a_result_is_said_with_the_function():
     def f():
         h.mul_(w)
 
-    with pytest.raises(CaptureError, match=rf"test_capture\.py:{f.__code__.co_firstlineno}: "):
+    with pytest.raises(CaptureError, match=rf"test_capture\.py:{f.__code__.co_firstlineno + 1}: "):
         torch.compile(f)()
 
 

@@ -1,9 +1,10 @@
 """What a recording takes for granted in Python: the values that the user's code can reach.
 
 Before a call is recorded, `Guards` walks from the function through the names in its code: globals,
-closures, attributes, and the functions and classes found there; library code is not walked. What
-was found is compared before each later call, by one expression. What belongs to modules is
-compared only after the global counter `clock.epoch` has moved, which assignments to them do.
+closures, attributes, and the functions and classes found there; of library code, only whether what
+the user's code names there is still the same. What was found is compared before each later call, by
+one expression. What belongs to modules is compared only after the global counter `clock.epoch` has
+moved, which assignments to them do.
 """
 
 import array
@@ -31,9 +32,19 @@ from ..optim.optimizer import Optimizer
 from ..random import Generator
 from ..tensor import Tensor
 from ..value import Value
-from .tape import CaptureError
-from .usercode import CLOCKS, UNREPEATABLE, is_library, names_of, names_of_code, parts_of
-from .values import CONTAINERS, SIMPLE, equal, frozen, hooks_of, module_state, state_of
+from .comparisons import Comparisons, parts_rows
+from .tape import HOOKED, CaptureError
+from .usercode import (
+    CLOCKS,
+    UNREPEATABLE,
+    end_of,
+    is_library,
+    line_of,
+    names_of,
+    names_of_code,
+    parts_of,
+)
+from .values import CONTAINERS, SIMPLE, frozen, hooks_of, module_state, state_of
 
 _WRAPPERS = (types.MethodType, staticmethod, classmethod)
 # Objects that are no owners of attributes of the user's.
@@ -44,29 +55,19 @@ _GENERATORS = (random.Random, numpy_random.Generator, numpy_random.RandomState)
 _WHOLE = (*_CLOSED, *_GENERATORS, types.ModuleType, Module)
 # Objects whose methods are recorded.
 _RECORDED = (Optimizer, Value, Generator)
-# Containers of no more than so many parts are compared part by part.
-_FEW = 8
-# The same for the built-in function.
-_MANY = 64
 
 
 _OF_TENSORS = frozenset(dir(Tensor))
+# The flag of classes that nobody can change.
+_IMMUTABLE = 1 << 8
+_ABSENT = object()
 
 
-class Guards:
-    """The walk from a function and its arguments.
-
-    texts: comparisons, each the text of an expression over the names in `scope`.
-    """
+class Guards(Comparisons):
+    """The walk from a function and its arguments, with what it found to compare."""
 
     def __init__(self, function: Any, arguments: Any) -> None:
-        self.scope: dict[str, Any] = {"frozen": frozen, "equal": equal, "same": operator.is_}
-        self.texts: list[str] = []
-        # The same for the built-in function, and the texts of those that have no such form.
-        self.rows: list[list[int]] = []
-        self.rest: list[str] = []
-        # What was noted, in words and with the text that compares it.
-        self.places: dict[Any, tuple[str, str]] = {}
+        super().__init__()
         self.modules: dict[Module, Any] = {}
         # The containers and tensors among the arguments, by their ids.
         self._held: dict[int, Any] = {}
@@ -75,13 +76,17 @@ class Guards:
         self.labels: dict[int, str] = {}
         # Why this cannot be recorded at all.
         self.refusal: CaptureError | None = None
-        self._place = ""
-        self._problem = ""
+        # The code that was walked; how it names what was found, by ids; and what is wrong, with the
+        # name of that.
+        self._codes: list[types.CodeType] = []
+        self._named: dict[int, str] = {}
+        self._problem = "", ""
         self._names: set[str] = set()
         self._by_text: set[str] = set()
         self._seen: dict[int, Any] = {}
-        self._random: list[tuple[Callable[[], Any], Any]] = []
-        self._walk((random._inst, numpy_random.mtrand._rand, function))  # type: ignore[attr-defined]
+        self._random: list[tuple[Any, Callable[[], Any], Any]] = []
+        generators = random._inst, numpy_random.mtrand._rand  # type: ignore[attr-defined]
+        self._walk((*generators, Tensor, function))
         # Tensors that the function reaches by itself: as arguments, they are the same ones again.
         self.tensors = {k for k, v in self._seen.items() if isinstance(v, Tensor)}
         self.tensors |= {id(t) for m in self.modules for t in m.buffers(False)}
@@ -94,10 +99,11 @@ class Guards:
             names = {
                 n for n in self._names - vars(t).keys() if n[0] != "_" and n not in _OF_TENSORS
             }
-            self._lacks("a tensor's attribute", vars(t), *names, later=bool(self._by_text & names))
-        if self._problem:
+            self.lacks("a tensor's attribute", vars(t), *names, later=bool(self._by_text & names))
+        problem, name = self._problem
+        if problem:
             self.refusal = CaptureError(
-                f"{self._place}: {self._problem} inside a compiled function, which later calls "
+                f"{self.where(name)}: {problem} inside a compiled function, which later calls "
                 'would not do again. Do that outside, or compile with fallback="eager".'
             )
         self._seen.clear()
@@ -116,61 +122,37 @@ class Guards:
                 self._held[id(value)] = value
                 for name in self._names & value.__dict__.keys():
                     if name[0] != "_":
-                        self._refuse(f"the attribute {name} of an argument is read")
+                        self._refuse(f"the attribute {name} of an argument is read", name)
             return self._visit(value)
         if id(value) in self._held:
             return None
         self._held[id(value)] = value
         if not isinstance(value, (tuple, frozenset)):
             words = f"a {type(value).__name__} among the arguments"
-            self.places[id(value), ""] = words, self._contents(value)
+            self.places[id(value), ""] = words, self.contents(value)
         for part in (*parts_of(value), getattr(value, "__dict__", None)):
             self._arguments(part)
         if type(value) not in CONTAINERS:
             self._visit(type(value))
         return None
 
-    def _refuse(self, problem: str) -> None:
-        self._problem = self._problem or problem
+    def _refuse(self, problem: str, name: str) -> None:
+        if not self._problem[0]:
+            self._problem = problem, name
 
-    def name(self, value: Any) -> str:
-        """The name of an object, which is held."""
-        name = f"v{id(value)}"
-        self.scope[name] = value
-        return name
+    def where(self, *names: str) -> str:
+        """Where the user's code changes what has one of these names, or reads it, or begins."""
+        for name in filter(None, names):
+            for written in (True, False):
+                codes = (c for c in self._codes if c.co_name != "__init__")
+                if line := next(filter(None, (line_of(c, name, written) for c in codes)), ""):
+                    return line
+        first = self._codes[:1]
+        return f"{first[0].co_filename}:{first[0].co_firstlineno}" if first else ""
 
-    def add(self, text: str, *values: Any, rows: list[list[int]] | None = None) -> str:
-        """Add a comparison of objects; `rows` say the same, or less that is enough."""
-        return self._compare(self._text(text, *values), rows)
-
-    def _compare(self, text: str, rows: list[list[int]] | None) -> str:
-        self.texts.append(text)
-        self.rest += [text] if rows is None else []
-        self.rows += rows or []
-        return text
-
-    def _text(self, text: str, *values: Any) -> str:
-        return text.format(*map(self.name, values))
-
-    def _contents(self, value: Any) -> str:
-        """A comparison of what a container contains; containers in it are compared apart."""
-        me, size = self.name(value), len(value)
-        keys = list(value)
-        if type(value) is list and size <= _FEW:
-            places = [f"{me}[{k}]" for k in range(size)]
-            same = " and ".join([f"len({me}) == {size}", *map(self._is, places, value)])
-        elif type(value) is dict and size <= _FEW and {type(k) for k in keys} <= {str}:
-            places = [f"{me}[{k!r}]" for k in keys]
-            same = " and ".join([f"[*{me}] == {self.name(keys)}",
-                                 *map(self._is, places, value.values())])  # fmt: skip
-        else:
-            same = f"len({me}) == {size} and all(map(same, {me}, {self.name(keys)}))"
-            if isinstance(value, dict):
-                same += f" and all(map(same, {me}.values(), {self.name(list(value.values()))}))"
-        return f"({same} or frozen({me}) == {self.name(frozen(value))})"
-
-    def _is(self, place: str, value: Any) -> str:
-        return f"{place} is {self.name(value)}"
+    def end(self) -> str:
+        """Where the function returns."""
+        return end_of(self._codes[0]) if self._codes else ""
 
     def note(self, words: str, owner: Any, text: str) -> None:
         """Compare one value, `owner` followed by a text, with what it is now."""
@@ -184,7 +166,7 @@ class Guards:
             self.places[id(owner), text] = words, empty
             return
         if isinstance(value, Tensor):
-            self.labels.setdefault(id(value), re.split(r"[ .]", words)[-1])
+            self.labels.setdefault(id(value), _last(words))
         same = f"{{0}}{text} is {{1}}"
         if isinstance(value, (*SIMPLE, *CONTAINERS)):
             same = f"({same} or frozen({{0}}{text}) == {{2}})"
@@ -202,6 +184,8 @@ class Guards:
         if isinstance(value, SIMPLE) or id(value) in self._seen:
             return
         self._seen[id(value)] = value
+        if words:
+            self._named[id(value)] = _last(words)
         if isinstance(value, types.FunctionType):
             self._function(value)
         elif isinstance(value, _WRAPPERS):
@@ -214,7 +198,7 @@ class Guards:
             # Containers in it are compared by themselves.
             if not isinstance(value, (tuple, frozenset)):
                 words = words or f"a {type(value).__name__}"
-                found = self._compare(self._contents(value), _parts_rows(value))
+                found = self.compare(self.contents(value), parts_rows(value))
                 self.places.setdefault((id(value), ""), (words, found))
             self._visit_all(parts_of(value), words)
         elif isinstance(value, np.ndarray):
@@ -222,7 +206,7 @@ class Guards:
             self.arrays.append(value)
             self.add("equal({}, {})", value, value.copy())
         elif isinstance(value, Tensor):
-            self._visit_all(list(value.__dict__.get("_hooks", {}).values()))
+            self._visit_all([type(value), *value.__dict__.get("_hooks", {}).values()])
         elif isinstance(value, Module):
             for module in value.modules():
                 self.modules.setdefault(module, module_state(module))
@@ -232,7 +216,7 @@ class Guards:
                 self._visit_all(f for k in hooks_of(module).values() for f in k.values())
         elif isinstance(value, _GENERATORS):
             state = functools.partial(state_of, value)
-            self._random.append((state, state()))
+            self._random.append((value, state, state()))
         elif isinstance(value, (bytearray, memoryview, array.array)):
             self.add("bytes({}) == {}", value, bytes(value))
         elif isinstance(value, (operator.attrgetter, operator.methodcaller)):
@@ -251,12 +235,12 @@ class Guards:
             self.add("frozen(list({})) == {}", value, frozen(list(value)))
             self._visit_all(value, words)
         elif type(value).__module__.startswith("multiprocessing"):
-            self._refuse(f"a {type(value).__name__} of other processes is used")
+            self._refuse(f"a {type(value).__name__} of other processes is used", _last(words))
         elif isinstance(value, (queue.Queue, queue.SimpleQueue)) or (
             isinstance(value, Iterator) and is_library(None, type(value).__module__)
         ):
             kind = "a file" if isinstance(value, io.IOBase) else f"a {type(value).__name__}"
-            self._refuse(f"{kind} is used ({words})" if words else f"{kind} is used")
+            self._refuse(f"{kind} is used ({words})" if words else f"{kind} is used", _last(words))
         self._visit(getattr(value, "__dict__", {}).get("__wrapped__"))
 
     def _function(self, function: Any) -> None:
@@ -264,7 +248,7 @@ class Guards:
         code = function.__code__
         own = not is_library(code.co_filename, function.__globals__.get("__name__"))
         if own:
-            self._place = self._place or f"{code.co_filename}:{code.co_firstlineno}"
+            self._codes.append(code)
             for n in ("__code__", "__defaults__", "__kwdefaults__"):
                 found = getattr(function, n)
                 self.add(f"{{0}}.{n} is {{1}}", function, found,
@@ -277,8 +261,12 @@ class Guards:
                 if name in function.__globals__:
                     self.note(f"the global {name}", function.__globals__, f"[{name!r}]")
                 else:
-                    self._lacks(f"the global {name}", function.__globals__, name)
-            self._visit_all((function.__defaults__, function.__kwdefaults__), "a default")
+                    self.lacks(f"the global {name}", function.__globals__, name)
+            defaults, keywords = function.__defaults__ or (), function.__kwdefaults__ or {}
+            last = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
+            for name, value in (*zip(last, defaults, strict=True), *keywords.items()):
+                self._visit(value, f"the default of {name}")
+            self._visit_all((defaults, keywords))
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 value = cell.cell_contents
@@ -289,16 +277,6 @@ class Guards:
             else:
                 self._visit(value)
 
-    def _lacks(self, words: str, owner: dict[str, Any], *names: str, later: bool = True) -> None:
-        """Note that names are not there; and, before later calls, compare."""
-        if names and (id(owner), names) not in self.places:
-            text = "{1}.isdisjoint({0})" if len(names) > 1 else f"{names[0]!r} not in {{0}}"
-            text = self._text(text, owner, frozenset(names))
-            self.places[id(owner), names] = words, text
-            if later:
-                rows = [objects.item(owner, name) for name in names] if len(names) <= _FEW else None
-                self._compare(text, rows)
-
     def _imported(self, names: Iterable[str], variables: dict[str, Any]) -> None:
         """Walk through modules that are imported in a function."""
         package = str(variables.get("__package__") or "")
@@ -307,7 +285,7 @@ class Guards:
             full = [f"{p}.{name}".strip(".") for p in parents]
             found = [sys.modules[n] for n in (name, *full) if n in sys.modules]
             if not found:
-                self._lacks(f"that the module {name} is imported", sys.modules, name)
+                self.lacks(f"that the module {name} is imported", sys.modules, name)
             for module in found:
                 self._visit(module)
                 self._visit(sys.modules.get(module.__name__.partition(".")[0]))
@@ -315,7 +293,10 @@ class Guards:
     def _attributes(self, value: Any) -> None:
         """Note the attributes of an object that any of the walked code names."""
         if isinstance(value, types.ModuleType):
-            if not is_library(getattr(value, "__file__", None), value.__name__):
+            if is_library(getattr(value, "__file__", None), value.__name__):
+                for name in self._names.intersection(vars(value)):
+                    self._of_library(value.__name__, value, vars(value), name)
+            else:
                 for name in self._used(value, vars(value)):
                     self.note(f"{value.__name__}.{name}", value, f".{name}")
         elif isinstance(value, type):
@@ -323,6 +304,8 @@ class Guards:
                 if not is_library(None, base.__module__):
                     for name in self._used_in(base):
                         self.note(f"{base.__name__}.{name}", base, f".__dict__[{name!r}]")
+            for name in self._names | {"forward", "__call__"}:
+                self._method(value, name)
         elif isinstance(value, (types.FunctionType, Tensor)):
             for name in self._names & value.__dict__.keys():
                 if name[0] != "_":
@@ -338,10 +321,34 @@ class Guards:
                     found = value.__dict__.get(name) if isinstance(value, Module) else None
                     # Attributes of modules are compared after epochs, but for what they contain.
                     if found is not None and not isinstance(found, CONTAINERS):
-                        self._visit(found)
+                        self._visit(found, name)
                     else:
                         self.note(f"{type(value).__name__}.{name}", value, f".{name}")
                 self._visit(type(value))
+
+    def _method(self, kind: type, name: str) -> None:
+        """Note where a class has a method: what is added before it would hide it."""
+        line = [base for base in kind.__mro__ if not base.__flags__ & _IMMUTABLE]
+        found = next((k for k, base in enumerate(line) if name in vars(base)), -1)
+        for base in line[: found + 1]:
+            if is_library(None, base.__module__):
+                self._of_library(base.__name__, base, objects.dict_of(base), name)
+
+    def _of_library(self, words: str, owner: Any, held: dict[str, Any], name: str) -> None:
+        """Note what a library has under a name, or that it has nothing, and walk on from there."""
+        value = HOOKED.get((id(owner), name), held.get(name, _ABSENT))
+        if (id(held), name) in self.places:
+            return
+        same = f"{name!r} not in {{0}}" if value is _ABSENT else f"{{0}}.get({name!r}) is {{1}}"
+        # Hooks are in the place of some while another thread records.
+        text = f"(recorders[0] or {same})" if (id(owner), name) in HOOKED else same
+        there = (value,) * (value is not _ABSENT)
+        found = self.add(text, held, value, rows=[objects.item(held, name, *there)])
+        self.places[id(held), name] = f"{words}.{name}", found
+        inner = value.func if isinstance(value, functools.partial) else value
+        module = getattr(inner, "__module__", type(inner).__module__)
+        if isinstance(value, (types.ModuleType, type)) or not is_library(None, module):
+            self._visit(value, name)
 
     def _used(self, value: Any, names: Iterable[str]) -> set[str]:
         """Those of an object's names that any of the walked code may name."""
@@ -361,11 +368,12 @@ class Guards:
             value, "__module__", None)  # fmt: skip
         if isinstance(value, types.BuiltinFunctionType | types.FunctionType):
             if value.__name__ in UNREPEATABLE.get(str(own), "").split():
-                self._refuse(f"{value.__name__}() is called")
+                name = self._named.get(id(value), value.__name__)
+                self._refuse(f"{value.__name__}() is called", name)
         elif isinstance(value, types.ModuleType | type):
             # Calls of clocks by way of their module are noticed as they happen.
             for name in self._names & set(UNREPEATABLE.get(str(own), "").split()) - set(CLOCKS):
-                self._refuse(f"{own}'s {name} is used")
+                self._refuse(f"{own}'s {name} is used", name)
             if value is os and self._names & {"environ", "environb", "getenv"}:
                 self._visit(os.environ)
         if isinstance(value, type):
@@ -376,7 +384,7 @@ class Guards:
                     text = self.add("len({0}.__dict__) == {1}", base, size, rows=rows)
                     self.places[id(base), ""] = f"the class {base.__name__}", text
         elif isinstance(value, types.FunctionType):
-            self._lacks(
+            self.lacks(
                 "a function's attribute", vars(value), *self._by_text - {"*"} - vars(value).keys()
             )
         elif not isinstance(value, _WHOLE) or self._subclassed(value):
@@ -385,13 +393,13 @@ class Guards:
                 return
             if not isinstance(value, _RECORDED):
                 # A library's methods may change what no code of the user's names.
-                text = self._text("frozen({}, 2) == {}", held, frozen(held, 2))
+                text = self.text("frozen({}, 2) == {}", held, frozen(held, 2))
                 self.places[id(value), ".__dict__"] = f"an attribute of {kind.__name__}", text
             if kind.__module__.startswith("microtorch"):
                 # A method may be replaced.
                 self.add("len({}) == {}", held, len(held), rows=[objects.size(held, len(held))])
             elif not kind.__module__.startswith("numpy"):
-                self._lacks(f"an attribute of {kind.__name__}", held, *self._names - held.keys())
+                self.lacks(f"an attribute of {kind.__name__}", held, *self._names - held.keys())
                 if "*" in self._by_text:
                     self.add("len({}) == {}", held, len(held), rows=[objects.size(held, len(held))])
 
@@ -405,24 +413,25 @@ class Guards:
         """Whether all modules are as they were; asked after epochs only."""
         return all(module_state(m) == state for m, state in self.modules.items())
 
-    def drawn(self) -> bool:
-        """Whether random numbers that are not microtorch's have been drawn."""
-        return any(state() != before for state, before in self._random)
+    def drawn(self) -> str:
+        """Where random numbers have been drawn that are not microtorch's, if any have."""
+        drawn = [g for g, state, before in self._random if state() != before]
+        return self.where(self._named.get(id(drawn[0]), "random"), "random") if drawn else ""
 
-    def changes(self) -> list[str]:
-        """What the recorded call itself has changed."""
-        found = [words for words, text in self.places.values() if not self._holds(text)]
-        changed = (m for m, state in self.modules.items() if module_state(m) != state)
-        return found + [f"an attribute of {type(m).__name__}" for m in changed]
+    def changes(self) -> list[tuple[str, str]]:
+        """What the recorded call itself has changed: where, and in words."""
+        labels, found = self.labels | self._named, []
+        for (owner, *_), (words, text) in self.places.items():
+            if not self.holds(text):
+                found.append((self.where(_last(words), labels.get(owner, "")), words))
+        for module, before in self.modules.items():
+            if (now := module_state(module)) != before:
+                names = [key[1] for key, _ in {*now[1][1:]} ^ {*before[1][1:]}]
+                at = self.where(*names, labels.get(id(module), ""))
+                found.append((at, f"an attribute of {type(module).__name__}"))
+        return found
 
-    def _holds(self, text: str) -> bool:
-        try:
-            return bool(eval(text, self.scope))
-        except (LookupError, AttributeError, ValueError):
-            return False
 
-
-def _parts_rows(value: Any) -> list[list[int]] | None:
-    """Comparisons of a short list's size and parts."""
-    few = type(value) is list and len(value) <= _MANY
-    return [objects.size(value, len(value)), *objects.parts(value)] if few else None
+def _last(words: str) -> str:
+    """The name that words end with."""
+    return re.split(r"[ .]", words)[-1]

@@ -1,11 +1,10 @@
-"""What the package does differently in a thread that records; installed while any thread does.
+"""What the package does differently in a thread that records.
 
-Eager mode pays nothing: the hooks are put in place when a recording begins and taken away when
-the last one ends. In other threads they do what was there before.
+The hooks are in place while any thread records (`recording.py`); in other threads they do what was
+there before.
 """
 
 import builtins
-import contextlib
 import functools
 import inspect
 import logging
@@ -15,17 +14,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.random import bit_generator as numpy_seeds
 
-from .. import cuda, random
+from .. import random
 from ..autograd.backward import _OnArrays as OnArrays
 from ..device import CPU
-from ..device import device as Device
 from ..functions import criteria, division, index, loss
 from ..functions.random import normal as random_normal
 from ..graph import engine
@@ -36,8 +33,8 @@ from ..tensor import Tensor, device_of
 from . import adjoint
 from .record import MAKES, paused, plain, recorded
 from .scalars import HOOKS as SCALAR_HOOKS
-from .session import ARRAY, ArrayHook, GradHook, Session
-from .tape import CaptureError, active, read_error, recorders, refusal
+from .session import ARRAY, ArrayHook, GradHook
+from .tape import CaptureError, active, read_error, refusal
 from .traced import CHECKS, Traced
 from .updates import counting, stepping, updating
 from .usercode import CLOCKS, of_library, of_python
@@ -93,12 +90,12 @@ def _made(function: Any, *args: Any, **options: Any) -> Any:
 
 
 _MAKERS = MAKES | {"empty", "arange", "asarray", "array", "ascontiguousarray"}
-_numpy = _Numpy()
-_numpy.lib = _Strided
+NUMPY = _Numpy()
+NUMPY.lib = _Strided
 _Strided.stride_tricks = _Strided  # type: ignore[attr-defined]
 
 
-def _modules() -> list[Any]:
+def modules() -> list[Any]:
     """Modules of the package that work on arrays by NumPy."""
     apart = ("microtorch.capture", "microtorch.random", "microtorch.checkpoint", "microtorch.gpu")
     return [
@@ -156,6 +153,7 @@ def _drawing(name: str) -> Any:
         if name in ("seed", "manual_seed", "set_state", "set_state_bytes", "get_state"):
             tape.give_up(refusal(f"the generator's {name} is called", "Do that outside"))
             return method(self, *args, **options)
+        tape.rollback.generator(self)
         target = args[0] if fills else None
         found = tape.attempt(method, (self, *args), options, target=target, effect=True)
         return None if fills else found
@@ -181,7 +179,8 @@ def _refusing(what: str, function: Any, always: bool = False, spared: Any = of_l
             while frame and of_library(frame):
                 frame = frame.f_back
             at = f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame else ""
-            words = f'{at}{what}. Do that outside, or compile with fallback="eager".'
+            words = (f"{at}{what} inside a compiled function. Do that outside, or compile with "
+                     'fallback="eager".')  # fmt: skip
             active.tape.give_up(CaptureError(words))
         return function(*args, **options)
 
@@ -361,7 +360,7 @@ random randperm bernoulli bernoulli_scalar dropout_mask multinomial rand"""
 _SEED = python_random.Random.seed
 _RANDOM_SEED = _refusing("a generator is made without a seed", _SEED, spared=of_python)
 _SET_ATTRIBUTE, _SET_ITEM = Tensor.__setattr__, Tensor.__dict__["__setitem__"]
-_HOOKS: list[tuple[Any, str, Any]] = [
+HOOKS: list[tuple[Any, str, Any]] = [
     (Tensor, "_array", ArrayHook()), (Tensor, "_grad", GradHook()),
     (ByDtype, "__missing__", _aside(ByDtype.__missing__)),
     *((Tensor, n, _reading(n)) for n in ("numpy", "__repr__", "__format__", "data_ptr")),
@@ -403,49 +402,3 @@ _HOOKS: list[tuple[Any, str, Any]] = [
     (Optimizer, "step", _instead(Optimizer.step)(stepping)),
     (Optimizer, "steps_made", staticmethod(_instead(Optimizer.steps_made)(counting))),
 ]  # fmt: skip
-_lock, _ABSENT = threading.Lock(), object()
-_before: list[tuple[Any, str, Any]] = []
-
-
-def _install() -> None:
-    for target, name, hook in [*_HOOKS, *((m, "np", _numpy) for m in _modules())]:
-        _before.append((target, name, target.__dict__.get(name, _ABSENT)))
-        setattr(target, name, hook)
-
-
-def _remove() -> None:
-    while _before:
-        target, name, old = _before.pop()
-        if old is _ABSENT:
-            delattr(target, name)
-        else:
-            setattr(target, name, old)
-
-
-@contextlib.contextmanager
-def recording(tape: Session) -> Iterator[None]:
-    """Record what this thread does."""
-    if cuda.is_initialized():
-        # Seeded before, for a program could not do that again.
-        random.default_for(Device("cuda"))
-    with _lock:
-        if not recorders[0]:
-            _install()
-        recorders[0] += 1
-    active.tape = tape
-    try:
-        if tape.guards.refusal:
-            tape.give_up(tape.guards.refusal)
-        yield
-    finally:
-        active.tape, active.ended = None, ""
-        tape.live = False
-        tape.scalars.restore()
-        for made, _ in tape.made:
-            t = made()
-            if t is not None and type(ARRAY.__get__(t)) is Traced:
-                ARRAY.__set__(t, ARRAY.__get__(t).value)
-        with _lock:
-            recorders[0] -= 1
-            if not recorders[0]:
-                _remove()

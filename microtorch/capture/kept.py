@@ -7,7 +7,6 @@ Tensors from outside are written where they are. Gradients that are there at ent
 of tensors that get other memory, are read anew at every call, so they need no comparison.
 """
 
-import gc
 import math
 import re
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..graph.node import LEAF, Node, clock
+from ..graph.node import LEAF, clock
 from ..kernels import entry, objects
 from ..tensor import Tensor, changed, new, root_of
 from .choice import build
@@ -25,7 +24,7 @@ from .fast import GRAD, MISS, builtin
 from .gradients import Gradients
 from .guards import Guards
 from .ir import Recording, Ref
-from .results import Results
+from .results import Results, escaped
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
@@ -44,6 +43,8 @@ class Kept:
     arguments, which are tensors, and the others, of which there are none; or gives MISS.
     """
 
+    # What its arguments were, in words.
+    title: str
     program: Any = None
     fast: Callable[[Any, Any], Any] = staticmethod(lambda args, kwargs: MISS)
     # What the key names by identity.
@@ -102,7 +103,7 @@ class Kept:
         self._tensors = [(t, ARRAY.__get__(t), t._node, _hooks(t)) for t in seen.values()]
         self._optimizers = [(o, _members(o)) for o in session.optimizers.values()]
         self.recording = Recording(session.ops, self.refs + self.own, self._results)
-        self.escaped = _escaped(session, [*results.made, *finals], moved)
+        self.escaped = escaped(session, [*results.made, *finals], moved)
 
     # ----------------------------------------------------------------- what comes and goes
     def _input(self, traced: Any, reached: str, name: str, how: tuple[int, ...]) -> None:
@@ -267,6 +268,7 @@ class Kept:
                 raise refusal(
                     "a tensor from outside gets a history, or loses it, inside a compiled function",
                     "Write into it under no_grad",
+                    self.guards.where(self.guards.labels.get(id(t), "")),
                 )
             root = root_of(t)
             known, now = session.known.get(id(array)), root.__dict__.get("_changes")
@@ -416,35 +418,3 @@ def _own_memory(session: Session, g: Tensor) -> Any:
     traced.ref.storage.kind, traced.ref.storage.name = "argument", "grad"
     traced.ref.storage.position = sys.maxsize
     return traced
-
-
-def _escaped(session: Session, roots: list[Tensor], moved: set[int]) -> list[str]:
-    """Where tensors were made that still exist, and belong to no result and no gradient."""
-    known = moved | _reachable(roots)
-
-    def found() -> list[str]:
-        made = ((reference(), where) for reference, where in session.made)
-        return [where for t, where in made if t is not None and id(t) not in known]
-
-    if found():
-        # Graphs of gradients are circles.
-        gc.collect()
-    return found()
-
-
-def _reachable(roots: list[Tensor]) -> set[int]:
-    """Tensors that belong to results: their bases and what their graphs hold."""
-    seen: set[int] = set()
-    stack: list[Any] = list(roots)
-    while stack:
-        x = stack.pop()
-        if isinstance(x, tuple):
-            stack += x
-        elif isinstance(x, slice):
-            stack += [x.start, x.stop, x.step]
-        elif isinstance(x, (Tensor, Node)) and id(x) not in seen:
-            seen.add(id(x))
-            stack += [x._node, *x.__dict__.values()] if isinstance(x, Tensor) else [
-                *x.parents, *(x.saved or ()), x.const
-            ]  # fmt: skip
-    return seen

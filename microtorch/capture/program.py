@@ -2,7 +2,6 @@
 
 import functools
 import threading
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +11,12 @@ from ..nn.module import Module
 from ..tensor import TENSORS, Tensor
 from .fast import MISS
 from .guards import Guards
-from .hooks import recording
 from .kept import Kept
 from .record import paused
+from .recording import recording
 from .scalars import NumberRead
 from .session import Session
-from .tape import OUTSIDE, CaptureError, active, place, refusal
+from .tape import OUTSIDE, CaptureError, active, place, refusal, warn
 from .values import CONTAINERS, SIMPLE, simple
 
 MOST_SIGNATURES = 8
@@ -46,6 +45,18 @@ def flatten(value: Any, tensors: list[Tensor], held: list[Any]) -> Any:
     return (kind, id(value))
 
 
+def describe(value: Any) -> str:
+    """An argument in a few words."""
+    if isinstance(value, Tensor):
+        kind = str(value.dtype).rpartition(".")[2]
+        return f"{kind}{list(value.shape)}" + "@cuda" * (value.device.type != "cpu")
+    if isinstance(value, (tuple, list)):
+        left, right = "[]" if isinstance(value, list) else "()"
+        return f"{left}{', '.join(map(describe, value))}{right}"
+    text = repr(value) if isinstance(value, SIMPLE) else type(value).__name__
+    return text if len(text) <= 20 else f"{text[:17]}..."
+
+
 def _modes() -> tuple[Any, ...]:
     return mode.enabled, mode.inference, dtypes.get_default_dtype()
 
@@ -59,6 +70,7 @@ class KeptScalars:
 
     usable = True
     escaped = ()
+    title: str
     fast = staticmethod(_nothing)
     held: list[Any]
 
@@ -145,8 +157,14 @@ class Compiled:
         return self._last().source  # type: ignore[no-any-return]
 
     def explain(self) -> str:
-        """What the program that ran last consists of."""
-        return self._last().explain()  # type: ignore[no-any-return]
+        """What the program that ran last consists of, and a line for each of the others."""
+        latest = self._last().explain()
+        every = [p for programs in self.programs.values() for p in programs]
+        if self.latest not in every or len(every) == 1:
+            return latest  # type: ignore[no-any-return]
+        lines = [f"{p.title}: {p.uses} runs, {p.program.explain().splitlines()[-1]}"
+                 for p in every if p is not self.latest]  # fmt: skip
+        return "\n".join([f"{self.latest.title}: the program that ran last", latest, *lines])
 
     def save(self, path: Any) -> None:
         """Write the text of the program that ran last to a file."""
@@ -171,8 +189,48 @@ class Compiled:
             if t._node is not LEAF:
                 storage = session.capture(t._array, "argument", position).ref.storage
                 storage.name = guards.labels.get(id(t), "")
+        try:
+            result, kept = self._recorded(session, args, kwargs, tensors)
+            if kept is None:
+                self._give_up(str(session.failure))
+                return result
+            problem = self._problem(session, kept, key[0])
+            if problem is None:
+                if kept.usable:
+                    kept.held = held
+                    parts = [
+                        *map(describe, args),
+                        *(f"{k}={describe(v)}" for k, v in kwargs.items()),
+                    ]
+                    kept.title = f"{self._name()}({', '.join(parts)})" + (
+                        "" if mode.enabled else " without gradients"
+                    )
+                    self._keep(key, kept)
+                    self._use(kept, args, kwargs)
+                return result
+            self.tries[key] = self.tries.get(key, 0) + 1
+            if self.tries[key] > WARM_UP:
+                if self.fallback == "error":
+                    raise CaptureError(problem)
+                self._give_up(problem)
+            return result
+        except Exception as error:
+            gave_up = session.failure is not None
+            if session.lenient if gave_up else not isinstance(error, CaptureError):
+                # The user's own.
+                raise
+            session.undo()
+            if not session.lenient:
+                raise
+            self._give_up(str(error))
+        return self.function(*args, **kwargs)
+
+    def _recorded(
+        self, session: Session, args: Any, kwargs: Any, tensors: list[Tensor]
+    ) -> tuple[Any, Any]:
+        """The call's result, and what can run again; None if it went on eagerly."""
+        guards, scalars = session.guards, session.scalars
         kept: Any = None
-        scalars = session.scalars
         with recording(session):
             try:
                 result = self.function(*args, **kwargs)
@@ -193,9 +251,9 @@ class Compiled:
                 if session.live and (failure := scalars.failure or session.failure):
                     # The function has caught it.
                     raise failure
-                if session.live and guards.drawn():
+                if session.live and (at := guards.drawn()):
                     raise CaptureError(
-                        f"{self._where()}: random numbers that are not microtorch's are drawn "
+                        f"{at}: random numbers that are not microtorch's are drawn "
                         'inside a compiled function. Use torch.rand, or fallback="eager".'
                     )
                 if session.live:
@@ -206,22 +264,7 @@ class Compiled:
         if scalars.used:
             # Nothing has been done so far.
             result = kept.program.run() if kept else self.function(*args, **kwargs)
-        if kept is None:
-            self._give_up(str(session.failure))
-            return result
-        problem = self._problem(session, kept, key[0])
-        if problem is None:
-            if kept.usable:
-                kept.held = held
-                self._keep(key, kept)
-                self._use(kept, args, kwargs)
-            return result
-        self.tries[key] = self.tries.get(key, 0) + 1
-        if self.tries[key] > WARM_UP:
-            if self.fallback == "error":
-                raise CaptureError(problem)
-            self._give_up(problem)
-        return result
+        return result, kept
 
     def _problem(self, session: Session, kept: Any, modes: Any) -> str | None:
         """Why a recording cannot be used again: it changed what it cannot change again."""
@@ -229,11 +272,16 @@ class Compiled:
             return (f"{kept.escaped[0]}: a tensor made inside a compiled function is kept outside "
                     "of it, where later calls would not replace it. Return it, or compile with "
                     'fallback="eager".')  # fmt: skip
-        changed = kept.guards.changes() + ["the grad mode or default dtype"] * (_modes() != modes)
-        changed += ["a number of an optimizer" for n in session.numbers.values()
-                    if float(n.ref.storage.source()) != n.value]  # fmt: skip
-        if changed:
-            return (f"{self._where()}: {changed[0]} is changed inside a compiled function, which "
+        guards = kept.guards
+        changed = guards.changes()
+        for number in session.numbers.values():
+            source = number.ref.storage.source
+            if float(source()) != number.value:
+                changed.append((guards.where(source.key), f"an optimizer's {source.key}"))
+        if _modes() != modes:
+            changed.append((self._where(), "the grad mode or default dtype"))
+        for at, words in changed[:1]:
+            return (f"{at or self._where()}: {words} is changed inside a compiled function, which "
                     "later calls would not do again. Change it outside, or compile with "
                     'fallback="eager".')  # fmt: skip
         return None
@@ -253,7 +301,7 @@ class Compiled:
 
     def _give_up(self, reason: str) -> None:
         self.eager, self._warm = True, _nothing
-        warnings.warn(f"microtorch.compile runs eagerly from now on: {reason}", stacklevel=4)
+        warn(f"microtorch.compile runs eagerly from now on: {reason}")
 
     def _keep(self, key: Any, kept: Kept) -> None:
         kept.ready()
@@ -263,10 +311,9 @@ class Compiled:
         if len(every) > MOST_SIGNATURES:
             if not self.warned:
                 self.warned = True
-                warnings.warn(
+                warn(
                     f"{self._name()} has been compiled for more than {MOST_SIGNATURES} "
-                    "signatures; the least used program is dropped from now on",
-                    stacklevel=4,
+                    "signatures; the least used program is dropped from now on"
                 )
             k, least = min((e for e in every if e[1] is not kept), key=lambda e: e[1].uses)
             self.programs[k].remove(least)

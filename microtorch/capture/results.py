@@ -1,5 +1,6 @@
 """What a call returns: tensors made anew, views of memory that others hold, and plain values."""
 
+import gc
 from collections import Counter
 from typing import Any
 
@@ -8,13 +9,13 @@ import numpy as np
 from ..device import device
 from ..dtypes import dtype
 from ..functions.history import remember
-from ..graph.node import LEAF
+from ..graph.node import LEAF, Node
 from ..tensor import OWN, Tensor, base_of, root_of
 from .adjoint import Adjoint, freed_node, vars_of
 from .guards import Guards
 from .ir import Array, Ref, Storage
 from .session import ARRAY, Session
-from .tape import refusal
+from .tape import CaptureError, refusal
 from .traced import Traced
 from .values import SIMPLE
 
@@ -68,6 +69,9 @@ class Results:
                 self.refs.append(self.session.result(traced))
         return text
 
+    def _refusal(self, what: str, remedy: str) -> CaptureError:
+        return refusal(what, remedy, self.guards.end())
+
     def _add(self, t: Tensor) -> None:
         if id(t) not in self.texts:
             self.texts[id(t)] = f"r{len(self.made)}"
@@ -85,7 +89,7 @@ class Results:
             star = "*" if hasattr(value, "_fields") else ""
             return f"({parts})" if kind is tuple else f"{self.guards.name(kind)}({star}({parts}))"
         if kind in (list, dict) and id(value) in self._outside:
-            raise refusal(f"a {kind.__name__} from outside is returned", "Return a new one")
+            raise self._refusal(f"a {kind.__name__} from outside is returned", "Return a new one")
         if kind is list:
             return f"[{', '.join(map(self._text_of, value))}]"
         if kind is dict:
@@ -94,7 +98,7 @@ class Results:
         # Objects that the call finds again are the same; what they contain is not the call's.
         known = id(value) in self._outside and not isinstance(value, (set, list, dict, np.ndarray))
         if not (isinstance(value, PLAIN) or known):
-            raise refusal(f"an object of type {kind.__name__} is returned", REMEDY)
+            raise self._refusal(f"an object of type {kind.__name__} is returned", REMEDY)
         return self.guards.name(value)
 
     # ---------------------------------------------------------------------------- the call
@@ -170,7 +174,7 @@ class Results:
             if t._base is None or single:
                 continue
             if id(t._base) not in reached:
-                raise refusal("a result shares memory with a tensor from outside", "Clone it")
+                raise self._refusal("a result shares memory with a tensor from outside", "Clone it")
             x, text = reached[id(t._base)]
             detached = t._family is not None and t._family is not base_of(x)
             lines.append(f"as_view(r{k}, {text}, {detached}, {t._unrecorded})")
@@ -182,7 +186,9 @@ class Results:
         more = {k for k, v in t.__dict__.items() if v is not None} - _OWN_ATTRIBUTES
         if more:
             name = min(more).removeprefix("_")
-            raise refusal(f"a result has an attribute of its own ({name})", "Set it after the call")
+            raise self._refusal(
+                f"a result has an attribute of its own ({name})", "Set it after the call"
+            )
 
 
 def _storage(t: Tensor) -> Storage:
@@ -223,4 +229,36 @@ def _reached(values: list[Any]) -> set[int]:
             stack += value
         elif isinstance(value, dict) and "__name__" not in value:
             stack += value.values()
+    return seen
+
+
+def escaped(session: Session, roots: list[Tensor], moved: set[int]) -> list[str]:
+    """Where tensors were made that still exist, and belong to no result and no gradient."""
+    known = moved | _reachable(roots)
+
+    def found() -> list[str]:
+        made = ((reference(), where) for reference, where in session.made)
+        return [where for t, where in made if t is not None and id(t) not in known]
+
+    if found():
+        # Graphs of gradients are circles.
+        gc.collect()
+    return found()
+
+
+def _reachable(roots: list[Tensor]) -> set[int]:
+    """Tensors that belong to results: their bases and what their graphs hold."""
+    seen: set[int] = set()
+    stack: list[Any] = list(roots)
+    while stack:
+        x = stack.pop()
+        if isinstance(x, tuple):
+            stack += x
+        elif isinstance(x, slice):
+            stack += [x.start, x.stop, x.step]
+        elif isinstance(x, (Tensor, Node)) and id(x) not in seen:
+            seen.add(id(x))
+            stack += [x._node, *x.__dict__.values()] if isinstance(x, Tensor) else [
+                *x.parents, *(x.saved or ()), x.const
+            ]  # fmt: skip
     return seen

@@ -301,9 +301,17 @@ class ScalarProgram:
         self.outputs = np.array([places[k] for k in wanted], np.int64)
         self.source = walker(list(formulas))
         walk = jit.function("walk", self.source, "void(i64,i64,i64,i64)")
+        self._formulas = [(f, sum(n for k, n, *_ in runs if k == number))
+                          for (f, _), number in formulas.items()]  # fmt: skip
         self._kept = np.array(runs, np.int64).reshape(-1, 4), np.array(columns, np.int32)
         tables = [x.ctypes.data for x in (self.registers, *self._kept)]
         self.walk = lambda: walk(tables[0], tables[1], len(runs), tables[2])
+
+    def explain(self) -> str:
+        """A table of the formulas, and for how many operands each is done."""
+        lines = [f"{'formula':60} {'operations':>11}"]
+        lines += [f"{formula[:60]:60} {count:11,}" for formula, count in self._formulas]
+        return "\n".join([*lines, f"{len(self._kept[0])} runs of one formula"])
 
     def run(self) -> Any:
         """One call: the caller's Values are read first, and written at the end."""

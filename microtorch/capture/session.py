@@ -15,6 +15,7 @@ from ..tensor import Tensor, device_of, root_of
 from .guards import Guards
 from .ir import Array, Map, Number, Op, Ref, Storage
 from .record import perform, plain
+from .rollback import Rollback
 from .scalars import Scalars
 from .tape import CaptureError, active, place, refusal
 from .traced import Traced
@@ -58,6 +59,7 @@ class Session:
         self.optimizers: dict[int, Optimizer] = {}
         self.casts: dict[Any, Any] = {}
         self.scalars = Scalars()
+        self.rollback = Rollback()
 
     # ------------------------------------------------------------------------ operations
     def attempt(self, function: Any, args: Any, options: Any, **more: Any) -> Any:
@@ -78,6 +80,10 @@ class Session:
             self.failure = self.failure or error
             raise error
         self.live, self.failure, active.tape = False, error, None
+
+    def undo(self) -> None:
+        """Put back what the call has changed in tensors, optimizers and generators."""
+        self.rollback.undo(self.tensors, self.grads, ARRAY)
 
     def emit(self, op: Op) -> None:
         """Note an operation."""
@@ -160,6 +166,8 @@ class Session:
         storage = target.ref.storage
         if storage.kind == "number":
             raise refusal("a number of an optimizer is written", "Write to a tensor")
+        if storage.kind in ("captured", "argument"):
+            self.rollback.memory(target.ref, target.value)
         if storage.kind != "constant":
             return
         memory = storage.array

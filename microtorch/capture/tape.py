@@ -5,11 +5,13 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from ..tensor import Tensor
 from .ir import Ref
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -27,6 +29,8 @@ class Active(threading.local):
 active = Active()
 # How many threads record.
 recorders = [0]
+# What stands in other places while any does: by the id of a class or module and a name.
+HOOKED: dict[tuple[int, str], Any] = {}
 
 
 class CaptureError(RuntimeError):
@@ -42,30 +46,52 @@ def _file_of(frame: Any) -> str:
     return name
 
 
+def callers() -> Iterator[Any]:
+    """The frames of the package that the user's code has called, and the user's frame, the last."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and _file_of(frame).startswith(OUTSIDE):
+        yield frame
+        frame = frame.f_back
+    yield frame
+
+
 def place(full: bool = False) -> str:
     """The user's line, as "file.py:12": of the innermost frame that is not the package's."""
     if active.ended:
         return active.ended if full else os.path.basename(active.ended)
-    frame: Any = sys._getframe(1)
-    while frame is not None and _file_of(frame).startswith(OUTSIDE):
-        frame = frame.f_back
+    *_, frame = callers()
     if frame is None:
         return ""
     name = frame.f_code.co_filename
     return f"{name if full else os.path.basename(name)}:{frame.f_lineno}"
 
 
-def refusal(what: str, remedy: str) -> CaptureError:
-    """The error for what cannot be recorded."""
-    return CaptureError(f'{place(True)}: {what}. {remedy}, or compile with fallback="eager".')
+def warn(message: str) -> None:
+    """A warning that points at the user's line."""
+    warnings.warn(message, stacklevel=len([*callers()]))
+
+
+def refusal(what: str, remedy: str, at: str = "") -> CaptureError:
+    """The error for what cannot be recorded, at the user's line if no other is known."""
+    return CaptureError(f'{at or place(True)}: {what}. {remedy}, or compile with fallback="eager".')
+
+
+# Methods whose results decide what Python code does next.
+_CHOICES = ("bool", "in", "contains", "equal", "allclose", "is_nonzero")
 
 
 def read_error(what: str) -> CaptureError:
-    """The error for a value that Python code asks for."""
+    """The error for a value that Python code asks for, by the name of what the user has called."""
+    *inner, _ = callers()
+    called = inner[-1].f_code.co_name if inner else what
+    name = (called if hasattr(Tensor, called) else what).strip("_")
+    remedy = "Return the tensor and read it after the call"
+    if name in _CHOICES:
+        remedy = "Use torch.where for the choice, or choose after the call"
     return refusal(
-        f"a value is read in Python ({what}) inside a compiled function, which the compiled "
+        f"a value is read in Python ({name}) inside a compiled function, which the compiled "
         "program could not do again",
-        "Return the tensor and read it after the call, use torch.where for choices",
+        remedy,
     )
 
 

@@ -60,6 +60,27 @@ _KINDS = {
     "LOAD_ATTR": 1, "LOAD_METHOD": 1, "LOAD_SUPER_ATTR": 1, "STORE_ATTR": 1, "DELETE_ATTR": 1,
     "IMPORT_FROM": 1, "IMPORT_NAME": 2,
 }  # fmt: skip
+
+
+def line_of(code: types.CodeType, name: str, written: bool) -> str:
+    """Where code first writes a name, or reads it, as "file.py:12"; "" if it does not."""
+    for step in dis.get_instructions(code):
+        writes = step.opname.startswith(("STORE", "DELETE"))
+        if step.argval == name and writes == written and not step.opname.endswith("CONST"):
+            line = step.positions.lineno if step.positions else None
+            return f"{code.co_filename}:{line}"
+    nested = (line_of(c, name, written) for c in code.co_consts if isinstance(c, types.CodeType))
+    return next(filter(None, nested), "")
+
+
+def end_of(code: types.CodeType) -> str:
+    """The line where code returns, if that is one, or where it begins."""
+    steps = [s for s in dis.get_instructions(code) if s.opname.startswith("RETURN_")]
+    lines = {s.positions.lineno for s in steps if s.positions}
+    line = lines.pop() if len(lines) == 1 else code.co_firstlineno
+    return f"{code.co_filename}:{line}"
+
+
 _BY_TEXT = {"getattr", "hasattr", "setattr", "delattr", "vars", "__dict__", "globals"}
 
 

@@ -1,0 +1,94 @@
+"""Comparisons of Python values with what they are now: texts for Python, rows for machine code."""
+
+import operator
+from typing import Any
+
+from ..kernels import objects
+from .tape import recorders
+from .values import equal, frozen
+
+# Containers of no more than so many parts are compared part by part.
+_FEW = 8
+# The same for the built-in function.
+_MANY = 64
+
+
+class Comparisons:
+    """What is compared before a later call.
+
+    texts: each an expression over the names in `scope`. rows: the same for the built-in function.
+    rest: the texts that have no such form.
+    """
+
+    def __init__(self) -> None:
+        self.scope: dict[str, Any] = {"frozen": frozen, "equal": equal, "same": operator.is_,
+                                      "recorders": recorders}  # fmt: skip
+        self.texts: list[str] = []
+        self.rows: list[list[int]] = []
+        self.rest: list[str] = []
+        # What was noted, in words and with the text that compares it.
+        self.places: dict[Any, tuple[str, str]] = {}
+
+    def name(self, value: Any) -> str:
+        """The name of an object, which is held."""
+        name = f"v{id(value)}"
+        self.scope[name] = value
+        return name
+
+    def add(self, text: str, *values: Any, rows: list[list[int]] | None = None) -> str:
+        """Add a comparison of objects; `rows` say the same, or less that is enough."""
+        return self.compare(self.text(text, *values), rows)
+
+    def compare(self, text: str, rows: list[list[int]] | None) -> str:
+        """Add a comparison, given as text; `rows` as in `add`."""
+        self.texts.append(text)
+        self.rest += [text] if rows is None else []
+        self.rows += rows or []
+        return text
+
+    def text(self, text: str, *values: Any) -> str:
+        """A text with the names of objects in it."""
+        return text.format(*map(self.name, values))
+
+    def contents(self, value: Any) -> str:
+        """A comparison of what a container contains; containers in it are compared apart."""
+        me, size = self.name(value), len(value)
+        keys = list(value)
+        if type(value) is list and size <= _FEW:
+            places = [f"{me}[{k}]" for k in range(size)]
+            same = " and ".join([f"len({me}) == {size}", *map(self._is, places, value)])
+        elif type(value) is dict and size <= _FEW and {type(k) for k in keys} <= {str}:
+            places = [f"{me}[{k!r}]" for k in keys]
+            same = " and ".join([f"[*{me}] == {self.name(keys)}",
+                                 *map(self._is, places, value.values())])  # fmt: skip
+        else:
+            same = f"len({me}) == {size} and all(map(same, {me}, {self.name(keys)}))"
+            if isinstance(value, dict):
+                same += f" and all(map(same, {me}.values(), {self.name(list(value.values()))}))"
+        return f"({same} or frozen({me}) == {self.name(frozen(value))})"
+
+    def _is(self, place: str, value: Any) -> str:
+        return f"{place} is {self.name(value)}"
+
+    def lacks(self, words: str, owner: dict[str, Any], *names: str, later: bool = True) -> None:
+        """Note that names are not there; and, before later calls, compare."""
+        if names and (id(owner), names) not in self.places:
+            text = "{1}.isdisjoint({0})" if len(names) > 1 else f"{names[0]!r} not in {{0}}"
+            text = self.text(text, owner, frozenset(names))
+            self.places[id(owner), names] = words, text
+            if later:
+                rows = [objects.item(owner, name) for name in names] if len(names) <= _FEW else None
+                self.compare(text, rows)
+
+    def holds(self, text: str) -> bool:
+        """Whether a comparison holds now."""
+        try:
+            return bool(eval(text, self.scope))
+        except (LookupError, AttributeError, ValueError):
+            return False
+
+
+def parts_rows(value: Any) -> list[list[int]] | None:
+    """Comparisons of a short list's size and parts."""
+    few = type(value) is list and len(value) <= _MANY
+    return [objects.size(value, len(value)), *objects.parts(value)] if few else None

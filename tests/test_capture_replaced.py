@@ -1,0 +1,109 @@
+"""What someone replaces in the package, or in another library, after a recording is noticed."""
+
+import math
+
+import numpy as np
+import pytest
+from interpreter import Interpreter
+
+import microtorch as torch
+from microtorch import nn, optim
+from microtorch.capture import kept
+from microtorch.capture.tape import CaptureError
+
+F = nn.functional
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch):
+    monkeypatch.setattr(kept, "build", Interpreter)
+
+
+class Own(nn.Linear):
+    pass
+
+
+LAYER = nn.Linear(3, 3)
+OWN = Own(3, 3)
+NESTED = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+PARAMETER = nn.Parameter(torch.ones(3))
+relu = F.relu
+
+
+def tripled(*args):
+    return args[-1] * 3
+
+
+# What is replaced, by what, and a function that uses it.
+REPLACED = {
+    "function": (F, "relu", tripled, lambda x: F.relu(x)),
+    "function in full": (F, "relu", tripled, lambda x: torch.nn.functional.relu(x)),
+    "function of the package": (torch, "exp", tripled, lambda x: torch.exp(x)),
+    "module": (torch, "nn", None, lambda x: F.relu(x) if torch.nn else x),
+    "forward": (nn.Linear, "forward", tripled, lambda x: LAYER(x)),
+    "forward of a layer inside": (nn.Linear, "forward", tripled, lambda x: NESTED(x)),
+    "forward of the class above": (nn.Linear, "forward", tripled, lambda x: OWN(x)),
+    "forward that was inherited": (Own, "forward", tripled, lambda x: OWN(x)),
+    "call": (nn.Module, "__call__", tripled, lambda x: NESTED(x)),
+    "call that was inherited": (nn.ReLU, "__call__", tripled, lambda x: NESTED(x)),
+    "method": (torch.Tensor, "exp", tripled, lambda x: x.exp()),
+    "method of parameters": (nn.Parameter, "exp", tripled, lambda x: x * PARAMETER.exp()),
+    "of Python": (math, "sqrt", tripled, lambda x: x * math.sqrt(2)),
+    "number": (np, "pi", 3.0, lambda x: x * np.pi),
+}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_what_is_replaced_in_a_library_is_noticed(name, monkeypatch):
+    owner, attribute, mine, f = REPLACED[name]
+    compiled, x = torch.compile(f), torch.tensor([-1.0, 2.0, 3.0])
+    for _ in range(3):
+        assert compiled(x).tolist() == pytest.approx(f(x).tolist())
+    before = f(x).tolist()
+    monkeypatch.setattr(owner, attribute, mine)
+    assert f(x).tolist() != before
+    for _ in range(3):
+        assert compiled(x).tolist() == pytest.approx(f(x).tolist())
+    monkeypatch.undo()
+    assert compiled(x).tolist() == pytest.approx(before)
+
+
+def test_what_a_replacement_reads_is_compared(monkeypatch):
+    factor = [2.0]
+    monkeypatch.setattr(F, "relu", lambda x: x * factor[0])
+    compiled = torch.compile(lambda x: F.relu(x))
+    assert [compiled(torch.ones(1)).item() for _ in range(2)] == [2, 2]
+    factor[0] = 5.0
+    assert compiled(torch.ones(1)).item() == 5
+
+
+def test_a_name_of_the_users_stays_the_function_that_it_was(monkeypatch):
+    compiled = torch.compile(lambda x: relu(x))
+    compiled(torch.ones(1))
+    monkeypatch.setattr(F, "relu", tripled)
+    assert compiled(torch.ones(1)).item() == 1
+    assert len(compiled.programs) == 1
+
+
+def test_a_method_of_a_class_of_optimizers_is_noticed(monkeypatch):
+    w = torch.ones(1, requires_grad=True)
+    optimizer = optim.SGD([w], lr=0.5)
+
+    @torch.compile
+    def step():
+        optimizer.zero_grad()
+        w.sum().backward()
+        optimizer.step()
+        return w.detach().clone()
+
+    assert [step().item() for _ in range(2)] == [0.5, 0]
+    with monkeypatch.context() as patch:
+        patch.setattr(optim.SGD, "step", lambda self: w.data.add_(3))
+        assert [step().item() for _ in range(2)] == [3, 6]
+    assert step().item() == 5.5
+    # What recordings themselves put something else in the place of is refused.
+    with monkeypatch.context() as patch:
+        patch.setattr(optim.Optimizer, "step", lambda self: w.data.add_(3))
+        with pytest.raises(CaptureError, match=r"Optimizer\.step is not the package's own"):
+            step()
+    assert [step().item() for _ in range(2)] == [5, 4.5]
