@@ -24,8 +24,8 @@ _EPOCH_AT, _LATEST_AT, _WHEN_AT, _ARRAY_AT, _NODE_AT = (
 )  # fmt: skip
 
 
-def builtin(kept: Any) -> Callable[[Any, Any], Any]:
-    """What does a recorded call again, given its positional and its other arguments, or gives MISS.
+def builtin(kept: Any, instead: Callable[..., Any]) -> Callable[..., Any]:
+    """What does a recorded call again, or calls `instead` where it does not fit.
 
     It expects what a comparison of identities shows; `kept.call` decides about everything else.
     The last row of `kept.compared` is that of the epoch.
@@ -61,7 +61,7 @@ def builtin(kept: Any) -> Callable[[Any, Any], Any]:
         "stamps": [id(vars(t)) for t in kept.stamped], "stamps_count": len(kept.stamped),
         "clock": id(clock) + _LATEST_AT, "own": id(kept.runs) + _WHEN_AT, "changes": _CHANGES,
         "counter": kept.runs.counter, "written": int(bool(kept.written)), "tick": next_seq,
-        "leaf": LEAF, "miss": MISS, "array_at": _ARRAY_AT, "node_at": _NODE_AT,
+        "leaf": LEAF, "called": 1, "instead": instead, "array_at": _ARRAY_AT, "node_at": _NODE_AT,
         "finish": kept.finish if program.plain and single is None else kept.unpacked,
     }  # fmt: skip
     return entry.entry(words, kept)

@@ -39,14 +39,15 @@ MOVES = "_moves"
 class Kept:
     """A recorded call.
 
-    recording: what its program is made of. fast: what does it again, given the positional
-    arguments, which are tensors, and the others, of which there are none; or gives MISS.
+    recording: what its program is made of. instead: what decides about a call that `fast` does not
+    expect. fast: what does it again, where there is a built-in function that does.
     """
 
     # What its arguments were, in words.
     title: str
     program: Any = None
-    fast: Callable[[Any, Any], Any] = staticmethod(lambda args, kwargs: MISS)
+    fast: Callable[..., Any] | None = None
+    instead: Callable[..., Any]
     # What the key names by identity.
     held: list[Any]
 
@@ -329,8 +330,8 @@ class Kept:
             # The gradients of the call before are not those of one that failed.
             self.gradients.take_back()
             raise
-        if self.program.native and self.fast is Kept.fast and None not in self.rows:
-            self.fast = builtin(self)
+        if self.program.native and self.fast is None and None not in self.rows:
+            self.fast = builtin(self, self.instead)
         self.runs.add(bool(self.written))
         for t in self.stamped:
             t._grad._changes = (self.runs.count, self.runs.when, None)  # type: ignore[union-attr]

@@ -2,8 +2,9 @@
 
 import functools
 import threading
+import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from .. import dtypes
 from ..graph.node import LEAF, mode
@@ -61,17 +62,14 @@ def _modes() -> tuple[Any, ...]:
     return mode.enabled, mode.inference, dtypes.get_default_dtype()
 
 
-def _nothing(args: Any, kwargs: Any) -> Any:
-    return MISS
-
-
 class KeptScalars:
     """One recorded call of a function of Values that can run again."""
 
     usable = True
     escaped = ()
     title: str
-    fast = staticmethod(_nothing)
+    fast = None
+    instead: Callable[..., Any]
     held: list[Any]
 
     def __init__(
@@ -94,8 +92,18 @@ class KeptScalars:
         self.call = call
 
 
-class Compiled:
-    """A function that is recorded at its first call and run as one program afterwards."""
+class Compiled(functools.partial[Any]):
+    """A function that is recorded at its first call and run as one program afterwards.
+
+    As a partial it is called by C alone: it stands for the built-in call of the program that ran
+    last, or for `_search`.
+    """
+
+    function: Callable[..., Any]
+
+    def __new__(cls, function: Callable[..., Any], fallback: str = "error") -> Self:
+        """A partial of the function, until `__init__` gives it `_search`."""
+        return super().__new__(cls, function)
 
     def __init__(self, function: Callable[..., Any], fallback: str = "error") -> None:
         if fallback not in ("error", "eager"):
@@ -104,21 +112,32 @@ class Compiled:
         self.fallback = fallback
         self.eager = False
         self.programs: dict[Any, list[Kept]] = {}
-        # The program that ran last, and its built-in call if the arguments were tensors alone.
+        # The program that ran last, and what a call is now; None for `_search`.
         self.latest: Kept | None = None
-        self._warm: Callable[[Any, Any], Any] = _nothing
+        self.called: Callable[..., Any] | None = function
         self.tries: dict[Any, int] = {}
         self.lock = threading.RLock()
         self.warned = False
         functools.update_wrapper(self, function, updated=())
+        self._call(None)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The function's result, from a program if one fits."""
-        found = self._warm(args, kwargs)
-        return self._search(args, kwargs) if found is MISS else found
+    def _call(self, called: Callable[..., Any] | None) -> None:
+        if called is not self.called:
+            self.called = called
+            self.__setstate__((called or self._search, (), {}, self.__dict__))
 
-    def _search(self, args: Any, kwargs: Any) -> Any:
-        """The same for arguments of any kind, recorded if no program fits."""
+    # Of a partial, but of the function.
+    @property
+    def func(self) -> Any:  # type: ignore[override]
+        """The function."""
+        return self.function
+
+    args = property(lambda self: ())  # type: ignore[assignment]
+    keywords = property(lambda self: {})  # type: ignore[assignment]
+    __repr__ = object.__repr__
+
+    def _search(self, /, *args: Any, **kwargs: Any) -> Any:
+        """A call with arguments of any kind, recorded if no program fits."""
         if self.eager or active.tape is not None:
             return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
@@ -137,7 +156,7 @@ class Compiled:
     def _use(self, kept: Kept, args: Any, kwargs: Any) -> None:
         self.latest = kept
         plain = not kwargs and all(isinstance(a, Tensor) for a in args)
-        self._warm = kept.fast if plain else _nothing
+        self._call(kept.fast if plain else None)
 
     def __getattr__(self, name: str) -> Any:
         if name == "function":
@@ -148,7 +167,7 @@ class Compiled:
         return Compiled, (self.function, self.fallback)
 
     def __get__(self, owner: Any, kind: Any = None) -> Any:
-        return self if owner is None else functools.partial(self, owner)
+        return self if owner is None else types.MethodType(self, owner)
 
     # --------------------------------------------------------------------------- programs
     @property
@@ -300,10 +319,12 @@ class Compiled:
         return place(True) if of_package else f"{code.co_filename}:{code.co_firstlineno}"
 
     def _give_up(self, reason: str) -> None:
-        self.eager, self._warm = True, _nothing
+        self.eager = True
+        self._call(self.function)
         warn(f"microtorch.compile runs eagerly from now on: {reason}")
 
     def _keep(self, key: Any, kept: Kept) -> None:
+        kept.instead = self._search
         kept.ready()
         known = self.programs.setdefault(key, [])
         known.insert(0, kept)

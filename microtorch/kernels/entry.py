@@ -1,11 +1,11 @@
 """The call of a program as a built-in function.
 
 It looks at the arrays itself, writes their addresses into the program's table, reads the numbers,
-makes the results and runs the program. Given `Fast`, it does all of a warm call: compares what the
-program takes for granted, finds the tensors' arrays and the gradients, counts the run and makes the
-tensor that is returned. From the comparisons to the end of the run no Python code runs, so threads
-need no lock. Whatever it does not expect goes to a Python function. As in `native`, whose checks it
-adds to, objects are read where CPython and NumPy keep them.
+makes the results and runs the program. Told by `fast`, it does all of a warm call: compares what
+the program takes for granted, finds the tensors' arrays and the gradients, counts the run and makes
+the tensor that is returned. From the comparisons to the end of the run no Python code runs, so
+threads need no lock. Whatever it does not expect goes to a Python function. As in `native`, whose
+checks it adds to, objects are read where CPython and NumPy keep them.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ ARRAY, TENSOR, OUTSIDE, GRADIENT, TWIN, SAME = range(6)
 
 # The context as words.
 _WORDS = """table program count arguments rows results_count results single numbers_count numbers
-ranges_count ranges ends apart instead tuple_type array_type float_type none leaf true miss
+ranges_count ranges ends apart instead tuple_type array_type float_type none leaf true called
 compared_count compared rest clock own follow gradients_count gradients grad stamps_count stamps
 changes counter written tick tensor_type node finish array_at node_at vectorcall new_array
 incref decref new_list call_none to_float clear get_item set_item get_attribute set_attribute
@@ -232,13 +232,32 @@ def wrapped(c, out):
         i64_at(t + c[NODE_AT])[0] = c[NODE]
     return t
 
+def finished(c, items, out):
+    given = call(c[NEW_TUPLE], (c[COUNT],))
+    if given == 0:
+        return i64(0)
+    for k in range(c[COUNT]):
+        call(c[INCREF], (items[k],))
+        i64_at(given)[3 + k] = items[k]
+    both = words(2)
+    i64_at(both)[0] = given
+    i64_at(both)[1] = out
+    t = call(c[VECTORCALL], (c[FINISH], both, 2, 0))
+    call(c[DECREF], (given,))
+    return t
+
 def kernel(self, args, nargs, names):
     c = i64_at(self + BYTES)
-    given = i64_at(args)
-    good = names == 0 and nargs == 1 + (c[MISS] != 0) and i64_at(given[0])[1] == c[TUPLE_TYPE]
-    good = good and i64_at(given[0])[2] == c[COUNT]
-    if good and c[MISS]:
-        good = i64_at(given[1])[2] == 0 and before(c)
+    items = i64_at(args)
+    good = names == 0
+    if c[CALLED]:
+        good = good and nargs == c[COUNT] and before(c)
+    elif good and nargs == 1:
+        given = i64_at(items[0])
+        good = given[1] == c[TUPLE_TYPE] and given[2] == c[COUNT]
+        items = i64_at(items[0] + 24)
+    else:
+        good = False
     out = i64(0)
     # A list, or an array if it is the only one.
     single = c[SINGLE] != 0
@@ -261,8 +280,7 @@ def kernel(self, args, nargs, names):
                     call(c[DECREF], (out,))
                 return 0
             d += 32 + 8 * q[2]
-        items = given[0] + 24
-        good = numbered(c) and compared(c) and fits(c, i64_at(items))
+        good = numbered(c) and compared(c) and fits(c, items)
     gradients = i64(0)
     if good:
         gradients = alone(c)
@@ -270,10 +288,7 @@ def kernel(self, args, nargs, names):
     if not good:
         if out != 0:
             call(c[DECREF], (out,))
-        if c[MISS] == 0:
-            return call(c[VECTORCALL], (c[INSTEAD], args, nargs, names))
-        call(c[INCREF], (c[MISS],))
-        return c[MISS]
+        return call(c[VECTORCALL], (c[INSTEAD], args, nargs, names))
     d = c[RESULTS]
     table = i64_at(c[TABLE])
     for k in range(c[RESULTS_COUNT]):
@@ -283,17 +298,14 @@ def kernel(self, args, nargs, names):
         table[i64_at(d)[0]] = i64_at(x)[2]
         d += 32 + 8 * i64_at(d)[2]
     call(c[PROGRAM], (c[TABLE], 0))
-    if c[MISS] == 0:
+    if c[CALLED] == 0:
         return out
     t = i64(0)
     if counted(c, gradients == 2):
         if single:
             t = wrapped(c, out)
         if t == 0:
-            both = words(2)
-            i64_at(both)[0] = given[0]
-            i64_at(both)[1] = out
-            t = call(c[VECTORCALL], (c[FINISH], both, 2, 0))
+            t = finished(c, items, out)
     call(c[DECREF], (out,))
     return t
 """
