@@ -60,14 +60,14 @@ def test_warm_calls_allocate_nothing_that_grows_with_the_parameters():
 
 
 def test_a_warm_call_is_one_built_in_call():
-    """No line of Python runs but that of `Compiled.__call__`, whatever the number of parameters."""
+    """No line of Python runs, whatever the number of parameters."""
     step, seen = warm(training(40)[0]), []
     sys.setprofile(lambda frame, event, arg: seen.append((event, frame.f_code.co_name)))
     try:
         step()
     finally:
         sys.setprofile(None)
-    assert [name for event, name in seen if event == "call"] == ["__call__"]
+    assert [name for event, name in seen if event == "call"] == []
 
 
 class Scale:
@@ -152,7 +152,7 @@ def test_modes_numbers_and_gradients_are_seen():
     def run(compiled):
         step, parameters, optimizer = training(3)
         step = warm(step) if compiled else step
-        for _ in range(0 if compiled else 6):
+        for _ in range(0 if compiled else 5):
             step()
         seen = [step().item()]
         optimizer.param_groups[0]["lr"] = 0.02
