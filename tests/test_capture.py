@@ -1764,6 +1764,34 @@ def test_a_compiled_module_is_a_module():
     assert torch.equal(nn.Sequential(compiled, nn.Linear(2, 1))[0](x), model(x))
 
 
+def test_modules_are_compiled_in_place():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.inner(x).relu()
+
+    model, x, sums = Model(), torch.ones(4, 3), []
+    expected = model(x)
+    names = list(model.state_dict())
+    assert model.compile(fallback="error") is None and list(model.state_dict()) == names
+    model.register_forward_hook(lambda module, args, out: sums.append(out.sum().item()))
+    for _ in range(3):
+        assert torch.allclose(model(x), expected)
+    assert len(sums) == 3 and model.forward.latest.uses == 2
+    again = copy.deepcopy(model)
+    with torch.no_grad():
+        again.inner.weight.zero_()
+        again.inner.bias.fill_(2.0)
+    assert again(x).tolist() == [[2.0, 2.0]] * 4 and torch.allclose(model(x), expected)
+    model.compile(fallback="eager")
+    assert model.forward.fallback == "eager" and torch.allclose(model(x), expected)
+    with pytest.raises(ValueError, match="fallback must be"):
+        model.compile(fallback="other")
+
+
 def test_a_refusal_that_is_caught_is_raised_at_the_end():
     @torch.compile
     def f(x):

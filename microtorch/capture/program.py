@@ -369,6 +369,8 @@ def compile(
     """
     if fn is None:
         return lambda f: compile(f, disable=disable, fallback=fallback)
+    if isinstance(fn, Compiled):
+        fn = fn.function
     if disable:
         return fn
     return CompiledModule(fn, fallback) if isinstance(fn, Module) else Compiled(fn, fallback)
