@@ -71,7 +71,8 @@ class Module(Hooked, Paths):
         import importlib
 
         compiler = importlib.import_module("microtorch.capture.program")
-        self.forward = compiler.compile(self.forward, *args, **kwargs)
+        found = compiler.compile(self.forward, *args, **kwargs)
+        self.forward = found  # type: ignore[method-assign]
 
     # ---------------------------------------------------------------------- attributes
     def __setattr__(self, name: str, value: Any) -> None:
