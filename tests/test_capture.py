@@ -28,7 +28,7 @@ from interpreter import Interpreter
 
 import microtorch as torch
 from microtorch import nn
-from microtorch.capture import kept
+from microtorch.capture import kept, program
 from microtorch.capture.build import build
 from microtorch.capture.tape import CaptureError
 
@@ -1065,6 +1065,25 @@ def test_many_signatures_warn_once():
             assert f(torch.ones(n)).shape == (n,)
     assert len([w for w in caught if "signatures" in str(w.message)]) == 1
     assert sum(map(len, f.programs.values())) == 8
+
+
+def test_calls_of_ever_new_signatures_run_eagerly_in_the_end(monkeypatch):
+    recordings, record = [], program.Compiled._record
+
+    def counting(self, *args):
+        recordings.append(args)
+        return record(self, *args)
+
+    monkeypatch.setattr(program.Compiled, "_record", counting)
+    compiled, x = torch.compile(lambda x, rate: x * rate), torch.ones(2)
+    with pytest.warns(UserWarning, match=r"more than 8 signatures, .*\(float32\[2\], 0\.09\)"):
+        for k in range(1, 100):
+            assert compiled(x, k / 100).tolist() == (x * (k / 100)).tolist()
+    assert 8 < len(recordings) < 16
+    # Whoever comes to stay gets a program.
+    for _ in range(300):
+        compiled(x, 5.0)
+    assert compiled.latest.uses > 100
 
 
 @pytest.mark.usefixtures("native")
