@@ -28,7 +28,7 @@ from interpreter import Interpreter
 
 import microtorch as torch
 from microtorch import nn
-from microtorch.capture import kept
+from microtorch.capture import kept, program
 from microtorch.capture.build import build
 from microtorch.capture.tape import CaptureError
 
@@ -1067,6 +1067,25 @@ def test_many_signatures_warn_once():
     assert sum(map(len, f.programs.values())) == 8
 
 
+def test_calls_of_ever_new_signatures_run_eagerly_in_the_end(monkeypatch):
+    recordings, record = [], program.Compiled._record
+
+    def counting(self, *args):
+        recordings.append(args)
+        return record(self, *args)
+
+    monkeypatch.setattr(program.Compiled, "_record", counting)
+    compiled, x = torch.compile(lambda x, rate: x * rate), torch.ones(2)
+    with pytest.warns(UserWarning, match=r"more than 8 signatures, .*\(float32\[2\], 0\.09\)"):
+        for k in range(1, 100):
+            assert compiled(x, k / 100).tolist() == (x * (k / 100)).tolist()
+    assert 8 < len(recordings) < 16
+    # Whoever comes to stay gets a program.
+    for _ in range(300):
+        compiled(x, 5.0)
+    assert compiled.latest.uses > 100
+
+
 @pytest.mark.usefixtures("native")
 def test_threads_share_a_program():
     w = torch.zeros(1)
@@ -1762,6 +1781,34 @@ def test_a_compiled_module_is_a_module():
         again[0].weight.zero_()
     assert not torch.equal(again(x), compiled(x)) and torch.equal(compiled(x), model(x))
     assert torch.equal(nn.Sequential(compiled, nn.Linear(2, 1))[0](x), model(x))
+
+
+def test_modules_are_compiled_in_place():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.inner(x).relu()
+
+    model, x, sums = Model(), torch.ones(4, 3), []
+    expected = model(x)
+    names = list(model.state_dict())
+    assert model.compile(fallback="error") is None and list(model.state_dict()) == names
+    model.register_forward_hook(lambda module, args, out: sums.append(out.sum().item()))
+    for _ in range(3):
+        assert torch.allclose(model(x), expected)
+    assert len(sums) == 3 and model.forward.latest.uses == 2
+    again = copy.deepcopy(model)
+    with torch.no_grad():
+        again.inner.weight.zero_()
+        again.inner.bias.fill_(2.0)
+    assert again(x).tolist() == [[2.0, 2.0]] * 4 and torch.allclose(model(x), expected)
+    model.compile(fallback="eager")
+    assert model.forward.fallback == "eager" and torch.allclose(model(x), expected)
+    with pytest.raises(ValueError, match="fallback must be"):
+        model.compile(fallback="other")
 
 
 def test_a_refusal_that_is_caught_is_raised_at_the_end():

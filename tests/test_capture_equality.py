@@ -528,6 +528,17 @@ OPTIMIZERS = {
     "RMSprop, momentum": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.5),
     "Adagrad": lambda p: torch.optim.Adagrad(p, 0.1),
     "Adagrad, options": lambda p: torch.optim.Adagrad(p, 0.1, 0.1, 0.1, 0.2, 1e-6, maximize=True),
+    "Adamax": lambda p: torch.optim.Adamax(p, 0.01),
+    "Adamax, options": lambda p: torch.optim.Adamax(p, 0.01, (0.8, 0.99), 1e-6, 0.1, maximize=True),
+    "NAdam": lambda p: torch.optim.NAdam(p, 0.01),
+    "NAdam, options": lambda p: torch.optim.NAdam(
+        p, 0.01, (0.8, 0.99), 1e-6, 0.1, 0.01, maximize=True
+    ),
+    "NAdam, decoupled": lambda p: torch.optim.NAdam(
+        p, 0.01, weight_decay=0.1, decoupled_weight_decay=True
+    ),
+    "Adadelta": lambda p: torch.optim.Adadelta(p),
+    "Adadelta, options": lambda p: torch.optim.Adadelta(p, 0.5, 0.8, 1e-5, 0.1, maximize=True),
     "groups": grouped,
 }
 SCHEDULES = {

@@ -8,6 +8,7 @@ import types
 import pytest
 
 import microtorch as torch
+from microtorch.kernels import objects
 
 
 def training(count):
@@ -216,3 +217,42 @@ def test_threads_that_share_a_program():
     for t in threads:
         t.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Linear, torch.nn.Module, torch.Tensor])
+def test_changes_of_the_library_s_classes_are_seen(kind, monkeypatch):
+    """A warm call compares the versions of classes; one that is changed in vain is looked into."""
+    layer, x = torch.nn.Linear(2, 2).requires_grad_(False), torch.ones(1, 2)
+
+    def f(x):
+        return layer(x).exp()
+
+    compiled = warm(f, x)
+    expected = f(x).tolist()
+    name = {torch.nn.Linear: "forward", torch.nn.Module: "__call__", torch.Tensor: "exp"}[kind]
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, name, lambda self, *args: torch.zeros(1, 2))
+        assert compiled(x).tolist() == f(x).tolist() != expected
+    assert compiled(x).tolist() == expected
+    monkeypatch.setattr(kind, "of_no_use", 1, raising=False)
+    for _ in range(3):
+        seen = []
+        sys.setprofile(lambda frame, event, arg, seen=seen: seen.append(event))
+        try:
+            compiled(x)
+        finally:
+            sys.setprofile(None)
+    assert "call" not in seen
+    assert compiled(x).tolist() == expected
+
+
+@pytest.mark.skipif(not objects.version(dict), reason="only where classes have versions")
+def test_a_class_s_version_counts_the_changes_of_its_bases():
+    base = type("Base", (), {})
+    derived = type("Derived", (base,), {})
+    versions = [objects.version(derived)]
+    for value in range(3):
+        assert objects.version(derived) == versions[-1]
+        base.value = value
+        versions.append(objects.version(derived))
+    assert len({row[3] for row in versions}) == 4

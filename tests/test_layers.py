@@ -51,6 +51,7 @@ ON_DEMAND = {
     ("gpu.driver", "cuda"): "only where it is installed",
     ("gpu.driver", "importlib"): "only to find a package's version",
     ("gpu.driver", "microtorch.gpu.simulator"): "only in tests",
+    ("nn.module", "importlib"): "only where a module is compiled",
     ("kernels.store", "hashlib"): "3 ms for OpenSSL, not needed before the first kernel",
     ("kernels.jit", "llvmlite"): "40 ms, not needed where link places the code",
     ("kernels.frontend", "llvmlite"): "not needed where the cache is warm",
@@ -79,7 +80,7 @@ LONGER = {
     "gpu.ops": (590, "a rule for each operation of NumPy's"),
     "tensor": (710, "one class with the attributes and conversions that PyTorch gives it"),
     "table": (560, "the table is one, and read as one"),
-    "nn.module": (470, "one class with the methods that PyTorch gives it"),
+    "nn.module": (480, "one class with the methods that PyTorch gives it"),
     "kernels.vecmath": (650, "a text for each function and each width, with its error bounds"),
     "random": (510, "a method for each distribution, with PyTorch's errors"),
 }

@@ -17,7 +17,8 @@ class Comparisons:
     """What is compared before a later call.
 
     texts: each an expression over the names in `scope`. rows: the same for the built-in function.
-    rest: the texts that have no such form.
+    rest: the texts that have no such form. kinds: classes of the library's, for whose versions rows
+    stand, each with the rows that do where there is no version.
     """
 
     def __init__(self) -> None:
@@ -26,6 +27,7 @@ class Comparisons:
         self.texts: list[str] = []
         self.rows: list[list[int]] = []
         self.rest: list[str] = []
+        self.kinds: dict[type, list[list[int]]] = {}
         # What was noted, in words and with the text that compares it.
         self.places: dict[Any, tuple[str, str]] = {}
 
@@ -79,6 +81,16 @@ class Comparisons:
             if later:
                 rows = [objects.item(owner, name) for name in names] if len(names) <= _FEW else None
                 self.compare(text, rows)
+
+    def versions(self) -> list[list[int]]:
+        """Rows of the classes as they are now; a class's version is that of its bases too."""
+        known = {kind: objects.version(kind) for kind in self.kinds}
+        bases = {base for kind in known if known[kind] for base in kind.__mro__[1:]}
+        rows = []
+        for kind, own in self.kinds.items():
+            row = known[kind]
+            rows += own if row is None else [row] * (kind not in bases)
+        return rows
 
     def holds(self, text: str) -> bool:
         """Whether a comparison holds now."""

@@ -28,7 +28,7 @@ def builtin(kept: Any, instead: Callable[..., Any]) -> Callable[..., Any]:
     """What does a recorded call again, or calls `instead` where it does not fit.
 
     It expects what a comparison of identities shows; `kept.call` decides about everything else.
-    The last row of `kept.compared` is that of the epoch.
+    The last rows of `kept.compared` are those of the classes' versions and of the epoch.
     """
     program, gradients = kept.program, kept.gradients
     placed = {storage.source for storage, _ in program.numbers}
@@ -39,11 +39,14 @@ def builtin(kept: Any, instead: Callable[..., Any]) -> Callable[..., Any]:
     ]  # fmt: skip
     gradients.renew()
     recording_mode = [(_ENABLED, mode.enabled), (_INFERENCE, mode.inference)][: 2 - mode.enabled]
+    versions = kept.guards.versions()
+    kept.versions = len(versions)
     kept.compared = np.array([
         [objects.PART, id(recorders), 0, id(0)],
         *([objects.ATTRIBUTE, id(mode), id(name), id(value)] for name, value in recording_mode),
         objects.item(vars(dtypes), "_default", dtypes.get_default_dtype()),
-        *kept.rows, *kept.guards.rows, [objects.WORD, id(clock) + _EPOCH_AT, 0, id(kept.epoch)],
+        *kept.rows, *kept.guards.rows, *versions,
+        [objects.WORD, id(clock) + _EPOCH_AT, 0, id(kept.epoch)],
     ], np.int64)  # fmt: skip
     written = any(r.storage in kept.written for r in kept.refs)
     apart = [*program.outside, *(kept.captured if written else ())]

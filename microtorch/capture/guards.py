@@ -85,6 +85,9 @@ class Guards(Comparisons):
         self._by_text: set[str] = set()
         self._seen: dict[int, Any] = {}
         self._random: list[tuple[Any, Callable[[], Any], Any]] = []
+        # The module whose hooks are called outside, as its forward alone is compiled.
+        self._outer = getattr(function, "__self__", None) if (
+            getattr(function, "__name__", "") == "forward") else None  # fmt: skip
         generators = random._inst, numpy_random.mtrand._rand  # type: ignore[attr-defined]
         self._walk((*generators, Tensor, function))
         # Tensors that the function reaches by itself: as arguments, they are the same ones again.
@@ -213,7 +216,8 @@ class Guards(Comparisons):
                 for name, t in (*module._parameters.items(), *module._buffers.items()):
                     self.labels.setdefault(id(t), name)
                 self._visit(type(module))
-                self._visit_all(f for k in hooks_of(module).values() for f in k.values())
+                if module is not self._outer:
+                    self._visit_all(f for k in hooks_of(module).values() for f in k.values())
         elif isinstance(value, _GENERATORS):
             state = functools.partial(state_of, value)
             self._random.append((value, state, state()))
@@ -343,7 +347,11 @@ class Guards(Comparisons):
         # Hooks are in the place of some while another thread records.
         text = f"(recorders[0] or {same})" if (id(owner), name) in HOOKED else same
         there = (value,) * (value is not _ABSENT)
-        found = self.add(text, held, value, rows=[objects.item(held, name, *there)])
+        rows = [objects.item(held, name, *there)]
+        if isinstance(owner, type):
+            self.kinds.setdefault(owner, []).extend(rows)
+            rows = []
+        found = self.add(text, held, value, rows=rows)
         self.places[id(held), name] = f"{words}.{name}", found
         inner = value.func if isinstance(value, functools.partial) else value
         module = getattr(inner, "__module__", type(inner).__module__)

@@ -36,7 +36,7 @@ from .scalars import HOOKS as SCALAR_HOOKS
 from .session import ARRAY, ArrayHook, GradHook
 from .tape import CaptureError, active, read_error, refusal
 from .traced import CHECKS, Traced
-from .updates import counting, stepping, updating
+from .updates import counting, reading, stepping, updating
 from .usercode import CLOCKS, of_library, of_python
 
 
@@ -401,4 +401,5 @@ HOOKS: list[tuple[Any, str, Any]] = [
     (Update, "__call__", _instead(Update.__call__)(updating)),
     (Optimizer, "step", _instead(Optimizer.step)(stepping)),
     (Optimizer, "steps_made", staticmethod(_instead(Optimizer.steps_made)(counting))),
+    (Optimizer, "number", staticmethod(_instead(Optimizer.number)(reading))),
 ]  # fmt: skip

@@ -313,7 +313,7 @@ class Kept:
         self.text = "\n".join(lines)
         exec(self.text, scope)
         self._given, self.finish = scope["given"], scope["finish"]
-        self.compared = np.zeros((1, 4), np.int64)
+        self.compared, self.versions = np.zeros((1, 4), np.int64), 0
 
     def call(self, tensors: Any) -> Any:
         """What `fast` does, with the tensors among the arguments; its caller holds the lock."""
@@ -330,12 +330,22 @@ class Kept:
             # The gradients of the call before are not those of one that failed.
             self.gradients.take_back()
             raise
+        self._renew()
         if self.program.native and self.fast is None and None not in self.rows:
             self.fast = builtin(self, self.instead)
         self.runs.add(bool(self.written))
         for t in self.stamped:
             t._grad._changes = (self.runs.count, self.runs.when, None)  # type: ignore[union-attr]
         return self.finish(tensors, found)
+
+    def _renew(self) -> None:
+        """Tell the built-in function the classes' versions, as they are what they were."""
+        if self.fast:
+            rows = self.guards.versions()
+            if len(rows) != self.versions:
+                self.fast = None
+            elif rows:
+                self.compared[-1 - self.versions : -1] = rows
 
     def unpacked(self, tensors: Any, found: Any) -> Any:
         """What the call returns, of the memory that the built-in function has made."""

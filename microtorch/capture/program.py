@@ -21,6 +21,8 @@ from .tape import OUTSIDE, CaptureError, active, place, refusal, warn
 from .values import CONTAINERS, SIMPLE, simple
 
 MOST_SIGNATURES = 8
+# A program that was dropped before it ran so often was recorded in vain.
+ENOUGH_RUNS = 8
 # Calls that may make lasting things (an optimizer's state) before that is an error.
 WARM_UP = 2
 
@@ -116,6 +118,8 @@ class Compiled(functools.partial[Any]):
         self.latest: Kept | None = None
         self.called: Callable[..., Any] | None = function
         self.tries: dict[Any, int] = {}
+        # Programs that were recorded in vain, and calls that none fitted since the last recording.
+        self.wasted = self.missed = 0
         self.lock = threading.RLock()
         self.warned = False
         functools.update_wrapper(self, function, updated=())
@@ -151,7 +155,11 @@ class Compiled(functools.partial[Any]):
                 if found is not MISS:
                     self._use(kept, args, kwargs)
                     return found
-            return self._record(key, args, kwargs, tensors, held)
+            self.missed += 1
+            if self.missed >= 2 ** min(self.wasted, 10):
+                self.missed = 0
+                return self._record(key, args, kwargs, tensors, held)
+        return self.function(*args, **kwargs)
 
     def _use(self, kept: Kept, args: Any, kwargs: Any) -> None:
         self.latest = kept
@@ -334,9 +342,11 @@ class Compiled(functools.partial[Any]):
                 self.warned = True
                 warn(
                     f"{self._name()} has been compiled for more than {MOST_SIGNATURES} "
-                    "signatures; the least used program is dropped from now on"
+                    f"signatures, the last of which is {kept.title}; from now on the least used "
+                    "program is dropped, and calls run eagerly while recording does not pay"
                 )
             k, least = min((e for e in every if e[1] is not kept), key=lambda e: e[1].uses)
+            self.wasted += least.uses < ENOUGH_RUNS
             self.programs[k].remove(least)
             if not self.programs[k]:
                 del self.programs[k]
@@ -390,6 +400,8 @@ def compile(
     """
     if fn is None:
         return lambda f: compile(f, disable=disable, fallback=fallback)
+    if isinstance(fn, Compiled):
+        fn = fn.function
     if disable:
         return fn
     return CompiledModule(fn, fallback) if isinstance(fn, Module) else Compiled(fn, fallback)

@@ -14,7 +14,7 @@ from .session import Session
 from .tape import active, broadcast, method, refusal
 from .traced import Traced
 
-_STEP, _UPDATE, _STEPS_MADE = Optimizer.step, Update.__call__, Optimizer.steps_made
+_STEP, _UPDATE = Optimizer.step, Update.__call__
 _NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
 
 
@@ -61,6 +61,14 @@ def counting(count: Any) -> Any:
     if ("steps", number) not in tape.casts:
         tape.casts["steps", number] = count.astype(np.float64) + 1
     return tape.casts["steps", number]
+
+
+def reading(value: Any) -> Any:
+    """`Optimizer.number`, likewise: equal ones are one."""
+    tape, number = active.tape, plain(value).item()
+    if type(value) is not Traced or value.ref.storage.kind == "constant":
+        return number
+    return tape.casts.setdefault(("number", number), value.astype(np.float64))
 
 
 def updating(self: Any, lines: Any, numbers: Any) -> None:

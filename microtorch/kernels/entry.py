@@ -55,6 +55,8 @@ def compared(c):
             if q[2] < i64_at(x)[2]:
                 part = i64_at(i64_at(x)[3])[q[2]]
             x = part
+        elif q[0] == 5:
+            x = i64(u32_at(x)[0])
         else:
             x = call(c[GET_ATTRIBUTE], (x, q[2]))
             if x == 0:

@@ -66,6 +66,14 @@ class Module(Hooked, Paths):
             return self._call_with_hooks(own, args, kwargs)
         return self.forward(*args, **kwargs)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Let `forward` be recorded at its first call, as `microtorch.compile(module)` would."""
+        import importlib
+
+        compiler = importlib.import_module("microtorch.capture.program")
+        found = compiler.compile(self.forward, *args, **kwargs)
+        self.forward = found  # type: ignore[method-assign]
+
     # ---------------------------------------------------------------------- attributes
     def __setattr__(self, name: str, value: Any) -> None:
         store = self.__dict__

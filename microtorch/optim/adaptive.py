@@ -112,17 +112,18 @@ class NAdam(_Adaptive):
         """One step; parameters of equal history go in one call."""
         states = {p: self._state_of(p) for p in params}
         beta1, beta2 = group["betas"]
-        lr, decay = float(group["lr"]), float(group["weight_decay"])
+        lr, decay = group["lr"], group["weight_decay"]
         decoupled = group["decoupled_weight_decay"]
         lines: dict[tuple[float, float], list[Any]] = {}
         products = {}
         for p, state in states.items():
-            t = state["step"].item() + 1
-            product = state["mu_product"]._array * np.float32(self._weight(group, t))
-            products[p] = np.asarray(product)
-            lines.setdefault((t, float(product)), []).append(self._line(p, state))
+            t = self.steps_made(state["step"]._array)
+            before, weight = state["mu_product"]._array, self._weight(group, t)
+            products[p] = np.multiply(before, weight, dtype=np.float32)
+            same = t, self.number(products[p])
+            lines.setdefault(same, []).append(self._line(p, state))
         calls = []
-        for (t, product), same in lines.items():
+        for (t, product), group_lines in lines.items():
             mu, after = self._weight(group, t), self._weight(group, t + 1)
             numbers = (
                 lr * (1 - mu) / (1 - product),
@@ -133,10 +134,10 @@ class NAdam(_Adaptive):
                 beta2,
                 1 - beta2,
                 1 - beta2**t,
-                float(group["eps"]),
+                group["eps"],
                 1 - lr * decay if decoupled else 1.0,
             )
-            calls.append((same, numbers))
+            calls.append((group_lines, numbers))
         _NADAM.each(calls)
         for p, state in states.items():
             state["mu_product"]._array[...] = products[p]

@@ -179,6 +179,11 @@ class Optimizer:
         """How many steps a parameter has made with this one, from the array in its state."""
         return float(count) + 1
 
+    @staticmethod
+    def number(value: Any) -> float:
+        """A number of a parameter's state, from an array."""
+        return float(value)
+
     # --------------------------------------------------------------------------- state
     def state_dict(self) -> dict[str, Any]:
         """State and options, with parameters as numbers."""
