@@ -263,4 +263,4 @@ class Writer:
                 f"    {'elif' if k else 'if'} which == {k}:",
                 f"        step_{k}(t, me, parts)",
             ]
-        return "\n".join([*lines, "    feclearexcept(63)", ""])
+        return "\n".join([*lines, "    clear_flags()", ""])

@@ -23,6 +23,10 @@ INLINED: dict[str, Any] = {
     "no_cfunc_wrapper": True,
 }
 
+# Flags of floating-point operations: those that NumPy warns about (invalid, division by zero,
+# overflow, underflow), in x86's register, and all.
+NUMPY_FLAGS, ALL_FLAGS = 1 | 4 | 8 | 16, 63
+
 
 def llvm_ir(
     name: str, text: str, types: list[str], symbol: str, file: str, register: int
@@ -227,6 +231,7 @@ def _vocabulary(register: int) -> dict[str, Any]:
     """The names that kernel text may use, as Numba types and intrinsics."""
     import llvmlite.ir as ir
     from numba import types
+    from numba.core import cgutils
 
     names = "f32 f64 i8 i16 i32 i64 u8 u16 u32 u64".split()
     full = {"f": "float", "i": "int", "u": "uint"}
@@ -339,6 +344,35 @@ def _vocabulary(register: int) -> dict[str, Any]:
 
         return x(x, y), code
 
+    @_word
+    def clear_flags(typing: Any) -> Any:
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            module, word, pointer = builder.module, ir.IntType(32), ir.IntType(8).as_pointer()
+            if not module.triple.startswith("x86_64"):
+                kind = ir.FunctionType(word, [word])
+                function = cgutils.get_or_insert_function(module, kind, "feclearexcept")
+                builder.call(function, [word(ALL_FLAGS)])
+                return context.get_dummy_value()
+            kind = ir.FunctionType(ir.VoidType(), [pointer])
+            store, load = (
+                module.declare_intrinsic(f"llvm.x86.sse.{n}", (), kind)
+                for n in ("stmxcsr", "ldmxcsr")
+            )
+            with builder.goto_entry_block():
+                place = builder.alloca(word)
+            at = builder.bitcast(place, pointer)
+            # What has been computed is stored before.
+            builder.fence("seq_cst", "singlethread")
+            builder.call(store, [at])
+            flags = builder.load(place)
+            raised = builder.icmp_unsigned("!=", builder.and_(flags, word(NUMPY_FLAGS)), word(0))
+            with builder.if_then(raised, likely=False):
+                builder.store(builder.and_(flags, word(~ALL_FLAGS)), place)
+                builder.call(load, [at])
+            return context.get_dummy_value()
+
+        return types.void(), code
+
     for n in names:
         scope[n + "_at"] = pointer_to(scope[n])
     for n in ("f32", "f64"):
@@ -348,7 +382,6 @@ def _vocabulary(register: int) -> dict[str, Any]:
     scope |= {"copysign": instruction("llvm.copysign", 2), "fma": instruction("llvm.fma", 3)}
     scope |= {"libm_" + n: instruction("llvm." + n, 1) for n in ("cos", "log", "sin")}
     scope["libm_log1p"] = types.ExternalFunction("log1p", types.float64(types.float64))
-    clear = types.ExternalFunction("feclearexcept", types.int32(types.int32))
-    scope |= {"where": where, "words": words, "call": call, "feclearexcept": clear}
+    scope |= {"where": where, "words": words, "call": call, "clear_flags": clear_flags}
     scope |= {"apart": apart, "plus": plus, "min": smaller("<"), "max": smaller(">")}
     return scope

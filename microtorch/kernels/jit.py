@@ -20,7 +20,7 @@ The text may use: the types `f32 f64 i8 i16 i32 i64 u8 u16 u32 u64` (also as cas
 nothing that is reached through another address: without it a loop over many arrays is no SIMD
 code (a helper whose first line ends in `# apart` promises it of what it writes); `plus(x, y)`, a
 sum of floats that may be regrouped with others, so that a loop that adds up becomes SIMD code;
-`feclearexcept(63)`, which clears the flags that NumPy would warn about. A line
+`clear_flags()`, after which NumPy warns about nothing that has happened before. A line
 `from vecmath32 import exp, tanh` (or 64) stands for those functions of `vecmath`. With the first
 line `# interleave 3` the bodies of SIMD loops are as many vectors side by side, which hides how
 long each takes.

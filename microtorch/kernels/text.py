@@ -122,7 +122,7 @@ def _loop(
         word = "elif"
     index = {n: f"{n}[i * s_{n}]" for n, _ in operands}
     lines += ["    else:", "        for i in range(n):", *body(index, " " * 12, False)]
-    lines.append("    feclearexcept(63)")
+    lines.append("    clear_flags()")
     return "\n".join(lines) + "\n"
 
 
@@ -313,7 +313,7 @@ def loop(args, dims, steps, data):
                     for j in range(width):
                         sums[j] = combine(sums[j], sums[j + width])
                 z[0] = finish(sums[0], n)
-    feclearexcept(63)
+    clear_flags()
 """
 
 
@@ -367,7 +367,7 @@ def rowwise(row: Rowwise, dtype: str) -> str:
     lines += ["            " + re.sub(r"\bby_\w+\b", "1", line) for line in body]
     lines.append("        else:")
     lines += ["            " + line for line in body]
-    lines.append("    feclearexcept(63)")
+    lines.append("    clear_flags()")
     combines = [fold.combine for fold in folds]
     return prologue(dtype, formulas + combines) + "".join(functions) + "\n".join(lines) + "\n"
 
