@@ -22,7 +22,7 @@ def of_user(x):
     total = 0.0
     for value in np.sort(x):
         total += np.exp(value)
-    return [total, np.linalg.norm(x)]
+    return [total, np.sqrt(np.sum(x * x))]
 
 x = np.array([3.0, 4.0])
 expected = [np.exp(x).sum(), 5.0]
