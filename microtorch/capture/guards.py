@@ -17,6 +17,7 @@ import random
 import re
 import sys
 import types
+import weakref
 from collections import UserList
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set, ValuesView
 from contextvars import ContextVar
@@ -218,6 +219,10 @@ class Guards(Comparisons):
                 self._visit(type(module))
                 if module is not self._outer:
                     self._visit_all(f for k in hooks_of(module).values() for f in k.values())
+        elif isinstance(value, Optimizer):
+            self.members(value)
+        elif isinstance(value, weakref.ReferenceType):
+            self._visit(value(), words)
         elif isinstance(value, _GENERATORS):
             state = functools.partial(state_of, value)
             self._random.append((value, state, state()))
