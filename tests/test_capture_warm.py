@@ -216,3 +216,36 @@ def test_threads_that_share_a_program():
     for t in threads:
         t.join()
     assert not wrong
+
+
+def test_dicts_that_get_other_tables_are_followed():
+    space = {"scale": 1.0, "torch": torch}
+    exec("def f(x):\n    return torch.relu(x) * scale", space)
+    f, x = warm(space["f"], torch.ones(2)), torch.ones(2)
+    for round_ in range(3):
+        for k in range(1000):
+            space[f"more{round_}_{k}"] = k
+        # The table is another one: found out in Python, and looked up anew.
+        assert f._warm((x,), {}) is fast.MISS
+        assert f(x).tolist() == [space["scale"]] * 2
+        assert f._warm((x,), {}) is not fast.MISS
+        space["scale"] += 1.0
+        assert f._warm((x,), {}) is fast.MISS
+        for _ in range(3):
+            assert f(x).tolist() == [space["scale"]] * 2
+    del space["scale"]
+    with pytest.raises(NameError):
+        f(x)
+    space["scale"] = 9.0
+    assert f(x).tolist() == [9.0, 9.0]
+    # Taken away from the end, and something else put there.
+    value = space.pop("scale")
+    space["other"] = value
+    with pytest.raises(NameError):
+        f(x)
+    space["scale"] = value
+    assert f(x).tolist() == [9.0, 9.0]
+    last = space.popitem()
+    space["another"] = last[1]
+    with pytest.raises(NameError):
+        f(x)

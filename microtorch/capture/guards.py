@@ -275,7 +275,7 @@ class Guards(Comparisons):
             last = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
             for name, value in (*zip(last, defaults, strict=True), *keywords.items()):
                 self._visit(value, f"the default of {name}")
-            self._visit_all((defaults, keywords))
+            self._visit_all((function.__defaults__, function.__kwdefaults__))
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 value = cell.cell_contents

@@ -313,6 +313,8 @@ class Kept:
         exec(self.text, scope)
         self._given, self.finish = scope["given"], scope["finish"]
         self.compared = np.zeros((1, 4), np.int64)
+        # The dicts that the built-in function reads itself.
+        self.tables: list[tuple[int, ...]] = []
 
     def call(self, tensors: Any) -> Any:
         """What `fast` does, with the tensors among the arguments; its caller holds the lock."""
@@ -329,7 +331,8 @@ class Kept:
             # The gradients of the call before are not those of one that failed.
             self.gradients.take_back()
             raise
-        if self.program.native and self.fast is Kept.fast and None not in self.rows:
+        fresh = self.fast is Kept.fast or objects.moved(self.tables)
+        if fresh and self.program.native and None not in self.rows:
             self.fast = builtin(self)
         self.runs.add(bool(self.written))
         for t in self.stamped:
