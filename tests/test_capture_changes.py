@@ -9,6 +9,7 @@ import threading
 import typing
 import weakref
 
+import numpy as np
 import pytest
 from test_capture_programs import batch, check, perceptron, trainer
 
@@ -766,6 +767,419 @@ def matched(compiled):
         return f(batch(k)[0])
 
     return call
+
+
+# ---------------------------------------------------------------- what tensors and modules say
+@case()
+def what_tensors_say_of_themselves(compiled):
+    def f(x):
+        if x.requires_grad and x.is_leaf:
+            return x * 2
+        if x.grad_fn is not None:
+            return x * 3
+        return x * 4 if x.is_contiguous() else x * 5
+
+    f = compiled(f)
+    x = torch.ones(4, 4)
+
+    def call(k):
+        given = (x, x.clone().requires_grad_(), x.clone().requires_grad_() * 1, x.T, x[:, ::2], x)[
+            k
+        ]
+        return f(given).detach()
+
+    return call
+
+
+@case()
+def arguments_that_begin_to_require_grad(compiled):
+    w, x = torch.ones(4), torch.arange(4.0)
+    f = compiled(lambda x: (w * x).sum())
+
+    def call(k):
+        if k == 2:
+            x.requires_grad_()
+        if k == 4:
+            w.requires_grad_()
+        y = f(x)
+        return y.detach(), y.requires_grad
+
+    return call
+
+
+@case()
+def modes_that_are_asked_for(compiled):
+    w = torch.ones(4, requires_grad=True)
+    f = compiled(lambda x: x * w if torch.is_grad_enabled() else x * 7)
+
+    def call(k):
+        with torch.set_grad_enabled(k % 2 == 1):
+            return f(batch(k)[0]).detach()
+
+    return call
+
+
+@case()
+def dtypes_that_are_asked_for(compiled):
+    f = compiled(lambda x: x.to(torch.get_default_dtype()) * torch.ones(4))
+
+    def call(k):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype((torch.float32, torch.float64)[k // 3])
+        try:
+            return f(batch(k)[0])
+        finally:
+            torch.set_default_dtype(before)
+
+    return call
+
+
+@case()
+def parts_in_evaluation_mode(compiled):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Dropout(0.5)), nn.Linear(4, 3))
+    f = compiled(model)
+
+    def call(k):
+        model[1].train(k % 3 == 0)
+        return f(batch(k)[0]).detach()
+
+    return call
+
+
+@case()
+def rates_of_dropout(compiled):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+    f = compiled(model)
+
+    def call(k):
+        model[1].p = k / 10
+        return f(batch(k)[0]).detach()
+
+    return call
+
+
+@case()
+def memory_shared_with_numpy(compiled):
+    array = np.ones(4)
+    w = torch.from_numpy(array)
+    f = compiled(lambda x: x * w)
+
+    def call(k):
+        array[k % 4] = k
+        return f(batch(k)[0])
+
+    return call
+
+
+@case()
+def parameters_of_parameters(compiled):
+    model = perceptron()
+    f = compiled(lambda x: sum(p.norm() for n, p in model.named_parameters() if "weight" in n) * x)
+
+    def call(k):
+        if k == 2:
+            model.append(nn.Linear(3, 2))
+        if k == 4:
+            model[0].weight = None
+        return f(batch(k)[0]).detach()
+
+    return call
+
+
+@case()
+def states_of_modules(compiled):
+    model = perceptron()
+    f = compiled(lambda x: sum(v.sum() for v in model.state_dict().values()) * x)
+
+    def call(k):
+        if k == 3:
+            model.register_buffer("more", torch.ones(3) * 5)
+        return f(batch(k)[0]).detach()
+
+    return call
+
+
+@case()
+def methods_of_instances(compiled):
+    class Model:
+        def __init__(self):
+            self.weight = torch.ones(4)
+
+        def forward(self, x):
+            return x * self.weight
+
+        def __len__(self):
+            return 2
+
+        @property
+        def bias(self):
+            return 1.0
+
+    model = Model()
+    f = compiled(lambda x: model.forward(x) * len(model) + model.bias)
+
+    def call(k):
+        if k == 1:
+            model.forward = lambda x: x + 1
+        if k == 2:
+            Model.bias = property(lambda self: 5.0)
+        if k == 3:
+            Model.__len__ = lambda self: 7
+        if k == 4:
+            del model.forward
+        if k == 5:
+            model.weight = torch.ones(4) * 9
+        return f(batch(k)[0])
+
+    return call
+
+
+@case()
+def super_classes(compiled):
+    class Base(nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    class Other(nn.Module):
+        def forward(self, x):
+            return x * 3
+
+    class Model(Base):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    model = Model()
+    f = compiled(model)
+
+    def call(k):
+        if k == 2:
+            Base.forward = lambda self, x: x * 5
+        if k == 4:
+            Model.__bases__ = (Other,)
+        return f(batch(k)[0])
+
+    return call
+
+
+@case()
+def sets_and_nested_containers(compiled):
+    layers = {"a": [nn.Linear(4, 4), {"b": (nn.Tanh(), nn.ReLU())}]}
+
+    def f(x):
+        first, rest = layers["a"]
+        for layer in rest["b"]:
+            x = layer(first(x))
+        return x
+
+    f = compiled(f)
+
+    def call(k):
+        if k == 2:
+            layers["a"][1]["b"] = (nn.Sigmoid(),)
+        if k == 4:
+            layers["a"][0] = nn.Linear(4, 4)
+        return f(batch(k)[0]).detach()
+
+    return call
+
+
+@case()
+def tensors_in_global_dicts(compiled):
+    cache = {"w": torch.ones(4), "b": torch.zeros(4)}
+    f = compiled(lambda x: x * cache["w"] + cache.get("b", 3.0))
+
+    def call(k):
+        if k == 1:
+            cache["w"].mul_(3)
+        if k == 2:
+            cache["w"] = torch.ones(4) * 5
+        if k == 3:
+            del cache["b"]
+        if k == 4:
+            cache["w"] = cache["w"][::1] * 2
+        return f(batch(k)[0])
+
+    return call
+
+
+@case()
+def recursion_by_depth(compiled):
+    depth = [2]
+
+    def power(x, n):
+        return x if n == 0 else power(x * x, n - 1)
+
+    f = compiled(lambda x: power(x, depth[0]))
+
+    def call(k):
+        depth[0] = 1 + k // 2
+        return f(batch(k)[0])
+
+    return call
+
+
+@case()
+def several_optimizers_in_a_list(compiled):
+    models = [nn.Linear(4, 3) for _ in range(2)]
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in models]
+
+    @compiled
+    def step(x, y):
+        losses = []
+        for m, o in zip(models, optimizers):
+            o.zero_grad()
+            losses.append(F.cross_entropy(m(x), y))
+            losses[-1].backward()
+            o.step()
+        return [loss.detach() for loss in losses]
+
+    def call(k):
+        if k == 2:
+            optimizers[0] = torch.optim.Adam(models[0].parameters(), lr=0.1)
+        if k == 4:
+            models.pop(), optimizers.pop()
+        return step(*batch(k))
+
+    call.kept = models, optimizers
+    return call
+
+
+@case()
+def groups_replaced_in_place(compiled):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = compiled(trainer(model, optimizer))
+
+    def call(k):
+        group = optimizer.param_groups[0]
+        if k == 2:
+            optimizer.param_groups[0] = {**group, "params": group["params"][:2]}
+        if k == 3:
+            group["params"][0] = list(model.parameters())[3]
+        if k == 4:
+            optimizer.param_groups[0]["params"][0] = list(model.parameters())[3]
+        if k == 5:
+            optimizer.param_groups.append({**group, "params": list(model.parameters())[:1]})
+        return step(*batch(k))
+
+    call.kept = model
+    return call
+
+
+@case()
+def states_replaced(compiled):
+    model = perceptron()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    step = compiled(trainer(model, optimizer))
+
+    def call(k):
+        first = next(iter(model.parameters()))
+        if k == 2:
+            optimizer.state[first]["exp_avg"] = torch.zeros_like(first)
+        if k == 3:
+            optimizer.state = type(optimizer.state)(dict)
+        if k == 4:
+            optimizer.state[first]["step"].fill_(100.0)
+        return step(*batch(k))
+
+    call.kept = model
+    return call
+
+
+@case()
+def gradients_dropped_between(compiled):
+    w = torch.ones(4, requires_grad=True)
+
+    @compiled
+    def step(x):
+        (w * x).sum().backward()
+        return w.grad.sum()
+
+    def call(k):
+        if k % 2:
+            w.grad = None
+        elif k == 4:
+            w.grad = torch.ones(4)
+        return step(batch(k)[0])
+
+    return call
+
+
+@case()
+def slices_written_by_python_numbers(compiled):
+    state = {"at": 0}
+    buffer = torch.zeros(6, 4)
+
+    def f(x):
+        buffer[state["at"]] = x.sum(0)
+        return buffer * 2
+
+    f = compiled(f)
+
+    def call(k):
+        state["at"] = k
+        return f(batch(k)[0])
+
+    return call
+
+
+@case()
+def keyword_arguments(compiled):
+    def f(x, *args, scale=1.0, **options):
+        for a in args:
+            x = x + a
+        return x * scale + sum(options.values())
+
+    f = compiled(f)
+    given = [{}, {"scale": 2.0}, {"a": 1.0}, {"b": 1.0}, {"b": 1.0, "a": 2.0}, {"scale": 2.0}]
+    return lambda k: f(batch(k)[0], *range(k), **given[k])
+
+
+@case()
+def exceptions_of_some_calls(compiled):
+    limit = [3]
+
+    def f(x):
+        if x.shape[0] > limit[0]:
+            raise ValueError("too many")
+        return x * 2
+
+    f = compiled(f)
+
+    def call(k):
+        limit[0] = 3 + k
+        try:
+            return f(batch(k, 5)[0])
+        except ValueError as error:
+            return str(error)
+
+    return call
+
+
+@case()
+def subclasses_of_tensors(compiled):
+    class Named(torch.Tensor):
+        @property
+        def doubled(self):
+            return self * 2
+
+    f = compiled(lambda x: x.doubled if isinstance(x, Named) else x * 5)
+
+    def call(k):
+        x = batch(k)[0]
+        if k == 4:
+            Named.doubled = property(lambda self: self * 7)
+        return f(x.as_subclass(Named) if k % 2 == 0 and hasattr(x, "as_subclass") else x)
+
+    return call
+
+
+@case()
+def identities(compiled):
+    a, b = torch.ones(4), torch.ones(4)
+    f = compiled(lambda x, y: x * 2 if x is y else x * 3 if x is a else x * 5)
+    pairs = [(a, a), (a, b), (b, a), (b, b), (a, a), (b, a)]
+    return lambda k: f(*pairs[k])
 
 
 @pytest.mark.parametrize("name", CASES)

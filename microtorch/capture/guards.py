@@ -386,6 +386,8 @@ class Guards(Comparisons):
             if value is os and self._names & {"environ", "environb", "getenv"}:
                 self._visit(os.environ)
         if isinstance(value, type):
+            if not is_library(None, value.__module__):
+                self.add("{}.__mro__ is {}", value, value.__mro__, rows=objects.bases(value))
             for base in value.__mro__:
                 if not is_library(None, base.__module__) and (id(base), "") not in self.places:
                     size = len(base.__dict__)

@@ -67,6 +67,12 @@ def dict_of(kind: type) -> dict[str, Any]:
     return gc.get_referents(kind.__dict__)[0]  # type: ignore[no-any-return]
 
 
+def bases(kind: type) -> list[list[int]] | None:
+    """The comparison of all classes that a class inherits from."""
+    places = _offsets(kind, kind.__mro__)
+    return [[WORD, id(kind) + places[0], 0, id(kind.__mro__)]] if len(places) == 1 else None
+
+
 def size(container: Any, count: int) -> list[int]:
     """The comparison of the length of a list or dict."""
     return [WORD, id(container) + 16, 0, count]
