@@ -92,6 +92,25 @@ class Comparisons:
             rows += own if row is None else [row] * (kind not in bases)
         return rows
 
+    def members(self, optimizer: Any) -> None:
+        """Compare which groups, and which parameters, an optimizer has."""
+        if (id(optimizer), "members") in self.places:
+            return
+        groups, found = optimizer.param_groups, []
+        for name in ("param_groups", "state"):
+            value, text = getattr(optimizer, name), f".{name}"
+            same = self.text(f"{{}}{text} is {{}}", optimizer, value)
+            found.append(self.compare(same, objects.rows(optimizer, text, value)))
+        for group in groups:
+            same = self.text("{}['params'] is {}", group, group["params"])
+            found.append(self.compare(same, [objects.item(group, "params", group["params"])]))
+        for values in (groups, *(group["params"] for group in groups)):
+            same = self.text(f"len({{0}}) == {len(values)} and all(map(same, {{0}}, {{1}}))",
+                             values, list(values))  # fmt: skip
+            rows = [objects.size(values, len(values)), *objects.parts(values)]
+            found.append(self.compare(same, rows))
+        self.places[id(optimizer), "members"] = "an optimizer's groups", " and ".join(found)
+
     def holds(self, text: str) -> bool:
         """Whether a comparison holds now."""
         try:

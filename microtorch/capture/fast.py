@@ -39,15 +39,18 @@ def builtin(kept: Any, instead: Callable[..., Any]) -> Callable[..., Any]:
     ]  # fmt: skip
     gradients.renew()
     recording_mode = [(_ENABLED, mode.enabled), (_INFERENCE, mode.inference)][: 2 - mode.enabled]
-    versions = kept.guards.versions()
-    kept.versions = len(versions)
-    kept.compared = np.array([
+    rows = [
         [objects.PART, id(recorders), 0, id(0)],
         *([objects.ATTRIBUTE, id(mode), id(name), id(value)] for name, value in recording_mode),
         objects.item(vars(dtypes), "_default", dtypes.get_default_dtype()),
-        *kept.rows, *kept.guards.rows, *versions,
-        [objects.WORD, id(clock) + _EPOCH_AT, 0, id(kept.epoch)],
-    ], np.int64)  # fmt: skip
+        *kept.rows, *kept.guards.rows,
+    ]  # fmt: skip
+    known = dict.fromkeys(tuple(word) for row in rows for word in objects.direct(row))
+    kept.tables = [row for row in known if row[2] == objects.DIRECT and row[0] == objects.WORD]
+    versions = kept.guards.versions()
+    kept.versions = len(versions)
+    epoch = objects.WORD, id(clock) + _EPOCH_AT, 0, id(kept.epoch)
+    kept.compared = np.array([*known, *versions, epoch], np.int64)
     written = any(r.storage in kept.written for r in kept.refs)
     apart = [*program.outside, *(kept.captured if written else ())]
     single, node = kept.single if kept.single and program.plain else (None, None)

@@ -17,6 +17,7 @@ import random
 import re
 import sys
 import types
+import weakref
 from collections import UserList
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set, ValuesView
 from contextvars import ContextVar
@@ -218,6 +219,10 @@ class Guards(Comparisons):
                 self._visit(type(module))
                 if module is not self._outer:
                     self._visit_all(f for k in hooks_of(module).values() for f in k.values())
+        elif isinstance(value, Optimizer):
+            self.members(value)
+        elif isinstance(value, weakref.ReferenceType):
+            self._visit(value(), words)
         elif isinstance(value, _GENERATORS):
             state = functools.partial(state_of, value)
             self._random.append((value, state, state()))
@@ -385,6 +390,8 @@ class Guards(Comparisons):
             if value is os and self._names & {"environ", "environb", "getenv"}:
                 self._visit(os.environ)
         if isinstance(value, type):
+            if not is_library(None, value.__module__):
+                self.add("{}.__mro__ is {}", value, value.__mro__, rows=objects.bases(value))
             for base in value.__mro__:
                 if not is_library(None, base.__module__) and (id(base), "") not in self.places:
                     size = len(base.__dict__)

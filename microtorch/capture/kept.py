@@ -314,6 +314,8 @@ class Kept:
         exec(self.text, scope)
         self._given, self.finish = scope["given"], scope["finish"]
         self.compared, self.versions = np.zeros((1, 4), np.int64), 0
+        # The dicts that the built-in function reads itself.
+        self.tables: list[tuple[int, ...]] = []
 
     def call(self, tensors: Any) -> Any:
         """What `fast` does, with the tensors among the arguments; its caller holds the lock."""
@@ -342,7 +344,7 @@ class Kept:
         """Tell the built-in function the classes' versions, as they are what they were."""
         if self.fast:
             rows = self.guards.versions()
-            if len(rows) != self.versions:
+            if len(rows) != self.versions or objects.moved(self.tables):
                 self.fast = None
             elif rows:
                 self.compared[-1 - self.versions : -1] = rows

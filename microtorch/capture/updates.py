@@ -43,6 +43,7 @@ def stepping(self: Any, closure: Any = None) -> Any:
     tape, groups = active.tape, self.param_groups
     tape.optimizers[id(self)] = self
     tape.rollback.optimizer(self)
+    tape.guards.members(self)
     entries = (entry for state in self.state.values() for entry in state.items())
     tape.guards.labels |= {id(t): name for name, t in entries if isinstance(t, Tensor)}
     self.param_groups = [Options(tape, g) for g in groups]

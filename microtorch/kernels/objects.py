@@ -11,12 +11,14 @@ import gc
 import re
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 # What is compared: the word at an address; an item of a dict (0: there is none), or whether that is
 # None or not there; an item of a list; an attribute; the half of a word at an address.
 WORD, ITEM, NONE, PART, ATTRIBUTE, HALF = range(6)
+# The key of a word that is the table of a dict.
+DIRECT = 1
 
 
 def slot(kind: type, member: Any) -> int:
@@ -97,6 +99,12 @@ def version(kind: type) -> list[int] | None:
     return [HALF, place, 0, found] if found else None
 
 
+def bases(kind: type) -> list[list[int]] | None:
+    """The comparison of all classes that a class inherits from."""
+    places = _offsets(kind, kind.__mro__)
+    return [[WORD, id(kind) + places[0], 0, id(kind.__mro__)]] if len(places) == 1 else None
+
+
 def size(container: Any, count: int) -> list[int]:
     """The comparison of the length of a list or dict."""
     return [WORD, id(container) + 16, 0, count]
@@ -112,6 +120,60 @@ def item(owner: dict[str, Any], name: str, *value: Any) -> list[int]:
     key = sys.intern(name)
     _keys.add(key)
     return [ITEM, id(owner), id(key), id(value[0]) if value else 0]
+
+
+def _word(address: int) -> int:
+    return ctypes.c_int64.from_address(address).value
+
+
+def moved(rows: Iterable[tuple[int, ...]]) -> bool:
+    """Whether a dict has another table than when `direct` looked at it."""
+    return any(_word(at) != table for _, at, _, table in rows)
+
+
+# In a dict: its table, and its values where these are apart. In a table: the binary logarithm of
+# its index's bytes, whether its keys are strings alone, the entries, where the index begins.
+_TABLE, _VALUES, _INDEX_BYTES, _STRINGS, _ENTRIES, _INDEX = 32, 40, 9, 10, 24, 32
+
+
+def direct(row: list[int]) -> list[list[int]]:
+    """An item's comparison as three of words, which hold only while the dict keeps its table."""
+    kind, owner, key, value = row
+    if kind != ITEM or not value or not _known_tables() or _word(owner + _VALUES):
+        return [row]
+    table = _word(owner + _TABLE)
+    first = table + _INDEX + (1 << ctypes.c_uint8.from_address(table + _INDEX_BYTES).value)
+    # A hash comes before keys that are no strings.
+    size = 16 if ctypes.c_uint8.from_address(table + _STRINGS).value else 24
+    for k in range(1, _word(table + _ENTRIES) + 1):
+        at = first + k * size - 16
+        if _word(at) == key and _word(at + 8) == value:
+            return [
+                [WORD, owner + _TABLE, DIRECT, table],
+                [WORD, at, 0, key],
+                [WORD, at + 8, 0, value],
+            ]
+    return [row]
+
+
+@functools.cache
+def _known_tables() -> bool:
+    """Whether dicts lie as `direct` takes it."""
+    names = {sys.intern(f"name{k}"): object() for k in range(20)}
+    probes: list[dict[Any, Any]] = [{"a": 1}, names, {**names, 1: 2}]
+    for probe in probes:
+        table = _word(id(probe) + _TABLE)
+        if _word(id(probe) + _VALUES) or _word(table + _ENTRIES) != len(probe):
+            return False
+        first = table + _INDEX + (1 << ctypes.c_uint8.from_address(table + _INDEX_BYTES).value)
+        strings = all(isinstance(key, str) for key in probe)
+        if bool(ctypes.c_uint8.from_address(table + _STRINGS).value) is not strings:
+            return False
+        size = 16 if strings else 24
+        places = [_word(first + (k + 1) * size - 16) for k in range(len(probe))]
+        if places != [*map(id, probe)]:
+            return False
+    return True
 
 
 def rows(owner: Any, text: str, value: Any) -> list[list[int]] | None:

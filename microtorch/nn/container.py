@@ -32,7 +32,7 @@ class _Indexed(Module):
         for name in list(self._modules):
             delattr(self, name)
         for k, module in enumerate(modules):
-            self._modules[str(k)] = module
+            self.add_module(str(k), module)
 
     def __setitem__(self, index: int, module: Module) -> None:
         setattr(self, self._place(index), module)
@@ -189,8 +189,9 @@ class ModuleDict(Module):
         self.add_module(key, module)
 
     def __delitem__(self, key: str) -> None:
-        del self._modules[key]
-        self.__dict__.pop(key, None)
+        if key not in self._modules:
+            raise KeyError(key)
+        delattr(self, key)
 
     def __len__(self) -> int:
         return len(self._modules)
