@@ -421,15 +421,17 @@ def _own_memory(session: Session, g: Tensor) -> Any:
 def _escaped(session: Session, roots: list[Tensor], moved: set[int]) -> list[str]:
     """Where tensors were made that still exist, and belong to no result and no gradient."""
     known = moved | _reachable(roots)
+    states = [s.values() for o in session.optimizers.values() for s in o.state.values()]
+    kept = {id(value) for values in states for value in values}
 
-    def found() -> list[str]:
+    def found() -> dict[int, str]:
         made = ((reference(), where) for reference, where in session.made)
-        return [where for t, where in made if t is not None and id(t) not in known]
+        return {id(t): where for t, where in made if t is not None and id(t) not in known}
 
-    if found():
+    if found() and kept.isdisjoint(found()):
         # Graphs of gradients are circles.
         gc.collect()
-    return found()
+    return list(found().values())
 
 
 def _reachable(roots: list[Tensor]) -> set[int]:
