@@ -1,7 +1,6 @@
 """Python values as they are now, to be compared later: by value where they are simple."""
 
 import random
-import sys
 import types
 from collections import deque
 from typing import Any
@@ -37,14 +36,21 @@ def equal(array: Any, was: Any) -> bool:
     return bool(np.array_equal(array, was, equal_nan=array.dtype.kind == "f"))
 
 
-def state_of(generator: Any) -> str:
+def state_of(generator: Any) -> Any:
     """The state of a generator that is not microtorch's."""
     if isinstance(generator, random.Random):
-        return repr(generator.getstate())
+        return generator.getstate()
     legacy = isinstance(generator, numpy_random.RandomState)
-    state = generator.get_state(legacy=False) if legacy else generator.bit_generator.state
-    with np.printoptions(threshold=sys.maxsize):
-        return repr(state)
+    return _as_bytes(
+        generator.get_state(legacy=False) if legacy else generator.bit_generator.state
+    )
+
+
+def _as_bytes(state: Any) -> Any:
+    """Nested dicts with the bytes of arrays, which compare as a whole."""
+    if isinstance(state, dict):
+        return {name: _as_bytes(part) for name, part in state.items()}
+    return state.tobytes() if isinstance(state, np.ndarray) else state
 
 
 def hooks_of(module: Module) -> dict[str, dict[int, Any]]:
