@@ -41,9 +41,7 @@ def state_of(generator: Any) -> Any:
     if isinstance(generator, random.Random):
         return generator.getstate()
     legacy = isinstance(generator, numpy_random.RandomState)
-    return _as_bytes(
-        generator.get_state(legacy=False) if legacy else generator.bit_generator.state
-    )
+    return _as_bytes(generator.get_state(legacy=False) if legacy else generator.bit_generator.state)
 
 
 def _as_bytes(state: Any) -> Any:
