@@ -6,6 +6,7 @@ reads the Refs `ins` and writes the Refs `outs`, so in-place changes need nothin
 what an operation depends on follows from the storages alone. Distances count elements, not bytes.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,7 +77,7 @@ class Ref:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
 
 @dataclass(eq=False, slots=True)

@@ -269,12 +269,8 @@ class _Terms(ast.NodeTransformer):
                     shape += type(part), None if isinstance(part, ast.AST) else part
         number = self.numbers.setdefault(tuple(shape), len(self.numbers))
         # The first part of a call is the function.
-        if (
-            isinstance(node, ast.Call)
-            and any(named[1:])
-            or isinstance(node, ast.BinOp)
-            and any(named)
-        ):
+        inside = named[isinstance(node, ast.Call) :]
+        if isinstance(node, (ast.BinOp, ast.Call)) and any(inside):
             self.terms[node] = number
         return number, isinstance(node, ast.Name) or any(named)
 
