@@ -23,7 +23,7 @@ from ..kernels import text
 from ..table import FOLDS
 from .build import Program as HostProgram
 from .build import plan
-from .fuse import Item, Loop, _by_elements, _conflict, ins_of, keep, outs_of
+from .fuse import Item, Loop, _by_elements, conflicts, ins_of, keep, outs_of
 from .ir import Call, Fold, Map, Op, Product, Recording, Ref, Storage
 from .loops import comment, literal
 from .passes import lower, prune
@@ -239,7 +239,7 @@ def fuse(ops: list[Op]) -> list[Any]:
                 ):  # fmt: skip
                     chosen = item
                     break
-                if _conflict(item, work):
+                if any(conflicts(item, work)):
                     break
         if chosen is None:
             items.append(Loop([[work]]))
