@@ -421,17 +421,17 @@ def _own_memory(session: Session, g: Tensor) -> Any:
 def _escaped(session: Session, roots: list[Tensor], moved: set[int]) -> list[str]:
     """Where tensors were made that still exist, and belong to no result and no gradient."""
     known = moved | _reachable(roots)
-    states = [s.values() for o in session.optimizers.values() for s in o.state.values()]
-    kept = {id(value) for values in states for value in values}
+    states = [s for o in session.optimizers.values() for s in o.state.values()]
+    kept = {id(value) for state in states for value in state.values()}
 
-    def found() -> dict[int, str]:
-        made = ((reference(), where) for reference, where in session.made)
-        return {id(t): where for t, where in made if t is not None and id(t) not in known}
+    def found() -> list[tuple[int, str]]:
+        made = [(id(t), where) for at, where in session.made if (t := at()) is not None]
+        return [each for each in made if each[0] not in known]
 
-    if found() and kept.isdisjoint(found()):
+    if (escaped := found()) and kept.isdisjoint(k for k, _ in escaped):
         # Graphs of gradients are circles.
         gc.collect()
-    return list(found().values())
+    return [where for _, where in found()]
 
 
 def _reachable(roots: list[Tensor]) -> set[int]:
@@ -440,10 +440,8 @@ def _reachable(roots: list[Tensor]) -> set[int]:
     stack: list[Any] = list(roots)
     while stack:
         x = stack.pop()
-        if isinstance(x, tuple):
-            stack += x
-        elif isinstance(x, slice):
-            stack += [x.start, x.stop, x.step]
+        if isinstance(x, (tuple, slice)):
+            stack += x if isinstance(x, tuple) else [x.start, x.stop, x.step]
         elif isinstance(x, (Tensor, Node)) and id(x) not in seen:
             seen.add(id(x))
             stack += [x._node, *x.__dict__.values()] if isinstance(x, Tensor) else [
