@@ -50,7 +50,6 @@ ON_DEMAND = {
     ("gpu.driver", "cuda"): "only where it is installed",
     ("gpu.driver", "importlib"): "only to find a package's version",
     ("gpu.driver", "microtorch.gpu.simulator"): "only in tests",
-    ("kernels.store", "hashlib"): "3 ms for OpenSSL, not needed before the first kernel",
     ("kernels.jit", "llvmlite"): "40 ms, not needed where link places the code",
     ("kernels.jit", "numba"): "0.4 s, not needed where the cache is warm",
     ("tensor", "microtorch.printing"): "only to show a tensor",
