@@ -156,10 +156,11 @@ def _stage(loop: Loop, work: Work, new: bool) -> int | None:
 
 def conflicts(old: Item | Work, new: Work | Op) -> Iterator[tuple[Ref, Ref]]:
     """Views of both that share elements which one of the two writes."""
-    for a in outs_of(old):
-        yield from ((a, b) for b in (*new.outs, *new.ins) if overlap(a, b))
-    for a in ins_of(old):
-        yield from ((a, b) for b in new.outs if overlap(a, b))
+    for refs, others in ((outs_of(old), (*new.outs, *new.ins)), (ins_of(old), new.outs)):
+        storages = {r.storage for r in others}
+        for a in refs:
+            if a.storage in storages:
+                yield from ((a, b) for b in others if overlap(a, b))
 
 
 def _by_elements(stage: list[Work], new: Work) -> bool:
