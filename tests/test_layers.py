@@ -73,7 +73,6 @@ COMPILER_FILES = {"kernels.jit", "gpu.compiler"}
 LONGEST = 450
 # What may be longer, up to how many lines, and why.
 LONGER = {
-    "capture.hooks": (460, "what is put in place while a call is recorded, a line each"),
     "gpu.ops": (590, "a rule for each operation of NumPy's"),
     "tensor": (710, "one class with the attributes and conversions that PyTorch gives it"),
     "table": (560, "the table is one, and read as one"),

@@ -4,23 +4,16 @@ Eager mode pays nothing: the hooks are put in place when a recording begins and 
 the last one ends. In other threads they do what was there before.
 """
 
-import builtins
 import contextlib
 import functools
 import inspect
-import logging
-import os
 import random as python_random
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numpy.random import bit_generator as numpy_seeds
 
 from .. import cuda, random
 from ..autograd.backward import _OnArrays as OnArrays
@@ -40,7 +33,7 @@ from .session import ARRAY, ArrayHook, GradHook, Session
 from .tape import CaptureError, active, read_error, recorders, refusal
 from .traced import CHECKS, Traced
 from .updates import counting, stepping, updating
-from .usercode import CLOCKS, of_library, of_python
+from .usercode import REFUSED, of_library, of_python
 
 
 # --------------------------------------------------------------------------------- NumPy
@@ -167,8 +160,8 @@ def _drawing(name: str) -> Any:
 _BETWEEN = ("logging", "random", "subprocess", __name__)
 
 
-def _refusing(what: str, function: Any, always: bool = False, spared: Any = of_library) -> Any:
-    """What the program could not do again, always or unless code that is spared calls it."""
+def _refusing(what: str, function: Any, spared: Any = of_library) -> Any:
+    """What the program could not do again, unless code that is spared calls it."""
 
     def refuse(*args: Any, **options: Any) -> Any:
         frame: Any = sys._getframe(2)
@@ -177,7 +170,7 @@ def _refusing(what: str, function: Any, always: bool = False, spared: Any = of_l
             return function(*args, **options)
         while frame and of_library(frame) and frame.f_globals["__name__"] in _BETWEEN:
             frame = frame.f_back
-        if always or not spared(frame):
+        if spared is None or not spared(frame):
             while frame and of_library(frame):
                 frame = frame.f_back
             at = f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame else ""
@@ -359,25 +352,13 @@ recurrence products_of_others cofactors inv svd qr eigh cholesky solve pinv put_
 _DRAWS = """manual_seed seed set_state set_state_bytes get_state uniform normal exponential randint
 random randperm bernoulli bernoulli_scalar dropout_mask multinomial rand"""
 _SEED = python_random.Random.seed
-_RANDOM_SEED = _refusing("a generator is made without a seed", _SEED, spared=of_python)
+_RANDOM_SEED = _refusing("a generator is made without a seed", _SEED, of_python)
 _SET_ATTRIBUTE, _SET_ITEM = Tensor.__setattr__, Tensor.__dict__["__setitem__"]
 _HOOKS: list[tuple[Any, str, Any]] = [
     (Tensor, "_array", ArrayHook()), (Tensor, "_grad", GradHook()),
     (ByDtype, "__missing__", _aside(ByDtype.__missing__)),
     *((Tensor, n, _reading(n)) for n in ("numpy", "__repr__", "__format__", "data_ptr")),
     *((random.Generator, n, _drawing(n)) for n in _DRAWS.split()),
-    *((owner, n, _refusing(f"{n}() is called", getattr(owner, n)))
-      for owner, names in ((builtins, ("print", "input", "open")), (time, CLOCKS),
-                           (os, ("urandom",)), (logging.Logger, ("_log",)))
-      for n in names),
-    *((owner, n, _refusing("a thread is used", getattr(owner, n), True))
-      for owner, n in ((threading.Thread, "start"), (ThreadPoolExecutor, "submit"))),
-    (numpy_seeds, "randbits",
-     _refusing("a generator is made without a seed", numpy_seeds.__dict__["randbits"],
-               spared=of_python)),
-    *((os, n, _refusing("a process is started", getattr(os, n), True))
-      for n in ("fork", "forkpty") if hasattr(os, n)),
-    (subprocess.Popen, "__init__", _refusing("a process is started", subprocess.Popen.__init__)),
     (python_random.Random, "seed", _instead(_SEED)(_seeding)),
     (Tensor, "__setattr__", _instead(_SET_ATTRIBUTE)(_set_attribute)),
     (Tensor, "__setitem__", _instead(_SET_ITEM)(_set_item)),
@@ -404,22 +385,35 @@ _HOOKS: list[tuple[Any, str, Any]] = [
     (Optimizer, "steps_made", staticmethod(_instead(Optimizer.steps_made)(counting))),
 ]  # fmt: skip
 _lock, _ABSENT = threading.Lock(), object()
-_before: list[tuple[Any, str, Any]] = []
+# What was there before, by owner and name.
+_before: dict[tuple[Any, str], Any] = {}
+
+
+@functools.cache
+def _refused(module: str, kind: str, names: str, what: str, spared: Any) -> list[Any]:
+    """The hooks of a line of `REFUSED`."""
+    owner = getattr(sys.modules[module], kind) if kind else sys.modules[module]
+    return [
+        (owner, name, _refusing(what.format(name), function, spared))
+        for name, function in list(vars(owner).items()) if name in names.split()
+    ]  # fmt: skip
 
 
 def _install() -> None:
-    for target, name, hook in [*_HOOKS, *((m, "np", _numpy) for m in _modules())]:
-        _before.append((target, name, target.__dict__.get(name, _ABSENT)))
-        setattr(target, name, hook)
+    refused = (hook for line in REFUSED if line[0] in sys.modules for hook in _refused(*line))
+    for target, name, hook in [*_HOOKS, *refused, *((m, "np", _numpy) for m in _modules())]:
+        if (target, name) not in _before:
+            _before[target, name] = target.__dict__.get(name, _ABSENT)
+            setattr(target, name, hook)
 
 
 def _remove() -> None:
-    while _before:
-        target, name, old = _before.pop()
+    for (target, name), old in reversed(_before.items()):
         if old is _ABSENT:
             delattr(target, name)
         else:
             setattr(target, name, old)
+    _before.clear()
 
 
 @contextlib.contextmanager
@@ -429,8 +423,7 @@ def recording(tape: Session) -> Iterator[None]:
         # Seeded before, for a program could not do that again.
         random.default_for(Device("cuda"))
     with _lock:
-        if not recorders[0]:
-            _install()
+        _install()
         recorders[0] += 1
     active.tape = tape
     try:

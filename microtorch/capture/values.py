@@ -1,12 +1,12 @@
 """Python values as they are now, to be compared later: by value where they are simple."""
 
 import random
+import sys
 import types
 from collections import deque
 from typing import Any
 
 import numpy as np
-from numpy import random as numpy_random
 
 from ..nn.module import Module
 
@@ -36,12 +36,18 @@ def equal(array: Any, was: Any) -> bool:
     return bool(np.array_equal(array, was, equal_nan=array.dtype.kind == "f"))
 
 
+def generators() -> tuple[type, ...]:
+    """The types of generators that are not microtorch's: NumPy's if anyone has imported them."""
+    names = ("Generator", "RandomState") if "numpy.random" in sys.modules else ()
+    return (random.Random, *(getattr(np.random, name) for name in names))
+
+
 def state_of(generator: Any) -> Any:
     """The state of a generator that is not microtorch's."""
     if isinstance(generator, random.Random):
         return generator.getstate()
-    legacy = isinstance(generator, numpy_random.RandomState)
-    return _as_bytes(generator.get_state(legacy=False) if legacy else generator.bit_generator.state)
+    newer = hasattr(generator, "bit_generator")
+    return _as_bytes(generator.bit_generator.state if newer else generator.get_state(legacy=False))
 
 
 def _as_bytes(state: Any) -> Any:
