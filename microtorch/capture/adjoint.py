@@ -159,9 +159,9 @@ class Adjoint:
         for op in ops:
             op.outs, op.ins = tuple(map(own, op.outs)), tuple(map(own, op.ins))
         results = [own(r) for r in gradients]
-        self.saved = [_whole(s) for s in saved]
+        self.saved = [s.whole for s in saved]
         self.arguments = [s.position for s in handed]
-        arguments = [*given, *map(_whole, [*saved.values(), *handed.values()])]
+        arguments = [*given, *(s.whole for s in (*saved.values(), *handed.values()))]
         for k, ref in enumerate(arguments):
             ref.storage.position = k
         return Recording(ops, arguments, results)
@@ -241,10 +241,6 @@ def vars_of(value: Any) -> dict[str, Any]:
 def _full(value: float, shape: Any, dtype: Any, place: Any) -> Any:
     made = np.full(shape, value, dtype)
     return made if place is CPU else cpu.move(made, place)
-
-
-def _whole(storage: Storage) -> Ref:
-    return Ref(storage, (storage.size,), (1,))
 
 
 def _flat(array: Any) -> Any:

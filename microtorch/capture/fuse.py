@@ -175,7 +175,7 @@ def _by_elements(stage: list[Work], new: Work) -> bool:
 def _by_rows(old: Work, new: Work) -> bool:
     """Whether what one writes and the other uses is in the same row."""
     for a, b in conflicts(old, new):
-        low, high = span(*(Ref(r.storage, r.shape[1:], r.strides[1:], r.offset) for r in (a, b)))
+        low, high = span(*(r.over(r.shape[1:], r.strides[1:]) for r in (a, b)))
         steps = {abs(r.strides[0]) if r.strides else 0 for r in (a, b)}
         if len(steps) > 1 or a.strides[:1] != b.strides[:1] or high - low >= steps.pop():
             return False

@@ -7,7 +7,7 @@ what an operation depends on follows from the storages alone. Distances count el
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,11 @@ class Storage:
     source: Number | None = None
     device: str = "cpu"
 
+    @property
+    def whole(self) -> "Ref":
+        """All elements as a vector."""
+        return Ref(self, (self.size,), (1,))
+
 
 @dataclass(frozen=True, slots=True)
 class Ref:
@@ -78,6 +83,10 @@ class Ref:
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    def over(self, shape: Iterable[int], strides: Iterable[int]) -> "Ref":
+        """A view with other dims that begins with the same element."""
+        return Ref(self.storage, tuple(shape), tuple(strides), self.offset)
 
 
 @dataclass(eq=False, slots=True)

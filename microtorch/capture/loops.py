@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..kernels import text
-from ..table import FOLDS, Fold
+from ..table import FOLDS, Fold, substitute
 from .fuse import Item, Loop, place
 from .ir import Ref, Storage
-from .passes import substitute
 from .space import Work, contiguous, overlap
 
 INDEXES = "ijklmnopqrsuv"
