@@ -24,6 +24,7 @@ from ..tensor import Tensor, edge, wrap
 from .ir import Op, Recording, Ref, Storage
 from .session import Session
 from .tape import refusal
+from .values import walked
 
 
 class CompiledFunction(Function):
@@ -252,16 +253,9 @@ def _flat(array: Any) -> Any:
 
 def _targets(node: Any, places: Any) -> dict[Any, None]:
     """The leaves and arguments that a node's gradient reaches, in a fixed order."""
-    found: dict[Any, None] = {}
-    seen: set[Any] = {None}
-    stack = [node]
-    while stack:
-        x = stack.pop()
-        if x in seen:
-            continue
-        seen.add(x)
-        if x in places or not isinstance(x, Node):
-            found[x] = None
-        else:
-            stack.extend(reversed(x.parents))
-    return found
+
+    def ends(x: Any) -> bool:
+        return x in places or not isinstance(x, Node)
+
+    found = walked([node], lambda x: () if ends(x) else x.parents)
+    return {x: None for x in found.values() if x is not None and ends(x)}

@@ -29,7 +29,7 @@ from .results import Results
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
-from .values import frozen
+from .values import frozen, walked
 from .versions import Changes, Runs
 
 # How often a tensor was found with other memory; from twice on, recordings look where it is at
@@ -420,7 +420,7 @@ def _own_memory(session: Session, g: Tensor) -> Any:
 
 def _escaped(session: Session, roots: list[Tensor], moved: set[int]) -> list[str]:
     """Where tensors were made that still exist, and belong to no result and no gradient."""
-    known = moved | _reachable(roots)
+    known = moved | walked(roots, _parts).keys()
     states = [s for o in session.optimizers.values() for s in o.state.values()]
     kept = {id(value) for state in states for value in state.values()}
 
@@ -434,17 +434,12 @@ def _escaped(session: Session, roots: list[Tensor], moved: set[int]) -> list[str
     return [where for _, where in found()]
 
 
-def _reachable(roots: list[Tensor]) -> set[int]:
-    """Tensors that belong to results: their bases and what their graphs hold."""
-    seen: set[int] = set()
-    stack: list[Any] = list(roots)
-    while stack:
-        x = stack.pop()
-        if isinstance(x, (tuple, slice)):
-            stack += x if isinstance(x, tuple) else [x.start, x.stop, x.step]
-        elif isinstance(x, (Tensor, Node)) and id(x) not in seen:
-            seen.add(id(x))
-            stack += [x._node, *x.__dict__.values()] if isinstance(x, Tensor) else [
-                *x.parents, *(x.saved or ()), x.const
-            ]  # fmt: skip
-    return seen
+def _parts(x: Any) -> Any:
+    """What a result holds: its base, and what its graph does."""
+    if isinstance(x, Tensor):
+        return [x._node, *x.__dict__.values()]
+    if isinstance(x, Node):
+        return [*x.parents, *(x.saved or ()), x.const]
+    if isinstance(x, slice):
+        return x.start, x.stop, x.step
+    return x if isinstance(x, tuple) else ()

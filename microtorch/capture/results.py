@@ -16,7 +16,7 @@ from .ir import Array, Ref, Storage
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
-from .values import SIMPLE
+from .values import SIMPLE, walked
 
 PLAIN = (*SIMPLE, dtype, device, np.dtype)
 REMEDY = "Return tensors in tuples, lists or dicts"
@@ -43,7 +43,9 @@ class Results:
         self.nodes: list[Any] = []
         # Where each tensor's array is among what the program gives; None for others' memory.
         self._places: list[int | None] = []
-        self._outside = _reached([session.arguments, *guards.scope.values(), *guards.modules])
+        held = [session.arguments, *guards.scope.values(), *guards.modules]
+        # The ids of objects from outside.
+        self._outside = set(walked(held, _parts))
 
     # --------------------------------------------------------------------------- structure
     def structure(self, value: Any) -> str:
@@ -210,17 +212,8 @@ def _as_view(z: Tensor, x: Tensor, detached: bool, unrecorded: bool) -> None:
     remember(z, base_of(z))
 
 
-def _reached(values: list[Any]) -> set[int]:
-    """The ids of objects, and of those in containers."""
-    seen: set[int] = set()
-    stack = list(values)
-    while stack:
-        value = stack.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, (tuple, list)):
-            stack += value
-        elif isinstance(value, dict) and "__name__" not in value:
-            stack += value.values()
-    return seen
+def _parts(value: Any) -> Any:
+    """What a container contains, but for the globals of a module."""
+    if isinstance(value, dict):
+        return () if "__name__" in value else value.values()
+    return value if isinstance(value, (tuple, list)) else ()

@@ -4,6 +4,7 @@ import random
 import sys
 import types
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,18 @@ def frozen(value: Any, depth: int = 8) -> Any:
     if depth and isinstance(value, CONTAINERS):
         return (type(value), *[frozen(v, depth - 1) for v in value])
     return id(value)
+
+
+def walked(roots: Iterable[Any], parts: Callable[[Any], Iterable[Any]]) -> dict[int, Any]:
+    """By id, objects and what `parts` gives of them, and of that, the first ones first."""
+    seen: dict[int, Any] = {}
+    stack = [*roots][::-1]
+    while stack:
+        x = stack.pop()
+        if id(x) not in seen:
+            seen[id(x)] = x
+            stack += [*parts(x)][::-1]
+    return seen
 
 
 def equal(array: Any, was: Any) -> bool:
