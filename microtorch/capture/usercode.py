@@ -82,7 +82,8 @@ _BY_TEXT = {"getattr", "hasattr", "setattr", "delattr", "vars", "__dict__", "glo
 def names_of_code(code: types.CodeType) -> Names:
     """What the names in code stand for."""
     found: tuple[set[str], ...] = (set(), set(), set(), set())
-    for step in dis.get_instructions(code):
+    steps = list(dis.get_instructions(code))
+    for step in steps:
         if step.opname in _KINDS:
             found[_KINDS[step.opname]].add(step.argval)
     if _BY_TEXT & (found[0] | found[1]):
@@ -90,7 +91,7 @@ def names_of_code(code: types.CodeType) -> Names:
         found[1].update(found[3])
         if "globals" in found[0]:
             found[0].update(found[3])
-    if _any_name(list(dis.get_instructions(code))):
+    if _any_name(steps):
         found[3].add("*")
     for c in code.co_consts:
         if isinstance(c, types.CodeType):
