@@ -155,7 +155,7 @@ class Adjoint:
                 twins[storage] = replace(storage, kind="argument", array=None, source=None)
                 if twins is saved:
                     storage.kind = "result"
-            return replace(ref, storage=twins[storage])
+            return ref._replace(storage=twins[storage])
 
         for op in ops:
             op.outs, op.ins = tuple(map(own, op.outs)), tuple(map(own, op.ins))

@@ -4,7 +4,6 @@ import keyword
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from ..kernels import gemm, text, threads, vecmath
@@ -149,7 +148,7 @@ class Writer:
             for ref in each:
                 self.scalars.pop(ref.storage, None)
             for low in range(0, each[0].size, BLOCK):
-                values += [replace(r, offset=low) for r in each]
+                values += [r._replace(offset=low) for r in each]
                 values.append(min(BLOCK, each[0].size - low))
         width = len(arrays) + 1
         at, count = self._reserve(values), len(values) // width

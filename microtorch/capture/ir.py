@@ -9,7 +9,7 @@ what an operation depends on follows from the storages alone. Distances count el
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,8 +65,7 @@ class Storage:
         return Ref(self, (self.size,), (1,))
 
 
-@dataclass(frozen=True, slots=True)
-class Ref:
+class Ref(NamedTuple):
     """A view: its element (i, j) is `offset + i * strides[0] + j * strides[1]` of a storage."""
 
     storage: Storage
