@@ -13,6 +13,7 @@ import functools
 import itertools
 import math
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -279,13 +280,12 @@ class ScalarProgram:
                 needed.update(operands[k])
         formulas: dict[Formula, int] = {}
         depth = [0] * len(operands)
-        # Of each number, where its run stands among all: by depth, then by formula.
-        runs_of: dict[int, tuple[int, int]] = {}
+        # What is made by one formula after equally many others in a chain.
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for k, formula in enumerate(scalars.formulas):
             if formula is not None and k in needed:
                 depth[k] = 1 + max([depth[j] for j in operands[k]], default=0)
-                runs_of[k] = depth[k], formulas.setdefault(formula, len(formulas))
-        steps = sorted(runs_of, key=runs_of.__getitem__)
+                groups[depth[k], formulas.setdefault(formula, len(formulas))].append(k)
         inputs = {
             slot: [
                 (v, k) for v, name, k, _ in scalars.inputs.values() if name == slot and k in needed
@@ -295,21 +295,18 @@ class ScalarProgram:
         # Places: inputs, constants, then results in the order in which they are made.
         order = [k for of_slot in inputs.values() for _, k in of_slot]
         count = len(order)
-        order += scalars.constants.values()
-        first = len(order)
-        order += steps
-        places = {k: at for at, k in enumerate(order)}
+        places = {k: at for at, k in enumerate([*order, *scalars.constants.values()])}
         runs: list[tuple[int, int, int, int]] = []
         columns: list[int] = []
-        for (_, number), group in itertools.groupby(steps, key=runs_of.__getitem__):
-            operands_of = [operands[k] for k in group]
-            runs.append((number, len(operands_of), len(columns), first))
-            first += len(operands_of)
-            columns += [places[j] for column in zip(*operands_of, strict=True) for j in column]
+        for (_, number), group in sorted(groups.items()):
+            runs.append((number, len(group), len(columns), len(places)))
+            for column in zip(*[operands[k] for k in group], strict=True):
+                columns += [places[j] for j in column]
+            places.update(zip(group, itertools.count(len(places))))
         self.reads = {slot: [v for v, _ in of_slot] for slot, of_slot in inputs.items()}
         self.writes = targets
         self.structure = structure
-        self.registers = np.zeros(len(order))
+        self.registers = np.zeros(len(places))
         self.registers[count : count + len(scalars.constants)] = [x for x, _ in scalars.constants]
         self.inputs = self.registers[:count]
         self.outputs = np.array([places[k] for k in wanted], np.int64)
