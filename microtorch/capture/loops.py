@@ -244,6 +244,7 @@ class _Terms(ast.NodeTransformer):
     """Terms that occur more than once, each put into a variable before it is first used.
 
     terms: the number of each node that may be put into a variable, the same for equal ones.
+    uses: how often each occurs; what occurs in a term counts once.
     """
 
     def __init__(self, writer: Any) -> None:
@@ -254,33 +255,30 @@ class _Terms(ast.NodeTransformer):
         self.names: dict[int, str] = {}
         self.lines: list[str] = []
 
-    def enter(self, node: ast.AST) -> tuple[int, bool]:
-        """The number of a node, all of whose nodes are entered, and whether a name is in it."""
+    def enter(self, node: ast.AST) -> tuple[int, bool, list[int]]:
+        """The number of a node, whether a name is in it, and the terms that it uses."""
+        if isinstance(node, ast.Subscript):
+            return self.numbers.setdefault(ast.dump(node), len(self.numbers)), True, []
         shape: list[Any] = [type(node)]
         named: list[bool] = []
+        used: list[int] = []
         for _, value in ast.iter_fields(node):
             for part in value if isinstance(value, list) else (value,):
                 if getattr(part, "_fields", ()):
-                    number, has_name = self.enter(part)
+                    number, has_name, inside = self.enter(part)
                     shape.append(number)
                     named.append(has_name)
+                    used += inside
                 else:
                     shape += type(part), None if isinstance(part, ast.AST) else part
+        new = tuple(shape) not in self.numbers
         number = self.numbers.setdefault(tuple(shape), len(self.numbers))
         # The first part of a call is the function.
-        inside = named[isinstance(node, ast.Call) :]
-        if isinstance(node, (ast.BinOp, ast.Call)) and any(inside):
+        if isinstance(node, (ast.BinOp, ast.Call)) and any(named[isinstance(node, ast.Call) :]):
             self.terms[node] = number
-        return number, isinstance(node, ast.Name) or any(named)
-
-    def count(self, node: ast.AST) -> None:
-        """Count the uses of each term; those within a term count once."""
-        term = self.terms.get(node)
-        if term is not None:
-            self.uses[term] += 1
-        if not isinstance(node, ast.Subscript) and (term is None or self.uses[term] == 1):
-            for child in ast.iter_child_nodes(node):
-                self.count(child)
+            self.uses.update(used if new else ())
+            used = [number]
+        return number, isinstance(node, ast.Name) or any(named), used
 
     def visit(self, node: ast.AST) -> Any:
         """The node, or the variable with its value."""
@@ -302,8 +300,7 @@ def common_terms(lines: list[str], writer: Any) -> list[str]:
     # What is only loaded has none.
     trees = [ast.parse("" if line.endswith("]") else line) for line in lines]
     for tree in trees:
-        terms.enter(tree)
-        terms.count(tree)
+        terms.uses.update(terms.enter(tree)[2])
     for line, tree in zip(lines, trees):
         terms.lines.append(ast.unparse(terms.visit(tree)) or line)
     return terms.lines
