@@ -32,16 +32,7 @@ from ..tensor import Tensor
 from ..value import Value
 from .tape import CaptureError
 from .usercode import CLOCKS, REFUSED, UNREPEATABLE, is_library, names_of, names_of_code, parts_of
-from .values import (
-    CONTAINERS,
-    SIMPLE,
-    equal,
-    frozen,
-    generators,
-    hooks_of,
-    module_state,
-    state_of,
-)
+from .values import CONTAINERS, SIMPLE, equal, frozen, generators, hooks_of, module_state, state_of
 
 _WRAPPERS = (types.MethodType, staticmethod, classmethod)
 # Objects that are no owners of attributes of the user's.
