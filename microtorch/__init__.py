@@ -52,7 +52,6 @@ from .random import (
     set_rng_state,
 )
 from .tensor import Size, Tensor, contiguous_format, preserve_format, strided
-from .value import Value
 
 __version__ = "0.1.0"
 pi, e, inf, nan = _math.pi, _math.e, _math.inf, _math.nan
@@ -66,13 +65,14 @@ _LAZY = {
     "is_anomaly_enabled": "autograd.anomaly", "set_anomaly_enabled": "autograd.anomaly",
     "is_anomaly_check_nan_enabled": "autograd.anomaly",
     "compile": "capture.program", "register": "custom", "save": "checkpoint", "load": "checkpoint",
-    "summary": "torchsummary",
+    "summary": "torchsummary", "Value": "value",
     "from_dlpack": "interop", "draw": "drawing", "finfo": "limits", "iinfo": "limits",
     "set_printoptions": "printing", "get_printoptions": "printing",
 }  # fmt: skip
 _SUBMODULES = ("backends", "linalg", "nn", "optim", "testing", "types", "utils")
 if TYPE_CHECKING:
     from . import nn, optim
+    from .value import Value
 
 
 def is_tensor(obj: Any) -> "bool":  # type: ignore[valid-type]
@@ -100,7 +100,9 @@ def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module("." + name, __name__)
     if name in _LAZY:
-        return getattr(importlib.import_module("." + _LAZY[name], __name__), name)
+        found = getattr(importlib.import_module("." + _LAZY[name], __name__), name)
+        globals()[name] = found
+        return found
     if name.startswith(("complex", "cfloat", "cdouble")):
         raise AttributeError(f"microtorch has no complex tensors, so there is no torch.{name}")
     raise unknown_name("module 'microtorch'", name, [*globals(), *_LAZY, *_SUBMODULES])

@@ -10,7 +10,7 @@ derived from the row, so a new op is one row here and nothing anywhere else.
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 # Functions that a formula may call; each is text in kernels/vecmath.py or an instruction.
 VOCABULARY = frozenset(
@@ -25,6 +25,11 @@ _NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
 def names_in(text: str) -> frozenset[str]:
     """The identifiers of a formula."""
     return frozenset(_NAME.findall(text))
+
+
+def substitute(formula: str, values: Mapping[str, str]) -> str:
+    """The formula with other texts for some of its identifiers."""
+    return _NAME.sub(lambda match: values.get(match[0], match[0]), formula)
 
 
 class Row:

@@ -25,12 +25,14 @@ from time import perf_counter
 import numpy as np
 import pytest
 from interpreter import Interpreter
+from process import run
 
 import microtorch as torch
 from microtorch import nn
 from microtorch.capture import kept, program
 from microtorch.capture.build import build
 from microtorch.capture.tape import CaptureError
+from microtorch.kernels import store
 
 
 @pytest.fixture
@@ -1689,6 +1691,42 @@ def test_what_cannot_be_done_again_is_refused(name):
         warnings.simplefilter("ignore")
         for _ in range(4):
             assert isinstance(eager(torch.ones(1), *([c.copy() for c in more])), torch.Tensor)
+
+
+LATE = """
+import os, sys, sysconfig
+import numpy as np
+import microtorch as torch
+
+space = {"np": np}
+text = "def draw():\\n    return np.random.rand()"
+file = os.path.join(sysconfig.get_path("purelib"), "installed.py")
+exec(compile(text, file, "exec"), space)
+draw = space["draw"]
+
+def drawing(x):
+    return x * draw()
+
+def starting(x):
+    import subprocess
+    subprocess.run(["true"])
+    return x * 2
+
+torch.compile
+print(sorted({"numpy.random", "logging", "subprocess"} & sys.modules.keys()))
+for f in (drawing, starting):
+    step = torch.compile(f)
+    for _ in range(2):
+        try:
+            step(torch.ones(1))
+        except RuntimeError as error:
+            print("random numbers" in str(error), "a process is started" in str(error))
+"""
+
+
+def test_what_is_refused_may_be_imported_by_the_call_itself():
+    printed, _ = run(LATE, store.directory())
+    assert printed.splitlines() == ["[]", "True False", "False True"]
 
 
 def test_names_of_attributes_are_not_globals():

@@ -52,7 +52,6 @@ ON_DEMAND = {
     ("gpu.driver", "importlib"): "only to find a package's version",
     ("gpu.driver", "microtorch.gpu.simulator"): "only in tests",
     ("nn.module", "importlib"): "only where a module is compiled",
-    ("kernels.store", "hashlib"): "3 ms for OpenSSL, not needed before the first kernel",
     ("kernels.jit", "llvmlite"): "40 ms, not needed where link places the code",
     ("kernels.frontend", "llvmlite"): "not needed where the cache is warm",
     ("kernels.frontend", "numba"): "0.2 s, not needed where the cache is warm",

@@ -24,6 +24,7 @@ from ..tensor import Tensor, edge, wrap
 from .ir import Op, Recording, Ref, Storage
 from .session import Session
 from .tape import refusal
+from .values import walked
 
 
 class CompiledFunction(Function):
@@ -154,14 +155,14 @@ class Adjoint:
                 twins[storage] = replace(storage, kind="argument", array=None, source=None)
                 if twins is saved:
                     storage.kind = "result"
-            return replace(ref, storage=twins[storage])
+            return ref._replace(storage=twins[storage])
 
         for op in ops:
             op.outs, op.ins = tuple(map(own, op.outs)), tuple(map(own, op.ins))
         results = [own(r) for r in gradients]
-        self.saved = [_whole(s) for s in saved]
+        self.saved = [s.whole for s in saved]
         self.arguments = [s.position for s in handed]
-        arguments = [*given, *map(_whole, [*saved.values(), *handed.values()])]
+        arguments = [*given, *(s.whole for s in (*saved.values(), *handed.values()))]
         for k, ref in enumerate(arguments):
             ref.storage.position = k
         return Recording(ops, arguments, results)
@@ -243,10 +244,6 @@ def _full(value: float, shape: Any, dtype: Any, place: Any) -> Any:
     return made if place is CPU else cpu.move(made, place)
 
 
-def _whole(storage: Storage) -> Ref:
-    return Ref(storage, (storage.size,), (1,))
-
-
 def _flat(array: Any) -> Any:
     """The elements in memory's order, as a vector."""
     low, high = np.lib.array_utils.byte_bounds(array)
@@ -256,16 +253,9 @@ def _flat(array: Any) -> Any:
 
 def _targets(node: Any, places: Any) -> dict[Any, None]:
     """The leaves and arguments that a node's gradient reaches, in a fixed order."""
-    found: dict[Any, None] = {}
-    seen: set[Any] = {None}
-    stack = [node]
-    while stack:
-        x = stack.pop()
-        if x in seen:
-            continue
-        seen.add(x)
-        if x in places or not isinstance(x, Node):
-            found[x] = None
-        else:
-            stack.extend(reversed(x.parents))
-    return found
+
+    def ends(x: Any) -> bool:
+        return x in places or not isinstance(x, Node)
+
+    found = walked([node], lambda x: () if ends(x) else x.parents)
+    return {x: None for x in found.values() if x is not None and ends(x)}

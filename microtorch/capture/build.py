@@ -70,23 +70,9 @@ class Program:
 
     def explain(self) -> str:
         """A table of loops, products and calls: what each computes, its bytes and operations."""
-        lines = [f"{'kind':8} {'what':40} {'size':>11} {'bytes':>13} {'flops':>11}"]
-        for item in self.items:
-            outs, ins, flops = outs_of(item), ins_of(item), 0
-            dims = item.dims if isinstance(item, Loop) else outs[0].shape if outs else ()
-            moved = {*ins, *(item.kept if isinstance(item, Loop) else outs)}
-            touched = sum(r.dtype.itemsize * math.prod(n for n, s in zip(r.shape, r.strides) if s)
-                          for r in moved)  # fmt: skip
-            if isinstance(item, Product):
-                flops = 2 * outs[0].size * ins[0].shape[-1]
-            for work in getattr(item, "works", ()):
-                signs = sum(len(re.findall(r"[-+*/]|\w+\(", f)) for f in work.formulas)
-                flops += max(r.size for r in (*work.outs, *work.ins)) * signs
-            kind, size = type(item).__name__.lower(), "x".join(map(str, dims)) or "1"
-            lines.append(f"{kind:8} {comment(item)[:40]:40} {size:>11} {touched:13,} {flops:11,}")
         how = "machine code from the cache" if self.was_cached else "compiled"
-        lines.append(f"{how}, {self.seconds * 1e3:.0f} ms; {self.arena.nbytes:,} bytes of its own")
-        return "\n".join(lines)
+        how += f", {self.seconds * 1e3:.0f} ms; {self.arena.nbytes:,} bytes of its own"
+        return "\n".join([*explained(self.items), how])
 
     def save(self, path: str) -> None:
         """Write all of the text, with the functions that the loops call."""
@@ -240,6 +226,25 @@ def _part(base: Any, ref: Ref, offset: int) -> Array:
     """A view of memory, from an element on."""
     size = ref.dtype.itemsize
     return np.ndarray(ref.shape, ref.dtype, base, offset * size, [s * size for s in ref.strides])
+
+
+def explained(items: list[Item]) -> list[str]:
+    """The lines of a table: what each item computes, its size, bytes and operations."""
+    lines = [f"{'kind':8} {'what':40} {'size':>11} {'bytes':>13} {'flops':>11}"]
+    for item in items:
+        outs, ins, flops = outs_of(item), ins_of(item), 0
+        dims = item.dims if isinstance(item, Loop) else outs[0].shape if outs else ()
+        moved = {*ins, *(item.kept if isinstance(item, Loop) else outs)}
+        touched = sum(r.dtype.itemsize * math.prod(n for n, s in zip(r.shape, r.strides) if s)
+                      for r in moved)  # fmt: skip
+        if isinstance(item, Product):
+            flops = 2 * outs[0].size * ins[0].shape[-1]
+        for work in getattr(item, "works", ()):
+            signs = sum(len(re.findall(r"[-+*/]|\w+\(", f)) for f in work.formulas)
+            flops += max(r.size for r in (*work.outs, *work.ins)) * signs
+        kind, size = type(item).__name__.lower(), "x".join(map(str, dims)) or "1"
+        lines.append(f"{kind:8} {comment(item)[:40]:40} {size:>11} {touched:13,} {flops:11,}")
+    return lines
 
 
 def _whole(ref: Ref) -> bool:

@@ -22,8 +22,8 @@ from ..gpu.text import _indices, fold_helpers, tree
 from ..kernels import text
 from ..table import FOLDS
 from .build import Program as HostProgram
-from .build import plan
-from .fuse import Item, Loop, _by_elements, _conflict, ins_of, keep, outs_of
+from .build import explained, plan
+from .fuse import Item, Loop, _by_elements, conflicts, ins_of, keep, outs_of
 from .ir import Call, Fold, Map, Op, Product, Recording, Ref, Storage
 from .loops import comment, literal
 from .passes import lower, prune
@@ -53,7 +53,7 @@ class Program:
         ops = [op for op in recording.ops if not _of_host(op)]
         needed = {r.storage for op in ops for r in op.ins if r.storage.device == "cpu"}
         self.needed = [s for s in needed if s.kind != "constant"]
-        refs = [Ref(s, (s.size,), (1,)) for s in self.needed]
+        refs = [s.whole for s in self.needed]
         own = [r for r in self.results if r.storage.device == "cpu"]
         taken = [r for r in self.arguments if r.storage.device == "cpu"]
         self.host = (
@@ -205,19 +205,10 @@ class Program:
         later.after([self._last], lambda: [*map(start().forget, graphs)])
 
     def explain(self) -> str:
-        """A table of kernels: what each computes, and its bytes."""
-        lines = [f"{'kind':8} {'what':40} {'size':>11} {'bytes':>13}"]
-        for item in self.items:
-            outs = outs_of(item)
-            dims = item.dims if isinstance(item, Loop) else outs[0].shape if outs else ()
-            moved = {*ins_of(item), *(item.kept if isinstance(item, Loop) else outs_of(item))}
-            touched = sum(r.dtype.itemsize * math.prod(n for n, s in zip(r.shape, r.strides) if s)
-                          for r in moved)  # fmt: skip
-            kind, size = type(item).__name__.lower(), "x".join(map(str, dims)) or "1"
-            lines.append(f"{kind:8} {comment(item)[:40]:40} {size:>11} {touched:13,}")
+        """A table of kernels: what each computes, its bytes and operations."""
         products = "cuBLAS" if blas.library() else "microtorch's kernel"
-        lines.append(f"{self.name}: one launch a call; products by {products}")
-        return "\n".join(lines)
+        how = f"{self.name}: one launch a call; products by {products}"
+        return "\n".join([*explained(self.items), how])
 
 
 def _of_host(op: Op) -> bool:
@@ -239,7 +230,7 @@ def fuse(ops: list[Op]) -> list[Any]:
                 ):  # fmt: skip
                     chosen = item
                     break
-                if _conflict(item, work):
+                if any(conflicts(item, work)):
                     break
         if chosen is None:
             items.append(Loop([[work]]))
@@ -364,5 +355,5 @@ class Kernel:
             fold, out = FOLDS[work.fold], work.outs[0]
             found = launch.fold(work.fold.replace("mean", "sum"), [partial], (0,), out.dtype)
             formula = fold.finish.replace("a", "x").replace("n", str(float(self.n)))
-            target = self.program.view(Ref(out.storage, (), (), out.offset))
+            target = self.program.view(out.over((), ()))
             launch.map_([target], [found], (formula,), ("x",))

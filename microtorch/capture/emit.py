@@ -4,15 +4,13 @@ import keyword
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from ..kernels import gemm, text, threads, vecmath
-from ..table import STEPS, VOCABULARY, names_in
+from ..table import STEPS, VOCABULARY, names_in, substitute
 from .fuse import Item, Loop, Table, columns, cost, ins_of, outs_of
 from .ir import Call, Product, Ref, Storage
 from .loops import BLOCK, INDEXES, LoopText, indented, index
-from .passes import substitute
 from .space import Work
 
 _TAKEN = {*INDEXES, *VOCABULARY, *keyword.kwlist, *dir(__builtins__)} | set(
@@ -150,7 +148,7 @@ class Writer:
             for ref in each:
                 self.scalars.pop(ref.storage, None)
             for low in range(0, each[0].size, BLOCK):
-                values += [replace(r, offset=low) for r in each]
+                values += [r._replace(offset=low) for r in each]
                 values.append(min(BLOCK, each[0].size - low))
         width = len(arrays) + 1
         at, count = self._reserve(values), len(values) // width
@@ -159,7 +157,7 @@ class Writer:
         for ref in arrays:
             storage = Storage(ref.dtype, 2, "line", roles[ref] if ref in op.ins else "out")
             stand_in[ref] = Ref(storage, (2,), (1,))
-        ins = tuple(stand_in.get(r, Ref(r.storage, (2,), (0,), r.offset)) for r in op.ins)
+        ins = tuple(stand_in.get(r, r.over((2,), (0,))) for r in op.ins)
         outs = tuple(stand_in[r] for r in op.outs)
         work = Work((2,), outs, ins, op.formulas, op.names, op, (False,))
         loop = LoopText(self, Loop([[work]], set(outs)), False, f"at[{width - 1}]")

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,7 +107,7 @@ def _gather(items: list[Item], op: Map) -> None:
     for k in reversed(range(len(items))):
         table, later = items[k], items[k + 1 :]
         if isinstance(table, Table) and what(table.works[0]) == what(op):
-            if not any(_conflict(item, work) for item in later for work in table.works):
+            if not any(any(conflicts(item, work)) for item in later for work in table.works):
                 items.append(items.pop(k))
                 table.works.append(op)
                 return
@@ -127,7 +128,7 @@ def _place(items: list[Item], work: Work) -> None:
                 chosen = item, k
                 if related:
                     break
-        if _conflict(item, work):
+        if any(conflicts(item, work)):
             break
     if chosen is None:
         items.append(Loop([[work]]))
@@ -148,23 +149,18 @@ def _stage(loop: Loop, work: Work, new: bool) -> int | None:
         stage = loop.stages[k]
         if stage[0].dims == work.dims and _by_elements(stage, work):
             return k
-        if any(_conflict(old, work) for old in stage):
+        if any(any(conflicts(old, work)) for old in stage):
             break
     return len(loop.stages) if new and work.dims else None
 
 
-def _conflict(item: Item | Work, work: Work | Op) -> bool:
-    """Whether one writes what the other reads or writes."""
-    return any(overlap(a, b) for a in outs_of(item) for b in (*work.outs, *work.ins)) or any(
-        overlap(a, b) for a in ins_of(item) for b in work.outs
-    )
-
-
-def _pairs(old: Work, new: Work) -> list[tuple[Ref, Ref]]:
+def conflicts(old: Item | Work, new: Work | Op) -> Iterator[tuple[Ref, Ref]]:
     """Views of both that share elements which one of the two writes."""
-    pairs = [(a, b) for a in (*old.outs, *old.ins) for b in new.outs]
-    pairs += [(a, b) for a in old.outs for b in new.ins]
-    return [(a, b) for a, b in pairs if overlap(a, b)]
+    for refs, others in ((outs_of(old), (*new.outs, *new.ins)), (ins_of(old), new.outs)):
+        storages = {r.storage for r in others}
+        for a in refs:
+            if a.storage in storages:
+                yield from ((a, b) for b in others if overlap(a, b))
 
 
 def _by_elements(stage: list[Work], new: Work) -> bool:
@@ -172,14 +168,14 @@ def _by_elements(stage: list[Work], new: Work) -> bool:
     return not any(
         a != b or (old.fold and a in old.outs) or (new.fold and b in new.outs)
         for old in stage
-        for a, b in _pairs(old, new)
+        for a, b in conflicts(old, new)
     )
 
 
 def _by_rows(old: Work, new: Work) -> bool:
     """Whether what one writes and the other uses is in the same row."""
-    for a, b in _pairs(old, new):
-        low, high = span(*(Ref(r.storage, r.shape[1:], r.strides[1:], r.offset) for r in (a, b)))
+    for a, b in conflicts(old, new):
+        low, high = span(*(r.over(r.shape[1:], r.strides[1:]) for r in (a, b)))
         steps = {abs(r.strides[0]) if r.strides else 0 for r in (a, b)}
         if len(steps) > 1 or a.strides[:1] != b.strides[:1] or high - low >= steps.pop():
             return False

@@ -24,7 +24,6 @@ from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
-from numpy import random as numpy_random
 
 from ..graph.node import Node
 from ..kernels import objects
@@ -37,6 +36,7 @@ from .comparisons import Comparisons, parts_rows
 from .tape import HOOKED, CaptureError
 from .usercode import (
     CLOCKS,
+    REFUSED,
     UNREPEATABLE,
     end_of,
     is_library,
@@ -45,15 +45,14 @@ from .usercode import (
     names_of_code,
     parts_of,
 )
-from .values import CONTAINERS, SIMPLE, frozen, hooks_of, module_state, state_of
+from .values import CONTAINERS, SIMPLE, frozen, generators, hooks_of, module_state, state_of
 
 _WRAPPERS = (types.MethodType, staticmethod, classmethod)
 # Objects that are no owners of attributes of the user's.
 _CLOSED = (*SIMPLE, *CONTAINERS, *_WRAPPERS, types.FunctionType, types.BuiltinFunctionType,
            property, functools.partial, np.ndarray, np.ufunc, np.dtype, Tensor, Node)  # fmt: skip
-_GENERATORS = (random.Random, numpy_random.Generator, numpy_random.RandomState)
 # Objects whose attributes cannot be added, or are compared elsewhere.
-_WHOLE = (*_CLOSED, *_GENERATORS, types.ModuleType, Module)
+_WHOLE = (*_CLOSED, random.Random, types.ModuleType, Module)
 # Objects whose methods are recorded.
 _RECORDED = (Optimizer, Value, Generator)
 
@@ -89,13 +88,21 @@ class Guards(Comparisons):
         # The module whose hooks are called outside, as its forward alone is compiled.
         self._outer = getattr(function, "__self__", None) if (
             getattr(function, "__name__", "") == "forward") else None  # fmt: skip
-        generators = random._inst, numpy_random.mtrand._rand  # type: ignore[attr-defined]
-        self._walk((*generators, Tensor, function))
+        self._generators = generators()
+        self._walk((random._inst, Tensor, function))  # type: ignore[attr-defined]
         # Tensors that the function reaches by itself: as arguments, they are the same ones again.
         self.tensors = {k for k, v in self._seen.items() if isinstance(v, Tensor)}
         self.tensors |= {id(t) for m in self.modules for t in m.buffers(False)}
         self._arguments(arguments)
         self._walk(())
+        if "random" in self._names or "numpy.random" in sys.modules:
+            # To import it takes 12 ms.
+            state = np.random.mtrand._rand
+            self._generators = generators()
+            self._visit(state)
+        # A call that imports what is refused is recorded again.
+        for name in {module for module, *_ in REFUSED} - sys.modules.keys():
+            self.lacks(f"that the module {name} is imported", sys.modules, name, later=False)
         for value in list(self._seen.values()):
             self._finish(value)
         for t in (v for v in (*self._held.values(), *self._seen.values()) if isinstance(v, Tensor)):
@@ -223,7 +230,7 @@ class Guards(Comparisons):
             self.members(value)
         elif isinstance(value, weakref.ReferenceType):
             self._visit(value(), words)
-        elif isinstance(value, _GENERATORS):
+        elif isinstance(value, self._generators):
             state = functools.partial(state_of, value)
             self._random.append((value, state, state()))
         elif isinstance(value, (bytearray, memoryview, array.array)):
@@ -402,7 +409,7 @@ class Guards(Comparisons):
             self.lacks(
                 "a function's attribute", vars(value), *self._by_text - {"*"} - vars(value).keys()
             )
-        elif not isinstance(value, _WHOLE) or self._subclassed(value):
+        elif not isinstance(value, (*_WHOLE, *self._generators)) or self._subclassed(value):
             held = getattr(value, "__dict__", None)
             if not isinstance(held, dict) or kind.__module__.startswith("microtorch.capture"):
                 return

@@ -4,21 +4,13 @@ The hooks are in place while any thread records (`recording.py`); in other threa
 there before.
 """
 
-import builtins
 import functools
 import inspect
-import logging
-import os
 import random as python_random
-import subprocess
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numpy.random import bit_generator as numpy_seeds
 
 from .. import random
 from ..autograd.backward import _OnArrays as OnArrays
@@ -37,7 +29,7 @@ from .session import ARRAY, ArrayHook, GradHook
 from .tape import CaptureError, active, read_error, refusal
 from .traced import CHECKS, Traced
 from .updates import counting, reading, stepping, updating
-from .usercode import CLOCKS, of_library, of_python
+from .usercode import REFUSED, of_library, of_python
 
 
 # --------------------------------------------------------------------------------- NumPy
@@ -165,8 +157,8 @@ def _drawing(name: str) -> Any:
 _BETWEEN = ("logging", "random", "subprocess", __name__)
 
 
-def _refusing(what: str, function: Any, always: bool = False, spared: Any = of_library) -> Any:
-    """What the program could not do again, always or unless code that is spared calls it."""
+def _refusing(what: str, function: Any, spared: Any = of_library) -> Any:
+    """What the program could not do again, unless code that is spared calls it."""
 
     def refuse(*args: Any, **options: Any) -> Any:
         frame: Any = sys._getframe(2)
@@ -175,7 +167,7 @@ def _refusing(what: str, function: Any, always: bool = False, spared: Any = of_l
             return function(*args, **options)
         while frame and of_library(frame) and frame.f_globals["__name__"] in _BETWEEN:
             frame = frame.f_back
-        if always or not spared(frame):
+        if spared is None or not spared(frame):
             while frame and of_library(frame):
                 frame = frame.f_back
             at = f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame else ""
@@ -358,25 +350,13 @@ recurrence products_of_others cofactors inv svd qr eigh cholesky solve pinv put_
 _DRAWS = """manual_seed seed set_state set_state_bytes get_state uniform normal exponential randint
 random randperm bernoulli bernoulli_scalar dropout_mask multinomial rand"""
 _SEED = python_random.Random.seed
-_RANDOM_SEED = _refusing("a generator is made without a seed", _SEED, spared=of_python)
+_RANDOM_SEED = _refusing("a generator is made without a seed", _SEED, of_python)
 _SET_ATTRIBUTE, _SET_ITEM = Tensor.__setattr__, Tensor.__dict__["__setitem__"]
 HOOKS: list[tuple[Any, str, Any]] = [
     (Tensor, "_array", ArrayHook()), (Tensor, "_grad", GradHook()),
     (ByDtype, "__missing__", _aside(ByDtype.__missing__)),
     *((Tensor, n, _reading(n)) for n in ("numpy", "__repr__", "__format__", "data_ptr")),
     *((random.Generator, n, _drawing(n)) for n in _DRAWS.split()),
-    *((owner, n, _refusing(f"{n}() is called", getattr(owner, n)))
-      for owner, names in ((builtins, ("print", "input", "open")), (time, CLOCKS),
-                           (os, ("urandom",)), (logging.Logger, ("_log",)))
-      for n in names),
-    *((owner, n, _refusing("a thread is used", getattr(owner, n), True))
-      for owner, n in ((threading.Thread, "start"), (ThreadPoolExecutor, "submit"))),
-    (numpy_seeds, "randbits",
-     _refusing("a generator is made without a seed", numpy_seeds.__dict__["randbits"],
-               spared=of_python)),
-    *((os, n, _refusing("a process is started", getattr(os, n), True))
-      for n in ("fork", "forkpty") if hasattr(os, n)),
-    (subprocess.Popen, "__init__", _refusing("a process is started", subprocess.Popen.__init__)),
     (python_random.Random, "seed", _instead(_SEED)(_seeding)),
     (Tensor, "__setattr__", _instead(_SET_ATTRIBUTE)(_set_attribute)),
     (Tensor, "__setitem__", _instead(_SET_ITEM)(_set_item)),
@@ -403,3 +383,18 @@ HOOKS: list[tuple[Any, str, Any]] = [
     (Optimizer, "steps_made", staticmethod(_instead(Optimizer.steps_made)(counting))),
     (Optimizer, "number", staticmethod(_instead(Optimizer.number)(reading))),
 ]  # fmt: skip
+
+
+@functools.cache
+def _refused(module: str, kind: str, names: str, what: str, spared: Any) -> list[Any]:
+    """The hooks of a line of `REFUSED`."""
+    owner = getattr(sys.modules[module], kind) if kind else sys.modules[module]
+    return [
+        (owner, name, _refusing(what.format(name), function, spared))
+        for name, function in list(vars(owner).items()) if name in names.split()
+    ]  # fmt: skip
+
+
+def refused() -> list[Any]:
+    """The hooks of all lines of `REFUSED` whose modules are imported."""
+    return [hook for line in REFUSED if line[0] in sys.modules for hook in _refused(*line)]

@@ -6,9 +6,10 @@ reads the Refs `ins` and writes the Refs `outs`, so in-place changes need nothin
 what an operation depends on follows from the storages alone. Distances count elements, not bytes.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,9 +59,13 @@ class Storage:
     source: Number | None = None
     device: str = "cpu"
 
+    @property
+    def whole(self) -> "Ref":
+        """All elements as a vector."""
+        return Ref(self, (self.size,), (1,))
 
-@dataclass(frozen=True, slots=True)
-class Ref:
+
+class Ref(NamedTuple):
     """A view: its element (i, j) is `offset + i * strides[0] + j * strides[1]` of a storage."""
 
     storage: Storage
@@ -76,7 +81,11 @@ class Ref:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
+
+    def over(self, shape: Iterable[int], strides: Iterable[int]) -> "Ref":
+        """A view with other dims that begins with the same element."""
+        return Ref(self.storage, tuple(shape), tuple(strides), self.offset)
 
 
 @dataclass(eq=False, slots=True)

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..kernels import text
-from ..table import FOLDS, Fold
+from ..table import FOLDS, Fold, substitute
 from .fuse import Item, Loop, place
 from .ir import Ref, Storage
-from .passes import substitute
 from .space import Work, contiguous, overlap
 
 INDEXES = "ijklmnopqrsuv"
@@ -242,48 +241,66 @@ class LoopText:
 
 
 class _Terms(ast.NodeTransformer):
-    """Terms that occur more than once, each put into a variable before it is first used."""
+    """Terms that occur more than once, each put into a variable before it is first used.
+
+    terms: the number of each node that may be put into a variable, the same for equal ones.
+    uses: how often each occurs; what occurs in a term counts once.
+    """
 
     def __init__(self, writer: Any) -> None:
         self.writer = writer
-        self.uses: Counter[str] = Counter()
-        self.names: dict[str, str] = {}
+        self.numbers: dict[Any, int] = {}
+        self.terms: dict[ast.AST, int] = {}
+        self.uses: Counter[int] = Counter()
+        self.names: dict[int, str] = {}
         self.lines: list[str] = []
 
-    def count(self, node: ast.AST) -> None:
-        """Count the uses of each term; those within a term count once."""
-        key = _term(node)
-        self.uses[key] += 1
-        if not isinstance(node, ast.Subscript) and (not key or self.uses[key] == 1):
-            for child in ast.iter_child_nodes(node):
-                self.count(child)
+    def enter(self, node: ast.AST) -> tuple[int, bool, list[int]]:
+        """The number of a node, whether a name is in it, and the terms that it uses."""
+        if isinstance(node, ast.Subscript):
+            return self.numbers.setdefault(ast.dump(node), len(self.numbers)), True, []
+        shape: list[Any] = [type(node)]
+        named: list[bool] = []
+        used: list[int] = []
+        for _, value in ast.iter_fields(node):
+            for part in value if isinstance(value, list) else (value,):
+                if getattr(part, "_fields", ()):
+                    number, has_name, inside = self.enter(part)
+                    shape.append(number)
+                    named.append(has_name)
+                    used += inside
+                else:
+                    shape += type(part), None if isinstance(part, ast.AST) else part
+        new = tuple(shape) not in self.numbers
+        number = self.numbers.setdefault(tuple(shape), len(self.numbers))
+        # The first part of a call is the function.
+        if isinstance(node, (ast.BinOp, ast.Call)) and any(named[isinstance(node, ast.Call) :]):
+            self.terms[node] = number
+            self.uses.update(used if new else ())
+            used = [number]
+        return number, isinstance(node, ast.Name) or any(named), used
 
     def visit(self, node: ast.AST) -> Any:
         """The node, or the variable with its value."""
-        key = _term(node)
+        term = self.terms.get(node)
         if isinstance(node, ast.Subscript):
             return node
-        if not key or self.uses[key] < 2:
+        if term is None or self.uses[term] < 2:
             return self.generic_visit(node)
-        if key not in self.names:
+        if term not in self.names:
             value = ast.unparse(self.generic_visit(node))
-            self.names[key] = self.writer.unique("term")
-            self.lines.append(f"{self.names[key]} = {value}")
-        return ast.Name(self.names[key])
-
-
-def _term(node: ast.AST) -> str:
-    """The text of a node that may be put into a variable."""
-    named = any(isinstance(n, ast.Name) for a in getattr(node, "args", [node]) for n in ast.walk(a))
-    return ast.unparse(node) if named and isinstance(node, (ast.BinOp, ast.Call)) else ""
+            self.names[term] = self.writer.unique("term")
+            self.lines.append(f"{self.names[term]} = {value}")
+        return ast.Name(self.names[term])
 
 
 def common_terms(lines: list[str], writer: Any) -> list[str]:
     """The assignments, with terms that occur more than once computed once."""
     terms = _Terms(writer)
+    # What is only loaded has none.
     trees = [ast.parse("" if line.endswith("]") else line) for line in lines]
     for tree in trees:
-        terms.count(tree)
+        terms.uses.update(terms.enter(tree)[2])
     for line, tree in zip(lines, trees):
         terms.lines.append(ast.unparse(terms.visit(tree)) or line)
     return terms.lines

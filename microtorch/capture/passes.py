@@ -1,6 +1,5 @@
 """Passes over the operations: in simpler ones, numbers as one number, nothing unused."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,13 +7,12 @@ from typing import Any
 
 from ..table import FOLDS, ROWWISE, names_in
 from .ir import Call, Fold, Map, Op, Product, Recording, Ref, Rows, Storage
-from .space import contiguous, covers, overlap
+from .space import contiguous, covers, overlap, permuted
 
 # Products of fewer multiplications are loops.
 LOOPS = 4000
 # Folds of so few elements, or into so few, are written out.
 FEW = 8
-_NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
 
 
 def lower(recording: Recording) -> tuple[list[Op], list[Ref]]:
@@ -79,7 +77,7 @@ def _rows(op: Rows) -> Iterator[Op]:
         if ref.shape == batch and name in row.params:
             strides = (*ref.strides, 0)
         strides = zeros[len(strides) :] + strides
-        refs[name] = Ref(ref.storage, out.shape, strides, ref.offset)
+        refs[name] = ref.over(out.shape, strides)
 
     def given(formula: str) -> dict[str, Any]:
         names = tuple(n for n in refs if n in names_in(formula))
@@ -91,16 +89,14 @@ def _rows(op: Rows) -> Iterator[Op]:
             made = refs[line] = temporary(out, line)
             yield Map((made,), formulas=(formula,), label=label, **what)
             continue
-        made = temporary(Ref(out.storage, batch, contiguous(batch)), line)
+        made = temporary(out.over(batch, contiguous(batch)), line)
         if kind == "number":
-            what["ins"] = tuple(
-                Ref(r.storage, batch, r.strides[:-1], r.offset) for r in what["ins"]
-            )
+            what["ins"] = tuple(r.over(batch, r.strides[:-1]) for r in what["ins"])
             yield Map((made,), formulas=(formula,), label=label, **what)
         else:
             dims = (len(batch),)
             yield Fold((made,), fold=kind, dims=dims, formula=formula, label=label, **what)
-        refs[line] = Ref(made.storage, out.shape, (*made.strides, 0))
+        refs[line] = made.over(out.shape, (*made.strides, 0))
     yield Map((out,), formulas=(row.formula,), label=op.name, **given(row.formula))
 
 
@@ -112,8 +108,8 @@ def _product(op: Product) -> Iterator[Op]:
     small = out.size * k <= LOOPS or k <= thin or out.size <= FEW
     if small or out.dtype.kind != "f":
         shape = (*out.shape, k)
-        left = Ref(a.storage, shape, (*a.strides[:-1], 0, a.strides[-1]), a.offset)
-        right = Ref(b.storage, shape, (*b.strides[:-2], 0, *b.strides[:-3:-1]), b.offset)
+        left = a.over(shape, (*a.strides[:-1], 0, a.strides[-1]))
+        right = b.over(shape, (*b.strides[:-2], 0, *b.strides[:-3:-1]))
         dims = (len(shape) - 1,)
         fold = Fold((out,), (left, right), dims=dims, formula="x * y", names=("x", "y"), **note)
         yield from _simple(fold)
@@ -122,25 +118,13 @@ def _product(op: Product) -> Iterator[Op]:
     if out.shape[-1] > 1 != out.strides[-1]:
         # The columns of the result, or else its rows, are to be contiguous.
         if out.strides[-2] == 1:
-            out, a, b = _turned(out), _turned(b), _turned(a)
+            order = [*range(len(out.shape) - 2), -1, -2]
+            out, a, b = (permuted(ref, order) for ref in (out, b, a))
         else:
             out = temporary(out, out.storage.name)
     yield Product((out,), (a, b), **note)
     if not overlap(out, given):
         yield _copy(given, out, label="copy")
-
-
-def _turned(ref: Ref) -> Ref:
-    """The transposed matrices."""
-    shape, strides = ref.shape, ref.strides
-    return Ref(
-        ref.storage, (*shape[:-2], *shape[:-3:-1]), (*strides[:-2], *strides[:-3:-1]), ref.offset
-    )
-
-
-def substitute(formula: str, values: dict[str, str]) -> str:
-    """The formula with other texts for some of its names."""
-    return _NAME.sub(lambda match: values.get(match[0], match[0]), formula)
 
 
 def numbers(ops: list[Op]) -> list[Op]:
@@ -155,7 +139,7 @@ def numbers(ops: list[Op]) -> list[Op]:
             steps = [s for r in op.ins for n, s in zip(r.shape, r.strides) if n > 1]
             if writers[out] == 1 and not any(steps):
                 ones[out] = Storage(out.dtype, 1, "temporary", out.name)
-                ins = tuple(Ref(r.storage, (), (), r.offset) for r in op.ins)
+                ins = tuple(r.over((), ()) for r in op.ins)
                 op = replace(op, outs=(Ref(ones[out], (), ()),), ins=ins)
         result.append(op)
     return result

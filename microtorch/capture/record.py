@@ -5,7 +5,6 @@ of it. For others a rule, found by the operation's name, says what they are; whe
 or it gives False, the program calls the same function again.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +14,9 @@ import numpy as np
 from ..kernels.formulas import FLOATS, formula_of
 from ..kernels.ufuncs import MEANINGS
 from ..table import ROWWISE
-from .ir import Call, Fold, Map, Product, Ref, Rows
-from .tape import active, broadcast, inserted, method, permuted, read_error, refusal
+from .ir import Call, Fold, Map, Product, Rows
+from .space import broadcast, contiguous, inserted, permuted
+from .tape import active, method, read_error, refusal
 from .traced import Traced
 
 # What gives numbers from shapes alone, and what has results whose shape depends on values.
@@ -281,7 +281,7 @@ def _fold(
     strides = result.ref.strides
     if len(strides) != len(kept):
         strides = tuple(s for d, s in enumerate(strides) if d not in dims)
-    target = Ref(result.ref.storage, kept, strides, result.ref.offset)
+    target = result.ref.over(kept, strides)
     refs = tuple(broadcast(x.ref, full) for x in ins)
     tape.emit(Fold((target,), refs, fold=name, dims=tuple(dims), formula=formula, names=names,
                    label=name))  # fmt: skip
@@ -346,10 +346,9 @@ def _flattened(
     order = next((a for a in args if isinstance(a, str)), order)
     if order not in "CK" or type(x) is not Traced or x.dtype == np.float16:
         return False
-    turned = np.argsort([-abs(s) for s in x.strides], kind="stable")
+    turned = sorted(range(x.ndim), key=lambda d: -abs(x.strides[d]))
     source = permuted(x.ref, turned) if order == "K" else x.ref
-    steps = [math.prod(source.shape[d + 1 :]) for d in range(len(source.shape))]
-    target = Ref(results[0].ref.storage, source.shape, tuple(steps))
+    target = results[0].ref.over(source.shape, contiguous(source.shape))
     tape.emit(Map((target,), (source,), formulas=("x",), names=("x",), label="copy"))
     return True
 

@@ -12,13 +12,14 @@ from .. import cuda, random
 from ..device import device as Device
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor
-from .hooks import HOOKS, NUMPY, modules
+from .hooks import HOOKS, NUMPY, modules, refused
 from .session import ARRAY, Session
 from .tape import HOOKED, active, recorders, refusal
 from .traced import Traced
 
 _lock, _ABSENT = threading.Lock(), object()
-_before: list[tuple[Any, str, Any]] = []
+# What was there before, by owner and name.
+_before: dict[tuple[Any, str], Any] = {}
 HOOKED |= {(id(t), n): t.__dict__[n] for t, n, _ in HOOKS if n in t.__dict__}
 
 
@@ -32,18 +33,21 @@ def _replaced() -> str:
 
 
 def _install() -> None:
-    for target, name, hook in [*HOOKS, *((m, "np", NUMPY) for m in modules())]:
-        _before.append((target, name, target.__dict__.get(name, _ABSENT)))
-        setattr(target, name, hook)
+    more = refused()
+    HOOKED.update({(id(t), n): t.__dict__[n] for t, n, _ in more if (id(t), n) not in HOOKED})
+    for target, name, hook in [*HOOKS, *more, *((m, "np", NUMPY) for m in modules())]:
+        if (target, name) not in _before:
+            _before[target, name] = target.__dict__.get(name, _ABSENT)
+            setattr(target, name, hook)
 
 
 def _remove() -> None:
-    while _before:
-        target, name, old = _before.pop()
+    for (target, name), old in reversed(_before.items()):
         if old is _ABSENT:
             delattr(target, name)
         else:
             setattr(target, name, old)
+    _before.clear()
 
 
 @contextlib.contextmanager
@@ -54,8 +58,7 @@ def recording(tape: Session) -> Iterator[None]:
         random.default_for(Device("cuda"))
     with _lock:
         name = "" if recorders[0] else _replaced()
-        if not recorders[0]:
-            _install()
+        _install()
         recorders[0] += 1
     active.tape = tape
     try:

@@ -17,7 +17,7 @@ from .ir import Array, Ref, Storage
 from .session import ARRAY, Session
 from .tape import CaptureError, refusal
 from .traced import Traced
-from .values import SIMPLE
+from .values import SIMPLE, walked
 
 PLAIN = (*SIMPLE, dtype, device, np.dtype)
 REMEDY = "Return tensors in tuples, lists or dicts"
@@ -44,7 +44,9 @@ class Results:
         self.nodes: list[Any] = []
         # Where each tensor's array is among what the program gives; None for others' memory.
         self._places: list[int | None] = []
-        self._outside = _reached([session.arguments, *guards.scope.values(), *guards.modules])
+        held = [session.arguments, *guards.scope.values(), *guards.modules]
+        # The ids of objects from outside.
+        self._outside = set(walked(held, _parts))
 
     # --------------------------------------------------------------------------- structure
     def structure(self, value: Any) -> str:
@@ -216,49 +218,35 @@ def _as_view(z: Tensor, x: Tensor, detached: bool, unrecorded: bool) -> None:
     remember(z, base_of(z))
 
 
-def _reached(values: list[Any]) -> set[int]:
-    """The ids of objects, and of those in containers."""
-    seen: set[int] = set()
-    stack = list(values)
-    while stack:
-        value = stack.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, (tuple, list)):
-            stack += value
-        elif isinstance(value, dict) and "__name__" not in value:
-            stack += value.values()
-    return seen
+def _parts(value: Any) -> Any:
+    """What a container contains, but for the globals of a module."""
+    if isinstance(value, dict):
+        return () if "__name__" in value else value.values()
+    return value if isinstance(value, (tuple, list)) else ()
 
 
 def escaped(session: Session, roots: list[Tensor], moved: set[int]) -> list[str]:
     """Where tensors were made that still exist, and belong to no result and no gradient."""
-    known = moved | _reachable(roots)
+    known = moved | walked(roots, _held).keys()
+    states = [s for o in session.optimizers.values() for s in o.state.values()]
+    kept = {id(value) for state in states for value in state.values()}
 
-    def found() -> list[str]:
-        made = ((reference(), where) for reference, where in session.made)
-        return [where for t, where in made if t is not None and id(t) not in known]
+    def found() -> list[tuple[int, str]]:
+        made = [(id(t), where) for at, where in session.made if (t := at()) is not None]
+        return [each for each in made if each[0] not in known]
 
-    if found():
+    if (escaped := found()) and kept.isdisjoint(k for k, _ in escaped):
         # Graphs of gradients are circles.
         gc.collect()
-    return found()
+    return [where for _, where in found()]
 
 
-def _reachable(roots: list[Tensor]) -> set[int]:
-    """Tensors that belong to results: their bases and what their graphs hold."""
-    seen: set[int] = set()
-    stack: list[Any] = list(roots)
-    while stack:
-        x = stack.pop()
-        if isinstance(x, tuple):
-            stack += x
-        elif isinstance(x, slice):
-            stack += [x.start, x.stop, x.step]
-        elif isinstance(x, (Tensor, Node)) and id(x) not in seen:
-            seen.add(id(x))
-            stack += [x._node, *x.__dict__.values()] if isinstance(x, Tensor) else [
-                *x.parents, *(x.saved or ()), x.const
-            ]  # fmt: skip
-    return seen
+def _held(x: Any) -> Any:
+    """What a result holds: its base, and what its graph does."""
+    if isinstance(x, Tensor):
+        return [x._node, *x.__dict__.values()]
+    if isinstance(x, Node):
+        return [*x.parents, *(x.saved or ()), x.const]
+    if isinstance(x, slice):
+        return x.start, x.stop, x.step
+    return x if isinstance(x, tuple) else ()

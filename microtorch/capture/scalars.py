@@ -9,23 +9,30 @@ before them in a chain, then by formula, they are runs of one formula over many 
 walker, made of the formulas that occur, is a loop over runs; each has a tight loop of its own.
 """
 
-import contextlib
+import functools
 import itertools
 import math
-import operator
 import sys
+from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..graph.node import next_seq
 from ..kernels import jit, text
-from ..table import names_in
+from ..table import Row, names_in
 from ..value import ScalarOp, Value
 from .tape import CaptureError, active, place, refusal
 
 _SLOTS = {name: Value.__dict__[name] for name in ("data", "grad")}
+
+
+class Formula(NamedTuple):
+    """A formula over numbers, and their names in it."""
+
+    text: str
+    names: tuple[str, ...]
 
 
 class NumberRead(CaptureError, ValueError):
@@ -59,10 +66,10 @@ class Number:
         raise error
 
     def __neg__(self) -> Any:
-        return self.scalars.note("-x", ("x",), (self,))
+        return self.scalars.note(_NEGATED, (self,))
 
     def __abs__(self) -> Any:
-        return self.scalars.note("fabs(x)", ("x",), (self,))
+        return self.scalars.note(_ABSOLUTE, (self,))
 
     __round__ = __floor__ = __ceil__ = __trunc__ = __mod__ = __rmod__ = __floordiv__ = _read
     __bool__ = __float__ = __int__ = __index__ = __format__ = __str__ = __repr__ = _read
@@ -70,28 +77,30 @@ class Number:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         """NumPy's numbers come here: 2 * x, say."""
-        formula = _OPERATORS.get(ufunc.__name__, "")
-        if not formula or method != "__call__" or options:
+        if ufunc.__name__ not in _OPERATORS or method != "__call__" or options:
             self._read()
-        return self.scalars.note(formula, ("x", "y"), inputs)
+        return self.scalars.note(_OPERATORS[ufunc.__name__], inputs)
 
 
-def _operators(formula: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _operators(formula: Formula) -> tuple[Callable[..., Any], Callable[..., Any]]:
     def forward(self: Number, other: Any) -> Any:
-        if not isinstance(other, (Number, int, float, np.generic)):
+        if type(other) is not Number and not isinstance(other, (int, float, np.generic)):
             return NotImplemented
-        return self.scalars.note(formula, ("x", "y"), (self, other))
+        return self.scalars.note(formula, (self, other))
 
     def reflected(self: Number, other: Any) -> Any:
         if not isinstance(other, (int, float, np.generic)):
             return NotImplemented
-        return self.scalars.note(formula, ("x", "y"), (other, self))
+        return self.scalars.note(formula, (other, self))
 
     return forward, reflected
 
 
-_OPERATORS = {"add": "x + y", "subtract": "x - y", "multiply": "x * y", "divide": "x / y",
-              "power": "pow(x, y)"}  # fmt: skip
+_NEGATED, _ABSOLUTE = Formula("-x", ("x",)), Formula("fabs(x)", ("x",))
+_OPERATORS = {name: Formula(f, ("x", "y")) for name, f in (
+    ("add", "x + y"), ("subtract", "x - y"), ("multiply", "x * y"), ("divide", "x / y"),
+    ("power", "pow(x, y)"))}  # fmt: skip
+_SUM = _OPERATORS["add"]
 for _name, _formula in zip("add sub mul truediv pow".split(), _OPERATORS.values(), strict=True):
     _forward, _reflected = _operators(_formula)
     setattr(Number, f"__{_name}__", _forward)
@@ -102,8 +111,9 @@ class Scalars:
     """A list of scalar operations: number k is made from the numbers of its operands."""
 
     def __init__(self) -> None:
-        # (formula, names) and operands of each number; an input or a constant has none.
-        self.made: list[tuple[Any, tuple[int, ...]]] = []
+        # Formula and operands of each number; an input or a constant has none.
+        self.formulas: list[Formula | None] = []
+        self.operands: list[tuple[int, ...]] = []
         self.constants: dict[tuple[float, float], int] = {}
         # (id of Value, slot) -> (Value, slot, number at entry, what the slot held).
         self.inputs: dict[tuple[int, str], tuple[Value, str, int, float]] = {}
@@ -112,7 +122,7 @@ class Scalars:
         # Why this cannot be a program, should the function have caught the error.
         self.failure: NumberRead | None = None
 
-    def note(self, formula: str, names: tuple[str, ...], operands: Any) -> Any:
+    def note(self, formula: Formula, operands: Any) -> Any:
         """The result of a formula.
 
         Raises:
@@ -120,12 +130,19 @@ class Scalars:
         """
         if self.closed:
             raise CaptureError("a Value made in a compiled function is used outside: return it")
-        if formula == "x + y" and 0.0 in [x for x in operands if type(x) is not Number]:
+        if formula == _SUM:
             # Gradients begin at 0.
-            return next(x for x in operands if type(x) is Number)
-        places = tuple(self.place(x) for x in operands)
-        self.made.append(((formula, names), places))
-        return Number(self, len(self.made) - 1)
+            x, y = operands
+            if type(x) is not Number and x == 0:
+                return y
+            if type(y) is not Number and y == 0:
+                return x
+        return Number(self, self._enter(formula, tuple([self.place(x) for x in operands])))
+
+    def _enter(self, formula: Formula | None = None, operands: tuple[int, ...] = ()) -> int:
+        self.formulas.append(formula)
+        self.operands.append(operands)
+        return len(self.formulas) - 1
 
     def place(self, x: Any) -> int:
         """The place of an operand."""
@@ -137,26 +154,24 @@ class Scalars:
         # 0 and -0 are equal, but not the same.
         key = (x, math.copysign(1, x))
         if key not in self.constants:
-            self.constants[key] = len(self.made)
-            self.made.append((None, ()))
+            self.constants[key] = self._enter()
         return self.constants[key]
 
     # --------------------------------------------------------------- Values while recording
     def read(self, v: Value, name: str) -> Any:
         """A slot of a Value; those of the caller's Values are inputs."""
         held = _SLOTS[name].__get__(v)
-        if type(held) is Number or v.seq < self.start or (id(v), name) in self.inputs:
+        if v.seq < self.start or type(held) is Number or (id(v), name) in self.inputs:
             return held
-        self.made.append((None, ()))
-        number = Number(self, len(self.made) - 1)
+        number = Number(self, self._enter())
         self.inputs[id(v), name] = (v, name, number.index, held)
         _SLOTS[name].__set__(v, number)
         return number
 
     def write(self, v: Value, name: str, x: Any) -> None:
         """Set a slot of a Value."""
-        # A Value that is being made has no number yet.
-        with contextlib.suppress(AttributeError):
+        # A Value that is being made has no number yet, and no `seq`.
+        if getattr(v, "seq", -math.inf) >= self.start:
             self.read(v, name)
         _SLOTS[name].__set__(v, x if type(x) is Number else float(x))
 
@@ -171,7 +186,7 @@ class Scalars:
     @property
     def used(self) -> bool:
         """Whether the function did anything with Values."""
-        return bool(self.inputs or self.made)
+        return bool(self.inputs or self.formulas)
 
     # ------------------------------------------------------------------------- afterwards
     def program(self, result: Any) -> "ScalarProgram":
@@ -259,19 +274,18 @@ class ScalarProgram:
         wanted: list[int],
         structure: Callable[[list[float]], Any],
     ) -> None:
-        made = scalars.made
-        needed = set(wanted)
-        for k in reversed(range(len(made))):
+        operands, needed = scalars.operands, set(wanted)
+        for k in reversed(range(len(operands))):
             if k in needed:
-                needed.update(made[k][1])
-        formulas: dict[Any, int] = {}
-        depth = [0] * len(made)
-        steps: list[tuple[tuple[int, int], int]] = []
-        for k, (formula, operands) in enumerate(made):
+                needed.update(operands[k])
+        formulas: dict[Formula, int] = {}
+        depth = [0] * len(operands)
+        # What is made by one formula after equally many others in a chain.
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for k, formula in enumerate(scalars.formulas):
             if formula is not None and k in needed:
-                depth[k] = 1 + max((depth[j] for j in operands), default=0)
-                steps.append(((depth[k], formulas.setdefault(formula, len(formulas))), k))
-        steps.sort()
+                depth[k] = 1 + max([depth[j] for j in operands[k]], default=0)
+                groups[depth[k], formulas.setdefault(formula, len(formulas))].append(k)
         inputs = {
             slot: [
                 (v, k) for v, name, k, _ in scalars.inputs.values() if name == slot and k in needed
@@ -281,21 +295,18 @@ class ScalarProgram:
         # Places: inputs, constants, then results in the order in which they are made.
         order = [k for of_slot in inputs.values() for _, k in of_slot]
         count = len(order)
-        order += scalars.constants.values()
-        first = len(order)
-        order += [k for _, k in steps]
-        places = {k: at for at, k in enumerate(order)}
+        places = {k: at for at, k in enumerate([*order, *scalars.constants.values()])}
         runs: list[tuple[int, int, int, int]] = []
         columns: list[int] = []
-        for (_, number), group in itertools.groupby(steps, key=operator.itemgetter(0)):
-            operands_of = [made[k][1] for _, k in group]
-            runs.append((number, len(operands_of), len(columns), first))
-            first += len(operands_of)
-            columns += [places[j] for column in zip(*operands_of, strict=True) for j in column]
+        for (_, number), group in sorted(groups.items()):
+            runs.append((number, len(group), len(columns), len(places)))
+            for column in zip(*[operands[k] for k in group], strict=True):
+                columns += [places[j] for j in column]
+            places.update(zip(group, itertools.count(len(places))))
         self.reads = {slot: [v for v, _ in of_slot] for slot, of_slot in inputs.items()}
         self.writes = targets
         self.structure = structure
-        self.registers = np.zeros(len(order))
+        self.registers = np.zeros(len(places))
         self.registers[count : count + len(scalars.constants)] = [x for x, _ in scalars.constants]
         self.inputs = self.registers[:count]
         self.outputs = np.array([places[k] for k in wanted], np.int64)
@@ -326,7 +337,7 @@ class ScalarProgram:
         return self.structure(found)
 
 
-def walker(formulas: list[tuple[str, tuple[str, ...]]]) -> str:
+def walker(formulas: list[Formula]) -> str:
     """The text of a loop over runs: number of the formula, operations, operands, first result."""
     lines = ["def walk(registers, runs, count, operands):", "    r = f64_at(registers)",
              "    t = i64_at(runs)", "    for k in range(count):", "        op = t[4 * k]",
@@ -355,8 +366,11 @@ class _Slot:
         self.name, self.slot = name, _SLOTS[name]
 
     def __get__(self, v: Any, owner: Any = None) -> Any:
+        held = self.slot.__get__(v)
+        if type(held) is Number:
+            return held
         scalars = _recorded()
-        return scalars.read(v, self.name) if scalars else self.slot.__get__(v)
+        return scalars.read(v, self.name) if scalars else held
 
     def __set__(self, v: Any, x: Any) -> None:
         scalars = _recorded()
@@ -371,7 +385,7 @@ def _exactly(self: ScalarOp, *operands: Any) -> Any:
     scalars = _recorded()
     if scalars is None or not any(type(x) is Number for x in operands):
         return EXACTLY(self, *operands)
-    return scalars.note(self.row.formula, self.row.operands, operands)
+    return scalars.note(Formula(self.row.formula, self.row.operands), operands)
 
 
 def _gradients(self: ScalarOp, g: Any, node: Value) -> Any:
@@ -381,12 +395,18 @@ def _gradients(self: ScalarOp, g: Any, node: Value) -> Any:
         return GRADIENTS(self, g, node)
     operands = (*(p.data for p in node.parents), *node.numbers, node.data, g)
     values = dict(zip((*self.row.operands, "z", "g"), operands, strict=True))
-    found = []
-    for d in (self.row.derivatives or ())[: len(node.parents)]:
-        formula = text.chain(d)
-        names = tuple(n for n in values if n in names_in(formula))
-        found.append(scalars.note(formula, names, [values[n] for n in names]))
-    return found
+    return [
+        scalars.note(formula, [values[n] for n in formula.names])
+        for formula in _derivatives(self.row)[: len(node.parents)]
+    ]
+
+
+@functools.cache
+def _derivatives(row: Row) -> list[Formula]:
+    """What a row's inputs get of a gradient."""
+    texts = map(text.chain, row.derivatives or ())
+    names = (*row.operands, "z", "g")
+    return [Formula(t, tuple(n for n in names if n in names_in(t))) for t in texts]
 
 
 def _init(self: Value, data: Any, *rest: Any, **label: Any) -> None:

@@ -179,8 +179,7 @@ class Session:
         storage.kind, storage.array = "temporary", None
         if storage in self.undefined:
             return
-        whole, source = (Ref(s, (storage.size,), (1,)) for s in (storage, kept))
-        self.ops.insert(0, Map((whole,), (source,), formulas=("x",), names=("x",)))
+        self.ops.insert(0, Map((storage.whole,), (kept.whole,), formulas=("x",), names=("x",)))
 
     def result(self, traced: Any) -> Ref:
         """Memory that a caller gets."""

@@ -35,7 +35,7 @@ def work_of(op: Map | Fold) -> Work:
         dims, out, folded = op.ins[0].shape, op.outs[0], set(op.dims)
         left = iter(out.strides)
         strides = tuple(0 if d in folded else next(left) for d in range(len(dims)))
-        outs = (Ref(out.storage, dims, strides, out.offset),)
+        outs = (out.over(dims, strides),)
         away = tuple(d in folded for d in range(len(dims)))
         work = Work(dims, outs, op.ins, (op.formula,), op.names, op, away, op.fold)
     refs = (*work.outs, *work.ins)
@@ -48,7 +48,7 @@ def _over(work: Work, parts: Sequence[tuple[int, int]]) -> Work:
     dims = tuple(n for _, n in parts)
 
     def view(ref: Ref) -> Ref:
-        return Ref(ref.storage, dims, tuple(ref.strides[k] for k, _ in parts), ref.offset)
+        return ref.over(dims, [ref.strides[k] for k, _ in parts])
 
     outs, ins = (tuple(map(view, refs)) for refs in (work.outs, work.ins))
     folded = tuple(work.folded[k] for k, _ in parts)
@@ -68,6 +68,24 @@ def merged(works: list[Work], first: int = 0) -> list[Work]:
             parts[k : k + 2] = [(k + 1, dims[k] * dims[k + 1])]
             works = [_over(w, parts) for w in works]
     return works
+
+
+def broadcast(ref: Ref, shape: Sequence[int]) -> Ref:
+    """The view repeated to a shape."""
+    lead = len(shape) - len(ref.shape)
+    own = [0 if n == 1 != m else s for s, n, m in zip(ref.strides, ref.shape, shape[lead:])]
+    return ref.over(shape, ([0] * lead + own)[: len(shape)])
+
+
+def permuted(ref: Ref, order: Sequence[int]) -> Ref:
+    """The view with its dims in another order."""
+    return ref.over([ref.shape[d] for d in order], [ref.strides[d] for d in order])
+
+
+def inserted(ref: Ref, dim: int) -> Ref:
+    """The view with a dimension of length 1 more."""
+    shape, strides = ref.shape, ref.strides
+    return ref.over((*shape[:dim], 1, *shape[dim:]), (*strides[:dim], 0, *strides[dim:]))
 
 
 def span(*refs: Ref) -> tuple[int, int]:

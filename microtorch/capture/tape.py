@@ -1,4 +1,4 @@
-"""What all of the recording needs: which tape is active, the user's line, errors, and views."""
+"""What all of the recording needs: which tape is active, the user's line, and errors."""
 
 import contextlib
 import functools
@@ -6,13 +6,12 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from ..tensor import Tensor
-from .ir import Ref
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OUTSIDE = (PACKAGE + os.sep, os.path.dirname(os.path.abspath(np.__file__)) + os.sep,
@@ -104,23 +103,3 @@ def method(name: str) -> Callable[..., Any]:
 
     call.__name__ = name
     return call
-
-
-def broadcast(ref: Ref, shape: tuple[int, ...]) -> Ref:
-    """The view repeated to a shape."""
-    lead = len(shape) - len(ref.shape)
-    own = (0 if n == 1 != m else s for s, n, m in zip(ref.strides, ref.shape, shape[lead:]))
-    return Ref(ref.storage, tuple(shape), ((0,) * lead + tuple(own))[: len(shape)], ref.offset)
-
-
-def permuted(ref: Ref, order: Iterable[int]) -> Ref:
-    """The view with its dims in another order."""
-    dims = tuple(order)
-    shape, strides = (tuple(t[d] for d in dims) for t in (ref.shape, ref.strides))
-    return Ref(ref.storage, shape, strides, ref.offset)
-
-
-def inserted(ref: Ref, dim: int) -> Ref:
-    """The view with a dimension of length 1 more."""
-    shape, strides = ((*t[:dim], n, *t[dim:]) for t, n in ((ref.shape, 1), (ref.strides, 0)))
-    return Ref(ref.storage, shape, strides, ref.offset)

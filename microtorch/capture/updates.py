@@ -1,21 +1,20 @@
 """Optimizers while a call is recorded: an update is one map a parameter."""
 
-import re
 from typing import Any
 
 import numpy as np
 
 from ..optim.optimizer import Optimizer, Update
-from ..table import STEPS
+from ..table import STEPS, substitute
 from ..tensor import Tensor, changed, wrap
 from .ir import Map
 from .record import paused, perform, plain
 from .session import Session
-from .tape import active, broadcast, method, refusal
+from .space import broadcast
+from .tape import active, method, refusal
 from .traced import Traced
 
-_STEP, _UPDATE = Optimizer.step, Update.__call__
-_NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
+_STEP, _UPDATE, _STEPS_MADE = Optimizer.step, Update.__call__, Optimizer.steps_made
 
 
 class Options(dict[str, Any]):
@@ -78,7 +77,7 @@ def updating(self: Any, lines: Any, numbers: Any) -> None:
     texts: dict[str, str] = {}
     for statement in row.statements:
         target, _, formula = statement.partition(" = ")
-        texts[target] = f"({_NAME.sub(lambda m: texts.get(m[0], m[0]), formula)})"
+        texts[target] = f"({substitute(formula, texts)})"
     for line in lines:
         arrays = [t._array for t in line]
         shape, dtype = arrays[0].shape, arrays[0].dtype

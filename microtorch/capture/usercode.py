@@ -6,7 +6,7 @@ import os
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from .tape import OUTSIDE
@@ -26,7 +26,7 @@ CLOCKS = UNREPEATABLE["time"].split()
 
 def is_library(file: str | None, module: Any) -> bool:
     """Whether code is not the user's, by its file or, where it has none, its module."""
-    if file is not None and file.startswith("<"):
+    if file is not None and file.startswith("<") and not file.startswith("<frozen"):
         return str(module).partition(".")[0] in ("microtorch", "numpy")
     if file is None and module != "__main__":
         file = getattr(sys.modules.get(module), "__file__", None)
@@ -43,6 +43,21 @@ def of_python(frame: Any) -> bool:
     """Whether a frame runs code of Python itself, or of the package."""
     file = frame.f_code.co_filename
     return of_library(frame) and (file.startswith(OUTSIDE) or not file.startswith(_INSTALLED))
+
+
+# Functions that a program could not call again: the module, the class, names, what they do, and
+# which code may call them. The modules need not be imported, which would take 25 ms.
+REFUSED: tuple[tuple[str, str, str, str, Callable[[Any], bool] | None], ...] = (
+    ("builtins", "", "print input open", "{}() is called", of_library),
+    ("time", "", UNREPEATABLE["time"], "{}() is called", of_library),
+    ("os", "", "urandom", "{}() is called", of_library),
+    ("os", "", "fork forkpty", "a process is started", None),
+    ("subprocess", "Popen", "__init__", "a process is started", of_library),
+    ("threading", "Thread", "start", "a thread is used", None),
+    ("concurrent.futures.thread", "ThreadPoolExecutor", "submit", "a thread is used", None),
+    ("logging", "Logger", "_log", "{}() is called", of_library),
+    ("numpy.random.bit_generator", "", "randbits", "a generator is made without a seed", of_python),
+)
 
 
 class Names(NamedTuple):
@@ -88,7 +103,8 @@ _BY_TEXT = {"getattr", "hasattr", "setattr", "delattr", "vars", "__dict__", "glo
 def names_of_code(code: types.CodeType) -> Names:
     """What the names in code stand for."""
     found: tuple[set[str], ...] = (set(), set(), set(), set())
-    for step in dis.get_instructions(code):
+    steps = list(dis.get_instructions(code))
+    for step in steps:
         if step.opname in _KINDS:
             found[_KINDS[step.opname]].add(step.argval)
     if _BY_TEXT & (found[0] | found[1]):
@@ -96,7 +112,7 @@ def names_of_code(code: types.CodeType) -> Names:
         found[1].update(found[3])
         if "globals" in found[0]:
             found[0].update(found[3])
-    if _any_name(list(dis.get_instructions(code))):
+    if _any_name(steps):
         found[3].add("*")
     for c in code.co_consts:
         if isinstance(c, types.CodeType):

@@ -4,10 +4,10 @@ import random
 import sys
 import types
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from numpy import random as numpy_random
 
 from ..nn.module import Module
 
@@ -32,19 +32,42 @@ def frozen(value: Any, depth: int = 8) -> Any:
     return id(value)
 
 
+def walked(roots: Iterable[Any], parts: Callable[[Any], Iterable[Any]]) -> dict[int, Any]:
+    """By id, objects and what `parts` gives of them, and of that, the first ones first."""
+    seen: dict[int, Any] = {}
+    stack = [*roots][::-1]
+    while stack:
+        x = stack.pop()
+        if id(x) not in seen:
+            seen[id(x)] = x
+            stack += [*parts(x)][::-1]
+    return seen
+
+
 def equal(array: Any, was: Any) -> bool:
     """Whether two arrays are equal, nan to nan."""
     return bool(np.array_equal(array, was, equal_nan=array.dtype.kind == "f"))
 
 
-def state_of(generator: Any) -> str:
+def generators() -> tuple[type, ...]:
+    """The types of generators that are not microtorch's: NumPy's if anyone has imported them."""
+    names = ("Generator", "RandomState") if "numpy.random" in sys.modules else ()
+    return (random.Random, *(getattr(np.random, name) for name in names))
+
+
+def state_of(generator: Any) -> Any:
     """The state of a generator that is not microtorch's."""
     if isinstance(generator, random.Random):
-        return repr(generator.getstate())
-    legacy = isinstance(generator, numpy_random.RandomState)
-    state = generator.get_state(legacy=False) if legacy else generator.bit_generator.state
-    with np.printoptions(threshold=sys.maxsize):
-        return repr(state)
+        return generator.getstate()
+    newer = hasattr(generator, "bit_generator")
+    return _as_bytes(generator.bit_generator.state if newer else generator.get_state(legacy=False))
+
+
+def _as_bytes(state: Any) -> Any:
+    """Nested dicts with the bytes of arrays, which compare as a whole."""
+    if isinstance(state, dict):
+        return {name: _as_bytes(part) for name, part in state.items()}
+    return state.tobytes() if isinstance(state, np.ndarray) else state
 
 
 def hooks_of(module: Module) -> dict[str, dict[int, Any]]:

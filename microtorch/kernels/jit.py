@@ -256,5 +256,5 @@ def _interleaved(text: str) -> Iterator[None]:
 @functools.cache
 def vector_bytes() -> int:
     """Bytes of this CPU's vector registers."""
-    features = _backend()[0].get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+    sets = re.findall(r"[ +](avx512f|avx2)\b", str(_cpu()))
+    return 64 if "avx512f" in sets else 32 if "avx2" in sets else 16

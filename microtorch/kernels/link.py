@@ -88,15 +88,22 @@ def _place(code: bytes, symbol: str) -> int:
                 if how != ABSOLUTE_64 or not addresses[number]:
                     return 0
                 struct.pack_into("<Q", memory, starts[target] + at, addresses[number] + add)
-    if ctypes.CDLL(None).mprotect(ctypes.c_void_p(base), ctypes.c_size_t(end), READ | EXECUTE):
+    if _library().mprotect(ctypes.c_void_p(base), ctypes.c_size_t(end), READ | EXECUTE):
         return 0
     _placed.append(memory)
     return entry
 
 
+@functools.cache
+def _library() -> ctypes.CDLL:
+    """The C library."""
+    return ctypes.CDLL(None)
+
+
+@functools.cache
 def _of_library(name: str) -> int:
     """The address of a function of the C library, or 0."""
     try:
-        return ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value or 0
+        return ctypes.cast(getattr(_library(), name), ctypes.c_void_p).value or 0
     except AttributeError:
         return 0
