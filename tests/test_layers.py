@@ -76,6 +76,7 @@ COMPILER_FILES = {"kernels.frontend", "kernels.jit", "gpu.compiler"}
 LONGEST = 450
 # What may be longer, up to how many lines, and why.
 LONGER = {
+    "capture.guards": (460, "one walk, with a case for each kind of value"),
     "gpu.ops": (590, "a rule for each operation of NumPy's"),
     "tensor": (710, "one class with the attributes and conversions that PyTorch gives it"),
     "table": (560, "the table is one, and read as one"),
