@@ -382,7 +382,7 @@ masked_select nn.init.trunc_normal_ nonzero remainder reshape unique unique_cons
 )
 REFUSALS = (
     "the shape of a result depends on values",
-    "a value is read in Python (__repr__)",
+    "a value is read in Python (repr)",
     "a tensor gets memory of another shape",
     "a tensor from outside gets a history",
     "the generator's manual_seed is called",

@@ -143,6 +143,44 @@ def test_a_refusal_that_the_function_answers_with_another_error():
     assert w.tolist() == [1, 1]
 
 
+def test_a_refusal_beside_programs_that_exist():
+    w = torch.ones(2, requires_grad=True)
+    inner = torch.compile(lambda x: x.sum().item())
+
+    @torch.compile
+    def step(x):
+        w.grad = None
+        (w * x).sum().backward()
+        with torch.no_grad():
+            w.sub_(w.grad)
+        if x.shape[0] == 1:
+            inner(x)
+        return w.sum()
+
+    for _ in range(2):
+        step(torch.ones(2))
+    gradient, before = w.grad, (w.tolist(), w.grad.tolist(), w._version)
+    with pytest.raises(CaptureError):
+        step(torch.ones(1))
+    assert w.grad is gradient and (w.tolist(), w.grad.tolist(), w._version) == before
+    assert step(torch.ones(2)).item() == -4
+
+
+def test_errors_after_a_refusal_with_a_fallback():
+    w = torch.ones(1)
+
+    @torch.compile(fallback="eager")
+    def step(x):
+        w.add_(x)
+        raise KeyError(x.sum().item())
+
+    with pytest.warns(UserWarning, match="runs eagerly"), pytest.raises(KeyError):
+        step(torch.ones(1))
+    with pytest.raises(KeyError):
+        step(torch.ones(1))
+    assert w.item() == 3
+
+
 def test_errors_of_the_users_leave_what_eager_mode_leaves():
     w = torch.ones(2)
 

@@ -85,6 +85,15 @@ def test_a_name_of_the_users_stays_the_function_that_it_was(monkeypatch):
     assert len(compiled.programs) == 1
 
 
+def test_who_shows_tensors_otherwise_may_compile(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "__repr__", lambda self: "a tensor")
+    f = torch.compile(lambda x: x * 2)
+    assert [f(torch.ones(1)).item() for _ in range(3)] == [2, 2, 2]
+    assert repr(torch.ones(1)) == "a tensor"
+    with pytest.raises(CaptureError, match="read in Python"):
+        torch.compile(lambda x: (repr(x), x)[1])(torch.ones(1))
+
+
 def test_a_method_of_a_class_of_optimizers_is_noticed(monkeypatch):
     w = torch.ones(1, requires_grad=True)
     optimizer = optim.SGD([w], lr=0.5)

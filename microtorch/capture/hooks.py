@@ -345,6 +345,8 @@ CHECKS |= {
     )
 }  # fmt: skip
 MOVE = cpu.move
+# Methods that are refused, whoever wrote them.
+READING = "numpy", "__repr__", "__format__", "data_ptr"
 _WHOLE = """conv conv_input conv_weight windows windows_back window_max window_sum window_spread
 recurrence products_of_others cofactors inv svd qr eigh cholesky solve pinv put_along"""
 _DRAWS = """manual_seed seed set_state set_state_bytes get_state uniform normal exponential randint
@@ -355,7 +357,7 @@ _SET_ATTRIBUTE, _SET_ITEM = Tensor.__setattr__, Tensor.__dict__["__setitem__"]
 HOOKS: list[tuple[Any, str, Any]] = [
     (Tensor, "_array", ArrayHook()), (Tensor, "_grad", GradHook()),
     (ByDtype, "__missing__", _aside(ByDtype.__missing__)),
-    *((Tensor, n, _reading(n)) for n in ("numpy", "__repr__", "__format__", "data_ptr")),
+    *((Tensor, n, _reading(n)) for n in READING),
     *((random.Generator, n, _drawing(n)) for n in _DRAWS.split()),
     (python_random.Random, "seed", _instead(_SEED)(_seeding)),
     (Tensor, "__setattr__", _instead(_SET_ATTRIBUTE)(_set_attribute)),

@@ -245,11 +245,15 @@ class Compiled(functools.partial[Any]):
             gave_up = session.failure is not None
             if session.lenient if gave_up else not isinstance(error, CaptureError):
                 # The user's own.
+                if gave_up:
+                    self._give_up(str(session.failure))
                 raise
             session.undo()
             if not session.lenient:
                 raise
             self._give_up(str(error))
+        finally:
+            session.rollback.forget()
         return self.function(*args, **kwargs)
 
     def _recorded(

@@ -12,7 +12,7 @@ from .. import cuda, random
 from ..device import device as Device
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor
-from .hooks import HOOKS, NUMPY, modules, refused
+from .hooks import HOOKS, NUMPY, READING, modules, refused
 from .session import ARRAY, Session
 from .tape import HOOKED, active, recorders, refusal
 from .traced import Traced
@@ -27,7 +27,11 @@ def _replaced() -> str:
     """Which method of the package's, of those that hooks stand for, someone has replaced."""
     kinds = Tensor, Optimizer, Update, random.Generator
     for kind, name, _ in HOOKS:
-        if kind in kinds and kind.__dict__.get(name) is not HOOKED.get((id(kind), name)):
+        if (
+            kind in kinds
+            and name not in READING
+            and kind.__dict__.get(name) is not HOOKED.get((id(kind), name))
+        ):
             return f"{kind.__name__}.{name}"
     return ""
 

@@ -31,6 +31,10 @@ class Rollback:
         if id(generator) not in self._generators:
             self._generators[id(generator)] = generator, generator.state_bytes()
 
+    def forget(self) -> None:
+        """Let the copies go, as the call has ended."""
+        self._memory.clear()
+
     def undo(self, tensors: Any, gradients: Any, array_of: Any) -> None:
         """Put all back: the latest first, as a memory may have been kept in parts.
 
