@@ -23,7 +23,7 @@ LEVELS = (
     ("kernels.jit",),
     ("kernels.convolve", "kernels.cpu", "kernels.entry", "kernels.gemm",
      "kernels.info", "kernels.lapack", "kernels.native", "kernels.objects", "kernels.rows",
-     "kernels.stream",
+     "kernels.operations", "kernels.stream",
      "kernels.threads", "kernels.ufuncs"),
     ("tensor", "random", "cuda", "functions", "value", "custom"),
     ("gpu",),
@@ -75,7 +75,6 @@ LONGEST = 450
 # What may be longer, up to how many lines, and why.
 LONGER = {
     "capture.hooks": (460, "what is put in place while a call is recorded, a line each"),
-    "gpu.ops": (590, "a rule for each operation of NumPy's"),
     "tensor": (710, "one class with the attributes and conversions that PyTorch gives it"),
     "table": (560, "the table is one, and read as one"),
     "nn.module": (470, "one class with the methods that PyTorch gives it"),

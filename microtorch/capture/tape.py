@@ -92,9 +92,3 @@ def permuted(ref: Ref, order: Iterable[int]) -> Ref:
     dims = tuple(order)
     shape, strides = (tuple(t[d] for d in dims) for t in (ref.shape, ref.strides))
     return Ref(ref.storage, shape, strides, ref.offset)
-
-
-def inserted(ref: Ref, dim: int) -> Ref:
-    """The view with a dimension of length 1 more."""
-    shape, strides = ((*t[:dim], n, *t[dim:]) for t, n in ((ref.shape, 1), (ref.strides, 0)))
-    return Ref(ref.storage, shape, strides, ref.offset)

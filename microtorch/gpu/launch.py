@@ -163,11 +163,11 @@ def copy(out: Array, x: Array) -> None:
     map_([out], [x], ("x != 0" if out.dtype == np.bool_ != x.dtype else "x",), ("x",))
 
 
-def cast(x: Any, dtype: Any) -> Array:
-    """An operand as a dtype."""
+def cast(x: Any, dtype: Any = None) -> Array:
+    """An operand on the GPU, perhaps of another dtype."""
     if type(x) is not Array:
-        return operand(np.asarray(x).astype(dtype))
-    return x if x.dtype == dtype else copied(x, dtype, "K")
+        x = operand(x if dtype is None or np.ndim(x) else np.asarray(x).astype(dtype))
+    return x if dtype is None or x.dtype == dtype else copied(x, dtype, "K")
 
 
 def fold(
