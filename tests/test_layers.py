@@ -23,7 +23,7 @@ LEVELS = (
     ("kernels.jit",),
     ("kernels.convolve", "kernels.cpu", "kernels.entry", "kernels.gemm",
      "kernels.info", "kernels.lapack", "kernels.native", "kernels.objects", "kernels.rows",
-     "kernels.operations", "kernels.stream",
+     "kernels.operations", "kernels.stream", "kernels.standin",
      "kernels.threads", "kernels.ufuncs"),
     ("tensor", "random", "cuda", "functions", "value", "custom"),
     ("gpu",),

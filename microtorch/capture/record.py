@@ -15,9 +15,10 @@ import numpy as np
 
 from ..kernels import operations
 from ..kernels.operations import replaced, whole
+from ..kernels.standin import method
 from ..table import ROWWISE
 from .ir import Call, Fold, Map, Product, Ref, Rows
-from .tape import active, broadcast, method, permuted, read_error, refusal
+from .tape import active, broadcast, permuted, read_error, refusal
 from .traced import Traced
 
 # What gives numbers from shapes alone, and what has results whose shape depends on values.

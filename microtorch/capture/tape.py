@@ -1,11 +1,10 @@
 """What all of the recording needs: which tape is active, the user's line, errors, and views."""
 
 import contextlib
-import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -67,17 +66,6 @@ def read_error(what: str) -> CaptureError:
         "program could not do again",
         "Return the tensor and read it after the call, use torch.where for choices",
     )
-
-
-@functools.cache
-def method(name: str) -> Callable[..., Any]:
-    """A method of arrays as a function of that name."""
-
-    def call(x: Any, *args: Any, **options: Any) -> Any:
-        return getattr(x, name)(*args, **options)
-
-    call.__name__ = name
-    return call
 
 
 def broadcast(ref: Ref, shape: tuple[int, ...]) -> Ref:

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.standin import method
 from ..optim.optimizer import Optimizer, Update
 from ..table import STEPS
 from ..tensor import Tensor, changed, wrap
 from .ir import Map
 from .record import paused, perform, plain
 from .session import Session
-from .tape import active, broadcast, method, refusal
+from .tape import active, broadcast, refusal
 from .traced import Traced
 
 _STEP, _UPDATE, _STEPS_MADE = Optimizer.step, Update.__call__, Optimizer.steps_made
