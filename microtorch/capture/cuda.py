@@ -132,7 +132,7 @@ class Program:
         that the second needs, which stays the graphs' own.
         """
         driver, before = start(), current.stream
-        stream = current.stream = _spare.pop() if _spare else driver.stream()
+        stream = current.stream = _spare.pop() if _spare else int(driver.cuStreamCreate(1))
         later.follow(before, stream)
         try:
             for item in self.items:
@@ -182,7 +182,7 @@ class Program:
                 if isinstance(segment, Call):
                     self._again(segment)
                 else:
-                    driver.replay(segment, current.stream)
+                    driver.cuGraphLaunch(segment, current.stream)
         for own, array, written in given:
             if written:
                 launch.copy(array, own)
@@ -202,7 +202,7 @@ class Program:
         later.follow(self._last, self._own)
         pool.give(self._own, self._held)
         graphs = [s for s in self._segments if not isinstance(s, Call)]
-        later.after([self._last], lambda: [*map(start().forget, graphs)])
+        later.after([self._last], lambda: [*map(start().cuGraphExecDestroy, graphs)])
 
     def explain(self) -> str:
         """A table of kernels: what each computes, and its bytes."""

@@ -54,16 +54,21 @@ def complete(text: str) -> str:
     return text[: found.start()] + extra + text[found.end() :]
 
 
-def parameters(text: str) -> list[str]:
-    """The type of each parameter of the kernel, "i64" or "f64"."""
+def words(text: str) -> str:
+    """The types of the kernel's parameters as `struct` names them: integers q, floats d."""
     names = dict(_HELPER.findall(text))["kernel"].split(", ")
-    return ["f64" if name.startswith("number_") else "i64" for name in names]
+    return "".join("d" if name.startswith("number_") else "q" for name in names)
 
 
 # ------------------------------------------------------------------------------------ PTX
 def machine_code(text: str, capability: tuple[int, int]) -> tuple[str, bytes]:
-    """`(entry, code)` of a kernel text for cards of a compute capability; no driver is needed."""
+    """`(entry, code)` of a kernel text for cards of a compute capability; no driver is needed.
+
+    The simulator's code is the text.
+    """
     text = complete(text)
+    if SIMULATED:
+        return "kernel", text.encode()
     stem = f"cuda-{_key(text, capability)}"
     found = store.read(stem)
     if found is None:
@@ -120,8 +125,8 @@ def _ptx(stem: str, text: str, capability: tuple[int, int]) -> tuple[str, bytes]
             scope[helper[0]] = cuda.jit(device=True, inline="always")(scope[helper[0]])
     kernel = scope["kernel"]
     kernel.__name__ = kernel.__qualname__ = symbol
-    kinds = {"i64": types.int64, "f64": types.float64}
-    code, _ = cuda.compile_ptx(kernel, tuple(kinds[k] for k in parameters(text)), cc=capability)
+    kinds = {"q": types.int64, "d": types.float64}
+    code, _ = cuda.compile_ptx(kernel, tuple(kinds[k] for k in words(text)), cc=capability)
     entry = re.search(r"\.entry (\S+)\(", code)
     assert entry is not None
     return entry[1], code.encode()
@@ -180,11 +185,13 @@ def _vocabulary() -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------ simulator
-def simulated(text: str) -> Callable[..., None]:
-    """`launch(grid, block, *arguments)`, which runs the kernel thread by thread on host memory."""
+def simulated(text: str) -> tuple[Callable[..., None], str]:
+    """`launch(grid, block, *arguments)`, which runs the kernel thread by thread on host memory.
+
+    And the arguments as `struct` names them.
+    """
     from numba import cuda
 
-    text = complete(text)
     scope = {**_simulated_names(), "cuda": cuda}
     exec(compile(text, "kernel", "exec"), scope)
     kernel = cuda.jit(scope["kernel"])
@@ -195,7 +202,7 @@ def simulated(text: str) -> Callable[..., None]:
             warnings.simplefilter("ignore")
             kernel[grid, block](*arguments)
 
-    return launch
+    return launch, words(text)
 
 
 class _Pointer:

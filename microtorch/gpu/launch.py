@@ -218,8 +218,7 @@ def fold(
 
 
 def _start(source: str, columns: bool, work: int, words: list[int]) -> None:
-    blocks = start().processors * 16
-    run(source, work, words, grid=None if columns else (min(work, blocks), 1))
+    run(source, work, words, grid=None if columns else (min(work, start().blocks), 1))
 
 
 def rows(name: str, ins: list[Array], dim: int) -> Array:

@@ -208,7 +208,7 @@ def zeros(shape: Any, dtype: Any = np.float64) -> Array:
     """Zeros."""
     made = empty(shape, dtype)
     if made.size:
-        start().clear(made.address, made.nbytes, current.stream)
+        start().cuMemsetD8Async(made.address, 0, made.nbytes, current.stream)
     return made
 
 
