@@ -7,7 +7,7 @@ order of the result's elements and taken apart into one index a dimension.
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..kernels.text import (
     _FLOAT_HELPERS,
@@ -22,6 +22,7 @@ from ..kernels.text import (
 from ..table import FOLDS, Rowwise, Step, names_in
 
 Operand = tuple[str, str]
+Line = tuple[str, str, str]
 
 
 def _lengths(prefix: str, rank: int) -> list[str]:
@@ -56,35 +57,55 @@ def _kernel(parameters: Sequence[str], body: Sequence[str]) -> str:
 
 @functools.cache
 def elementwise(
-    rank: int, ins: Sequence[Operand], outs: Sequence[Operand], formulas: Sequence[str],
-    dtype: str, far: str = "",
+    rank: int, ins: Sequence[Operand], outs: Sequence[Operand], lines: Sequence[Line], dtype: str,
+    far: str = "", folds: Sequence[tuple[str, str]] = (), threads: int = 0,
 ) -> str:  # fmt: skip
-    """outs[k] = formulas[k] for every element: `kernel(n, lengths, addresses, distances)`.
+    """Formulas for every element: `kernel(n, lengths, addresses, distances, addresses of folds)`.
 
-    Operands are (name, dtype); the formulas are computed in `dtype`. far: an operand that is found
-    at distances which int64 operand `at` holds, from where its own distances lead.
+    Operands are (name, dtype). A line is (name, dtype, formula over ins and lines before it),
+    computed in `dtype`; an out is stored from the line of its name. far: an operand that is found
+    at distances which int64 operand `at` holds, from where its own distances lead. folds: (line,
+    fold) of all elements; each block stores what its part comes to.
     """
     operands = [*ins, *outs]
-    names = [n for n, _ in operands]
-    arguments = [n for n, _ in ins if n != "at"]
-    text = prologue(dtype, formulas)
-    for (name, _), formula in zip(outs, formulas, strict=True):
-        text += function(f"{name}_of", arguments, formula)
+    names, arguments = [n for n, _ in operands], [n for n, _ in ins if n != "at"]
+    kinds, made = {n: C_TYPE[d][0] for n, d, _ in lines}, [*(n for n, _ in outs), *dict(folds)]
+    formulas, combines = [f for _, _, f in lines], {k: FOLDS[k].combine for _, k in folds}
+    text = prologue(dtype, formulas) + fold_helpers(dtype, formulas, combines.values())
+    text += "".join(function(f"{k}_with", ("a", "b"), f) for k, f in combines.items())
+    text += f"def values({', '.join(arguments)}):\n"
+    text += "".join(f"    {n} = {kinds[n]}({typed(f)})\n" for n, _, f in lines)
+    text += f"    return {', '.join(made)}\n"
     parameters = ["n", *_lengths("d", rank), *(f"a_{n}" for n in names), *_steps(names, rank)]
-    body = [*_pointers(operands), "    i = cuda.grid(1)", "    step = cuda.gridsize(1)"]
+    parameters += [f"a_{n}" for n, _ in folds]
+    body = _pointers(operands)
+    dtypes = {n: d for n, d, _ in lines}
+    body += [f"    t_{n} = {kinds[n]}({initial_of(FOLDS[k].initial, dtypes[n])})"
+             for n, k in folds]  # fmt: skip
+    body += ["    i = cuda.grid(1)", "    step = cuda.gridsize(1)"]
     body += ["    while i < n:", *_indices("i", "d", "j", rank, " " * 8)]
     place = {n: _place(n, "j", rank) for n in names}
     if far:
         place[far] += f" + p_at[{place['at']}]"
     body += [f"        v_{n} = p_{n}[{place[n]}]" for n in arguments]
     values = ", ".join(f"v_{n}" for n in arguments)
-    for name, kind in outs:
-        body.append(f"        r_{name} = {C_TYPE[kind][0]}({name}_of({values}))")
+    body += [f"        {', '.join(f'r_{n}' for n in made)} = values({values})"]
     body += [f"        p_{name}[{place[name]}] = r_{name}" for name, _ in outs]
-    return text + _kernel(parameters, [*body, "        i += step"])
+    body += [f"        t_{n} = {k}_with(t_{n}, r_{n})" for n, k in folds]
+    body += ["        i += step"]
+    # Of the block, one a type for all folds in turn: there is little such memory.
+    body += [f"    lanes_{kind} = shared({threads}, T_{kind})"
+             for kind in sorted({kinds[n] for n, _ in folds})]  # fmt: skip
+    body += ["    t = cuda.threadIdx.x"] * bool(folds)
+    for n, k in folds:
+        lanes = f"lanes_{kinds[n]}"
+        body += [f"    {lanes}[t] = t_{n}", *tree(lanes, f"{k}_with", threads, "    ")]
+        body += [f"    p_{n} = {kinds[n]}_at(a_{n})", "    if t == 0:"]
+        body += [f"        p_{n}[cuda.blockIdx.x] = {lanes}[0]", "    cuda.syncthreads()"]
+    return text + _kernel(parameters, body)
 
 
-def fold_helpers(dtype: str, formulas: Sequence[str], combines: Sequence[str]) -> str:
+def fold_helpers(dtype: str, formulas: Iterable[str], combines: Iterable[str]) -> str:
     """Functions that folds need and the formulas do not."""
     extra = set().union(*map(names_in, combines)) & {"maximum", "minimum"}
     helpers = _FLOAT_HELPERS if dtype.startswith("f") else _INT_HELPERS
