@@ -67,8 +67,8 @@ def of_others():
         out, lines = (("out0", dtype),), (("out0", dtype, "x"),)
         yield text.elementwise(2, far, out, lines, dtype, "x")
         yield text.elementwise(2, far, out, lines, dtype, "out0")
-        lines = (("t", dtype, "x * x"), ("out0", dtype, "t + 1"), ("u", dtype, "exp(out0)"))
-        folds = (("u", "sum"), ("out0", "max"))
+        lines = (("m", dtype, "x * x"), ("out0", dtype, "m + 1"), ("u", dtype, "exp(out0)"))
+        folds = (("u", "sum"), ("m", "max"))
         yield text.elementwise(2, (("x", dtype),), out, lines, dtype, "", folds, THREADS)
 
 

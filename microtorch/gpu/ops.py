@@ -28,6 +28,8 @@ VIEWS = frozenset(
     "shares_memory shape ndim size result_type can_cast view atleast_1d atleast_2d "
     "atleast_3d".split()
 )
+# The most elements of rows that are sorted on the GPU.
+FEW = 256
 # NumPy's own Python code for these goes through rules.
 COMPOSED = frozenset("take_along_axis put_along_axis vstack hstack flip".split())
 
@@ -212,27 +214,21 @@ def zeros(shape: Any, dtype: Any = np.float64) -> Array:
     return made
 
 
-def filled(shape: Any, value: Any, dtype: Any) -> Array:
-    """One number, everywhere."""
-    made = empty(shape, dtype)
-    copy(made, operand(np.asarray(value).astype(made.dtype)) if type(value) is not Array else value)
-    return made
-
-
 _START: dict[str, Any] = {"zeros": 0, "ones": 1, "empty": None}
 
 
 @rule("zeros ones empty full")
 def _new(to: Any, function: Any, shape: Any, *args: Any, dtype: Any = None, **_: Any) -> Any:
-    if function is np.full:
-        value, *rest = args
-        kind = dtype or (rest[0] if rest else None) or np.asarray(value).dtype
-        return filled(shape, value, kind)
-    kind = dtype or (args[0] if args else None) or np.float64
-    value = _START[function.__name__]
-    if value is None:
-        return empty(shape, kind)
-    return filled(shape, 1, kind) if value else zeros(shape, kind)
+    name = function.__name__
+    value, *rest = args if name == "full" else (_START[name], *args)
+    kind = dtype or next(iter(rest), None) or (
+        np.float64 if name != "full" else np.asarray(value).dtype)  # fmt: skip
+    if name == "zeros":
+        return zeros(shape, kind)
+    made = empty(shape, kind)
+    if name != "empty":
+        made[...] = value
+    return made
 
 
 @rule("zeros_like ones_like empty_like full_like")
@@ -322,21 +318,17 @@ def _check(index: Any, d: int, n: int) -> None:
 
 
 def _distance(indices: list[Any], shape: tuple[int, ...]) -> Array:
-    """The distance, in elements, that indices along some dims lead to together."""
-    fixed, total = np.zeros(shape, np.int64), None
-    for index, n, far in indices:
-        on_device = type(index) is Array
-        if not on_device:
-            fixed = fixed + np.where(index < 0, index + n, index) * far
-            continue
-        made = empty(shape, np.int64)
-        before = total if total is not None else operand(0, np.int64)
-        ins = [cast(index, np.int64), operand(n, np.int64), operand(far, np.int64), before]
-        map_([made], ins, ("where(x < 0, x + y, x) * w + b",), ("x", "y", "w", "b"))
-        total = made
-    if total is None:
-        return upload(np.broadcast_to(fixed, shape))
-    return total + upload(np.broadcast_to(fixed, shape)) if fixed.any() else total
+    """The distance, in elements, that indices along some dims lead to together.
+
+    indices: each with the length of its dim and the distance of its elements.
+    """
+    made, ins, names, terms = empty(shape, np.int64), [], [], []
+    for k, (index, n, by) in enumerate(indices):
+        ins += [cast(placed(index), np.int64), operand(n, np.int64), operand(by, np.int64)]
+        names += [f"i{k}", f"n{k}", f"s{k}"]
+        terms.append(f"where(i{k} < 0, i{k} + n{k}, i{k}) * s{k}")
+    map_([made], ins, (" + ".join(terms),), names)
+    return made
 
 
 @rule("take")
@@ -405,6 +397,41 @@ def _best(
     if keepdims:
         made = made.reshape(*(1 if whole or d == axis else n for d, n in enumerate(x.shape)))
     return made
+
+
+@rule("roll")
+def _roll(to: Any, function: Any, x: Any, shift: Any, axis: Any = None) -> Any:
+    """The last elements before the first, along each dim."""
+    if axis is None:
+        return np.roll(x.reshape(-1), shift, 0).reshape(x.shape)
+    for far, d in np.broadcast(shift, axis):
+        n = x.shape[d]
+        parts = np.split(x, [n - far % n if n else 0], d)
+        x = np.concatenate(parts[::-1], d)
+    return x
+
+
+@rule("argsort")
+def _order(to: Any, function: Any, x: Any, axis: Any = -1, **_: Any) -> Any:
+    """Places in order, in rows of few elements: each counts what comes before it; nan is last."""
+    if x.ndim == 0 or x.shape[axis] > FEW or x.dtype == np.float16:
+        return NotImplemented
+    rows, n = np.moveaxis(x, axis, -1), x.shape[axis]
+    places = np.broadcast_to(np.arange(n, like=x), rows.shape)
+    ins = [rows[..., None, :], rows[..., None], places[..., None, :], places[..., None]]
+    before = "((x < y) | ((y != y) & (x == x)))"
+    same = "((x == y) | ((x != x) & (y != y)))"
+    formula = f"where({before} | ({same} & (i < j)), 1, 0)"
+    rank: Any = fold("sum", ins, (rows.ndim,), np.int64, formula, ("x", "y", "i", "j"))
+    made: Any = empty(rows.shape, np.int64)
+    np.put_along_axis(made, rank, places, -1)
+    return np.moveaxis(made, -1, axis)
+
+
+@rule("sort")
+def _sort(to: Any, function: Any, x: Any, axis: Any = -1, **options: Any) -> Any:
+    short = function is np.sort and x.ndim and x.shape[axis] <= FEW
+    return np.take_along_axis(x, np.argsort(x, axis), axis) if short else NotImplemented
 
 
 array.perform, array.step = perform, step

@@ -169,6 +169,17 @@ def _where(to: Any, function: Any, condition: Any, x: Any = None, y: Any = None)
     return to.map("where", [*ins, to.lift(y, kind)], *CHOICE, [kind])
 
 
+@rule("tril triu")
+def _triangle(to: Any, function: Any, x: Any, k: int = 0) -> Any:
+    """Zeros above or below a diagonal."""
+    if x.ndim < 2 or x.dtype == np.float16:
+        return NotImplemented
+    down, across = (to.placed(np.arange(n)) for n in x.shape[-2:])
+    far = across - down[:, None]
+    kept = far <= k if function.__name__ == "tril" else far >= k
+    return to.map("where", [kept, x, to.lift(0, x.dtype)], *CHOICE, [x.dtype])
+
+
 # ----------------------------------------------------------------------------------- copies
 @rule("astype")
 def _astype(
