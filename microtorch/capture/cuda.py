@@ -10,6 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,7 @@ class Program:
     def _place(self) -> None:
         """Memory for everything that the kernels read and write."""
         slots, sizes = plan(self.items)
+        self.arena = SimpleNamespace(nbytes=sum(sizes))
         blocks = [empty((n,), np.uint8) for n in sizes]
         self.memory: dict[Storage, Array] = {}
         given = {r.storage for r in self.arguments}
@@ -194,19 +196,10 @@ class Program:
         later.after([self._last], lambda: [*map(start().cuGraphExecDestroy, graphs)])
 
     def explain(self) -> str:
-        """A table of kernels: what each computes, and its bytes."""
-        lines = [f"{'kind':8} {'what':40} {'size':>11} {'bytes':>13}"]
-        for item in self.items:
-            outs = outs_of(item)
-            dims = item.dims if isinstance(item, Loop) else outs[0].shape if outs else ()
-            moved = {*ins_of(item), *(item.kept if isinstance(item, Loop) else outs_of(item))}
-            touched = sum(r.dtype.itemsize * math.prod(n for n, s in zip(r.shape, r.strides) if s)
-                          for r in moved)  # fmt: skip
-            kind, size = type(item).__name__.lower(), "x".join(map(str, dims)) or "1"
-            lines.append(f"{kind:8} {comment(item)[:40]:40} {size:>11} {touched:13,}")
+        """A table of kernels: what each computes, its bytes and operations."""
         products = "cuBLAS" if blas.library() else "microtorch's kernel"
-        lines.append(f"{self.name}: one launch a call; products by {products}")
-        return "\n".join(lines)
+        table = HostProgram.explain(self)  # type: ignore[arg-type]
+        return f"{table}\n{self.name}: one launch a call; products by {products}"
 
 
 def _of_host(op: Op) -> bool:

@@ -40,18 +40,18 @@ def sigmoid(x):
 def softplus(x):
     return log1p(exp(-fabs(x))) + where(x > F(0), x, F(0))
 """
-_IMPORT = re.compile(r"^from vecmath\d+ import (.*)\n", re.MULTILINE)
+_IMPORT = re.compile(r"^from vecmath\d+ import .*\n", re.MULTILINE)
 _HELPER = re.compile(r"^def (\w+)\((.*)\)", re.MULTILINE)
+# Types of kernel text, and their names elsewhere.
+_TYPES = dict(zip(
+    "f32 f64 i8 i16 i32 i64 u8 u16 u32 u64".split(),
+    "float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split(),
+))  # fmt: skip
 
 
 def complete(text: str) -> str:
     """The text with functions that are none of the CUDA library's."""
-    found = _IMPORT.search(text)
-    if not found:
-        return text
-    wanted = {name.strip() for name in found[1].split(",")}
-    extra = _EXTRA if wanted & {"sigmoid", "softplus"} else ""
-    return text[: found.start()] + extra + text[found.end() :]
+    return _IMPORT.sub(_EXTRA, text)
 
 
 def words(text: str) -> str:
@@ -153,9 +153,7 @@ def _vocabulary() -> dict[str, Any]:
         extending, types = (importlib.import_module(f"numba.{n}") for n in ("extending", "types"))
     intrinsic = extending.intrinsic
 
-    names = "f32 f64 i8 i16 i32 i64 u8 u16 u32 u64".split()
-    full = {"f": "float", "i": "int", "u": "uint"}
-    scope: dict[str, Any] = {n: getattr(types, full[n[0]] + n[1:]) for n in names}
+    scope: dict[str, Any] = {n: getattr(types, full) for n, full in _TYPES.items()}
 
     def pointer_to(element: Any) -> Any:
         @intrinsic  # type: ignore[untyped-decorator]
@@ -179,7 +177,7 @@ def _vocabulary() -> dict[str, Any]:
 
         return both(condition, a, b), code
 
-    for n in names:
+    for n in _TYPES:
         scope[n + "_at"], scope["T_" + n] = pointer_to(scope[n]), scope[n]
     return scope | {"where": where, "cuda": cuda}
 
@@ -249,10 +247,9 @@ def memory(
 def _simulated_names() -> dict[str, Any]:
     from numba import types
 
-    full = {"f": "float", "i": "int", "u": "uint"}
     scope: dict[str, Any] = {}
-    for n in "f32 f64 i8 i16 i32 i64 u8 u16 u32 u64".split():
-        dtype = np.dtype(full[n[0]] + n[1:])
+    for n, full in _TYPES.items():
+        dtype = np.dtype(full)
         scope[n] = dtype.type if n[0] == "f" else functools.partial(_cast, dtype)
         scope[n + "_at"] = functools.partial(_Pointer, dtype)
         scope["T_" + n] = getattr(types, dtype.name)
