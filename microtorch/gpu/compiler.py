@@ -207,20 +207,16 @@ class _Pointer:
     """What an address points to, as an array that has no end."""
 
     def __init__(self, dtype: np.dtype[Any], address: Any) -> None:
-        self._dtype, self._address = dtype, int(address) - FAR
-        self._ahead = memory((1 << 40,), dtype, self._address)
+        self._dtype, self._first = dtype, int(address) - FAR
+
+    def _at(self, i: Any) -> Any:
+        return memory((), self._dtype, self._first + int(i) * self._dtype.itemsize)
 
     def __getitem__(self, i: Any) -> Any:
-        return self._ahead[i] if i >= 0 else self._before(i)[()]
+        return self._at(i)[()]
 
     def __setitem__(self, i: Any, value: Any) -> None:
-        if i >= 0:
-            self._ahead[i] = value
-        else:
-            self._before(i)[...] = value
-
-    def _before(self, i: Any) -> Any:
-        return memory((), self._dtype, self._address + int(i) * self._dtype.itemsize)
+        self._at(i)[...] = value
 
 
 # All of memory: an array made on it costs 0.3 us, and nothing is read before it is asked for.

@@ -282,8 +282,8 @@ def _far(x: Array, key: Any) -> tuple[Array, Array]:
             parts.append(k)
     used = sum(k is not None and k is not ... for k in parts)
     rest = [slice(None)] * (x.ndim - used)
-    at = next((p for p, k in enumerate(parts) if k is ...), len(parts))
-    parts[at : at + 1] = rest
+    gap = next((p for p, k in enumerate(parts) if k is ...), len(parts))
+    parts[gap : gap + 1] = rest
     parts = [k if isinstance(k, (np.ndarray, slice)) or k is None else np.asarray(k) for k in parts]
     seen = x.ghost[tuple(slice(None) if isinstance(k, np.ndarray) else k for k in parts)]
     dims = [p for p, k in enumerate(parts) if isinstance(k, np.ndarray)]
@@ -292,21 +292,20 @@ def _far(x: Array, key: Any) -> tuple[Array, Array]:
         common = np.broadcast_shapes(*(i.shape for i in indices))
     except ValueError:
         raise IndexError("shape mismatch") from None
-    together = dims[-1] - dims[0] + 1 == len(dims)
-    first = dims[0] if together else 0
+    # Where the dims of the indices come among the others.
+    first = dims[0] if dims[-1] - dims[0] + 1 == len(dims) else 0
     kept = [d for d in range(seen.ndim) if d not in dims]
-    before = [d for d in kept if d < first] if together else []
-    after = [d for d in kept if d not in before]
+    before, after = kept[:first], kept[first:]
+    around: Any = lambda own, new: (*(own[d] for d in before), *new, *(own[d] for d in after))
+    steps = []
     for i, d in zip(indices, dims, strict=True):
         _check(i, d, seen.shape[d])
-    at_all = _distance([(i, seen.shape[d], seen.strides[d] // x.itemsize)
-                        for i, d in zip(indices, dims, strict=True)], common)  # fmt: skip
-    shape = (*(seen.shape[d] for d in before), *common, *(seen.shape[d] for d in after))
-    still = (0,) * len(common)
-    strides = (*(seen.strides[d] for d in before), *still, *(seen.strides[d] for d in after))
+        steps.append((i, seen.shape[d], seen.strides[d] // x.itemsize))
+    at, shape = _distance(steps, common), around(seen.shape, common)
+    strides = around(seen.strides, (0,) * len(common))
     far = Array(memory(shape, x.dtype, seen.ctypes.data, strides), x.block)
-    spread = (*(0 for _ in before), *at_all.strides, *(0 for _ in after))
-    return far, Array(memory(shape, np.int64, at_all.address, spread), at_all.block)
+    still = around((0,) * seen.ndim, at.strides)
+    return far, Array(memory(shape, np.int64, at.address, still), at.block)
 
 
 def _check(index: Any, d: int, n: int) -> None:
