@@ -284,7 +284,8 @@ class Kernel:
                     if ref in loop.kept:
                         outs[name] = program.view(ref)
                 lines.append((name, ref.dtype.name, formula))
-        self.n, folds = math.prod(works[0].dims), {n: fold for n, (fold, _) in self.folds.items()}
+        folds = tuple((name, fold) for name, (fold, _) in self.folds.items())
+        self.n = math.prod(works[0].dims)
         self.source, self.words = launch.elementwise(
             works[0].dims, ins, outs, lines, _dtype(works[0]), folds=folds
         )

@@ -99,16 +99,16 @@ class Driver:
             OutOfMemoryError, RuntimeError: if it failed, in the driver's words.
         """
         code, *rest = answer
+        if code == self.cu.CUresult.CUDA_SUCCESS:
+            return rest[0] if len(rest) == 1 else tuple(rest) or True
         if code == self.cu.CUresult.CUDA_ERROR_NOT_READY:
             return False
-        if code != self.cu.CUresult.CUDA_SUCCESS:
-            kind = OutOfMemoryError if code.name == "CUDA_ERROR_OUT_OF_MEMORY" else RuntimeError
-            lost = code.name in LOST and (
-                ". All tensors on the GPU are lost, perhaps to an earlier operation: save what is "
-                "on the CPU and start this program anew"
-            )
-            raise kind(f"CUDA error: {self._words(code)} ({code.name}){lost or ''}")
-        return rest[0] if len(rest) == 1 else tuple(rest) or True
+        kind = OutOfMemoryError if code.name == "CUDA_ERROR_OUT_OF_MEMORY" else RuntimeError
+        lost = code.name in LOST and (
+            ". All tensors on the GPU are lost, perhaps to an earlier operation: save what is "
+            "on the CPU and start this program anew"
+        )
+        raise kind(f"CUDA error: {self._words(code)} ({code.name}){lost or ''}")
 
     def __getattr__(self, name: str) -> Any:
         """A function of the driver, which raises an error instead of giving its code."""

@@ -119,15 +119,14 @@ def map_(
 
 def elementwise(
     shape: tuple[int, ...], ins: dict[str, Array], outs: dict[str, Array], lines: Any, dtype: Any,
-    far: str = "", folds: dict[str, str] = {},  # noqa: B006
+    far: str = "", folds: tuple[tuple[str, str], ...] = (),
 ) -> tuple[str, list[int]]:  # fmt: skip
     """The text of a kernel over the positions of a shape (`text.elementwise`), and its words."""
     operands = [*ins.values(), *outs.values()]
     lengths, steps = merged(shape, [distances(x) for x in operands])
     given, made = (tuple((n, x.dtype.name) for n, x in each.items()) for each in (ins, outs))
     source = text.elementwise(
-        len(lengths), given, made, tuple(lines), dtype.name, far, tuple(folds.items()),
-        start().threads,
+        len(lengths), given, made, tuple(lines), dtype.name, far, folds, start().threads
     )  # fmt: skip
     words = [math.prod(shape), *lengths[1:], *(x.address for x in operands)]
     return source, words + [s for each in steps for s in each]
