@@ -70,6 +70,9 @@ def of_others():
         lines = (("m", dtype, "x * x"), ("out0", dtype, "m + 1"), ("u", dtype, "exp(out0)"))
         folds = (("u", "sum"), ("m", "max"))
         yield text.elementwise(2, (("x", dtype),), out, lines, dtype, "", folds, THREADS)
+        many = tuple((f"v{k}", dtype) for k in range(60))
+        lines = (("out0", dtype, " + ".join(n for n, _ in many)),)
+        yield text.elementwise(2, many, out, lines, dtype)
 
 
 def compiled(source):

@@ -67,40 +67,34 @@ def elementwise(
     at distances which int64 operand `at` holds, from where its own distances lead. folds: (line,
     fold) of all elements; each block stores what its part comes to.
     """
-    operands = [*ins, *outs]
-    names, arguments = [n for n, _ in operands], [n for n, _ in ins if n != "at"]
-    kinds, made = {n: C_TYPE[d][0] for n, d, _ in lines}, [*(n for n, _ in outs), *dict(folds)]
+    names, dtypes = [n for n, _ in (*ins, *outs)], {n: d for n, d, _ in lines}
+    kinds = {n: C_TYPE[d][0] for n, d in dtypes.items()}
     formulas, combines = [f for _, _, f in lines], {k: FOLDS[k].combine for _, k in folds}
     text = prologue(dtype, formulas) + fold_helpers(dtype, formulas, combines.values())
     text += "".join(function(f"{k}_with", ("a", "b"), f) for k, f in combines.items())
-    text += f"def values({', '.join(arguments)}):\n"
-    text += "".join(f"    {n} = {kinds[n]}({typed(f)})\n" for n, _, f in lines)
-    text += f"    return {', '.join(made)}\n"
-    parameters = ["n", *_lengths("d", rank), *(f"a_{n}" for n in names), *_steps(names, rank)]
+    parameters = ["_n", *_lengths("_d", rank), *(f"a_{n}" for n in names), *_steps(names, rank)]
     parameters += [f"a_{n}" for n, _ in folds]
-    body = _pointers(operands)
-    dtypes = {n: d for n, d, _ in lines}
+    body = _pointers([*ins, *outs])
     body += [f"    t_{n} = {kinds[n]}({initial_of(FOLDS[k].initial, dtypes[n])})"
              for n, k in folds]  # fmt: skip
-    body += ["    i = cuda.grid(1)", "    step = cuda.gridsize(1)"]
-    body += ["    while i < n:", *_indices("i", "d", "j", rank, " " * 8)]
-    place = {n: _place(n, "j", rank) for n in names}
+    body += ["    _i = cuda.grid(1)", "    _step = cuda.gridsize(1)"]
+    body += ["    while _i < _n:", *_indices("_i", "_d", "_j", rank, " " * 8)]
+    place = {n: _place(n, "_j", rank) for n in names}
     if far:
         place[far] += f" + p_at[{place['at']}]"
-    body += [f"        v_{n} = p_{n}[{place[n]}]" for n in arguments]
-    values = ", ".join(f"v_{n}" for n in arguments)
-    body += [f"        {', '.join(f'r_{n}' for n in made)} = values({values})"]
-    body += [f"        p_{name}[{place[name]}] = r_{name}" for name, _ in outs]
-    body += [f"        t_{n} = {k}_with(t_{n}, r_{n})" for n, k in folds]
-    body += ["        i += step"]
+    body += [f"        {n} = p_{n}[{place[n]}]" for n, _ in ins if n != "at"]
+    body += [f"        {n} = {kinds[n]}({typed(f)})" for n, _, f in lines]
+    body += [f"        p_{n}[{place[n]}] = {n}" for n, _ in outs]
+    body += [f"        t_{n} = {k}_with(t_{n}, {n})" for n, k in folds]
+    body += ["        _i += _step"]
     # Of the block, one a type for all folds in turn: there is little such memory.
     body += [f"    lanes_{kind} = shared({threads}, T_{kind})"
              for kind in sorted({kinds[n] for n, _ in folds})]  # fmt: skip
-    body += ["    t = cuda.threadIdx.x"] * bool(folds)
+    body += ["    _t = cuda.threadIdx.x"] * bool(folds)
     for n, k in folds:
         lanes = f"lanes_{kinds[n]}"
-        body += [f"    {lanes}[t] = t_{n}", *tree(lanes, f"{k}_with", threads, "    ")]
-        body += [f"    p_{n} = {kinds[n]}_at(a_{n})", "    if t == 0:"]
+        body += [f"    {lanes}[_t] = t_{n}", *tree(lanes, f"{k}_with", threads, "    ", "_t")]
+        body += [f"    p_{n} = {kinds[n]}_at(a_{n})", "    if _t == 0:"]
         body += [f"        p_{n}[cuda.blockIdx.x] = {lanes}[0]", "    cuda.syncthreads()"]
     return text + _kernel(parameters, body)
 
