@@ -88,7 +88,7 @@ class _CudaDeviceProperties(NamedTuple):
 def get_device_properties(device: Any = None) -> _CudaDeviceProperties:
     """What the GPU is: name, compute capability, bytes of memory, multiprocessors."""
     driver = _driver(device)
-    (major, minor), (_, total) = driver.capability, driver.info()
+    (major, minor), (_, total) = driver.capability, driver.cuMemGetInfo()
     return _CudaDeviceProperties(driver.name, major, minor, total, driver.processors)
 
 
@@ -139,14 +139,14 @@ class Stream:
         self.device = Device("cuda", 0)
         if stream_ptr is None:
             if len(self._made) < MOST_STREAMS:
-                self._made.append(self.driver.stream())
+                self._made.append(int(self.driver.cuStreamCreate(1)))
             stream_ptr = self._made[Stream._next % len(self._made)]
             Stream._next = (Stream._next + 1) % MOST_STREAMS
         self.cuda_stream: int = stream_ptr
 
     def query(self) -> bool:
         """Whether nothing is left to do."""
-        return self.driver.done(self.cuda_stream)  # type: ignore[no-any-return]
+        return self.driver.cuStreamQuery(self.cuda_stream)  # type: ignore[no-any-return]
 
     def synchronize(self) -> None:
         """Wait until nothing is left to do."""
@@ -223,21 +223,22 @@ class Event:
         if self._handle is None:
             self._handle = later.event(stream.cuda_stream, self._timing)
         else:
-            self.driver.mark(self._handle, stream.cuda_stream)
+            self.driver.cuEventRecord(self._handle, stream.cuda_stream)
 
     def query(self) -> bool:
         """Whether it has happened; True if it was not recorded."""
-        return self._handle is None or self.driver.happened(self._handle)
+        return self._handle is None or self.driver.cuEventQuery(self._handle)
 
     def wait(self, stream: Stream | None = None) -> None:
         """Let a stream do what comes now only when this has happened."""
         if self._handle is not None:
-            self.driver.wait_event(self._handle, (stream or current_stream()).cuda_stream)
+            to = (stream or current_stream()).cuda_stream
+            self.driver.cuStreamWaitEvent(to, self._handle, 0)
 
     def synchronize(self) -> None:
         """Wait until it has happened."""
         if self._handle is not None:
-            self.driver.wait_event(self._handle)
+            self.driver.cuEventSynchronize(self._handle)
 
     def elapsed_time(self, end_event: "Event") -> float:
         """Milliseconds from this event to another.
@@ -249,7 +250,7 @@ class Event:
             raise ValueError("Both events must be created with argument 'enable_timing=True'.")
         if self._handle is None or end_event._handle is None:
             raise ValueError("Both events must be recorded before calculating elapsed time.")
-        return self.driver.elapsed(self._handle, end_event._handle)  # type: ignore[no-any-return]
+        return self.driver.cuEventElapsedTime(self._handle, end_event._handle)  # type: ignore[no-any-return]
 
     def __del__(self) -> None:
         if self._handle is not None:
@@ -306,7 +307,7 @@ def empty_cache() -> None:
 
 def mem_get_info(device: Any = None) -> tuple[int, int]:
     """Bytes of the GPU that are free, and all there are."""
-    return _driver(device).info()  # type: ignore[no-any-return]
+    return _driver(device).cuMemGetInfo()  # type: ignore[no-any-return]
 
 
 def memory_summary(device: Any = None, abbreviated: bool = False) -> str:

@@ -13,6 +13,7 @@ import pytest
 from test_functions import SAMPLES, Operands, flat, run, same
 
 import microtorch
+from microtorch.gpu import ops
 
 THOROUGH = "MICROTORCH_FUZZ" in os.environ
 # What is another thing where the device is: its name, memory that can be pinned, generators.
@@ -113,3 +114,22 @@ def test_places_that_are_added_to():
     assert x.tolist() == [1, 0, 2]
     with pytest.raises(IndexError, match="index 3 is out of bounds for axis 0 with size 3"):
         np.add.at(x, np.array([0, 3, 1]), ones)
+
+
+@pytest.mark.parametrize("code", """
+x.sort()[0]; x.sort(descending=True)[1]; x.argsort(0); x.topk(2)[1]; x[0].topk(3, largest=False)[0]
+x.roll(2); x.roll(-1, 1); x.roll((1, -2), (0, 1)); x.tril(); x.triu(1); x.median(1)[0]
+i & 6; i | 9; i ^ i.flip(1); ~i; i.byte() & 3; (x > 0) & (x < 1)
+""".strip().replace("\n", "; ").split("; "))  # fmt: skip
+def test_what_needs_no_cpu(code, monkeypatch):
+    microtorch.manual_seed(0)
+    x, i = microtorch.randn(3, 7), microtorch.tensor([[5, -3, 127], [0, 7, -128]])
+    x[1, 3], x[2, 2] = microtorch.nan, x[2, 5]
+    wanted = eval(code, {"x": x, "i": i})
+    monkeypatch.setattr(ops, "on_host", None)
+    found = eval(code, {"x": x.cuda(), "i": i.cuda()})
+    run = microtorch.compile(eval(f"lambda x, i: {code}"))
+    monkeypatch.undo()
+    assert found.is_cuda and found.dtype == wanted.dtype
+    for each in (found, *(run(x.cuda(), i.cuda()) for _ in range(3)), *(run(x, i),) * 3):
+        np.testing.assert_array_equal(each.cpu().numpy(), wanted.numpy())

@@ -340,12 +340,12 @@ def memory_is_used_again_and_counted():
 
 @simulated
 def out_of_memory_says_how_much_and_harms_nothing():
-    cuda, simulator = torch.cuda, driver.start()
+    cuda, simulator = torch.cuda, driver.start().cu
     kept = torch.arange(4.0, device="cuda")
     cached = torch.empty(1 << 20, device="cuda")
     del cached
     gc.collect()
-    total, simulator.total = simulator.total, simulator._used
+    total, simulator.total = simulator.total, simulator.used
     try:
         # What is only cached is given back before an allocation fails.
         big = torch.empty((1 << 20) - 8192, device="cuda")
@@ -375,10 +375,10 @@ def memory_goes_back_to_its_stream():
     b.record_stream(s)
     place = b.data_ptr()
     simulator = driver.start()
-    happened, simulator.happened = simulator.happened, lambda event: False
+    happened, simulator.cuEventQuery = simulator.cuEventQuery, lambda event: False
     del b
     assert torch.empty(3000, device="cuda").data_ptr() != place
-    simulator.happened = happened
+    simulator.cuEventQuery = happened
     again = [torch.empty(3000, device="cuda") for _ in range(2)]
     assert place in [x.data_ptr() for x in again]
 
@@ -668,7 +668,7 @@ def stubbed(monkeypatch):
         found = driver.Driver(Stub(**fails))
         for module in (memory, array, driver):
             monkeypatch.setattr(module, "start", lambda: found)
-        for name, kind in (("pool", ("allocate", "free")), ("pins", ("pinned", "unpin"))):
+        for name, kind in (("pool", memory.pool._methods), ("pins", memory.pins._methods)):
             monkeypatch.setattr(memory, name, memory.Pool(*kind))
         monkeypatch.setattr(memory, "later", memory.Later())
         for name in ("pool", "later"):
@@ -741,18 +741,18 @@ def test_each_thread_enters_the_context_once(stubbed):
 @pytest.mark.parametrize("call", ["cuLaunchKernel", "cuStreamSynchronize", "cuEventQuery"])
 def test_a_gpu_that_is_lost(stubbed, name, call):
     found = stubbed(**{call: f"ERROR_{name}"})
-    kernel = driver.Kernel("handle", ["i64", "f64"])
+    kernel = driver.Kernel("handle", "qd")
     with pytest.raises(RuntimeError, match=rf"^CUDA error: .* \(CUDA_ERROR_{name}\). All tensors "
                                            "on the GPU are lost"):  # fmt: skip
         found.launch(kernel, (1, 1), 32, [1, 2.0], 0)
         found.wait(0)
-        found.happened("event")
+        found.cuEventQuery("event")
 
 
 def test_other_errors_lose_nothing(stubbed):
     found = stubbed(cuMemsetD8Async="ERROR_INVALID_VALUE")
     with pytest.raises(RuntimeError, match=r"\(CUDA_ERROR_INVALID_VALUE\)$"):
-        found.clear(1, 2, 0)
+        found.cuMemsetD8Async(1, 0, 2, 0)
 
 
 def test_out_of_memory_of_the_driver(stubbed):

@@ -23,16 +23,17 @@ THREADS = Driver.threads
 def forward(row, dtype, rank=1):
     out = "bool" if row.types == "bool" else dtype
     ins = tuple((name, dtype) for name in row.operands)
-    formulas = (formula_of(row, dtype),)
-    return text.elementwise(rank, ins, (("out0", out),), formulas, dtype)
+    lines = (("out0", out, formula_of(row, dtype)),)
+    return text.elementwise(rank, ins, (("out0", out),), lines, dtype)
 
 
 def backward(row, dtype):
     needed = tuple(d is not None for d in row.derivatives)
     ins = tuple((name, dtype) for name in ("g", *backward_operands(row, needed)))
     outs = tuple((f"out{k}", dtype) for k in range(sum(needed)))
-    formulas = tuple(chain(d) for d in row.derivatives if d is not None)
-    return text.elementwise(1, ins, outs, formulas, dtype)
+    formulas = [chain(d) for d in row.derivatives if d is not None]
+    lines = tuple((*out, formula) for out, formula in zip(outs, formulas))
+    return text.elementwise(1, ins, outs, lines, dtype)
 
 
 def of_row(row):
@@ -60,10 +61,18 @@ def of_others():
         for kind in ("int64", "int32", "uint8", "bool"):
             for pair in ((dtype, kind), (kind, dtype)):
                 out = "x != 0" if pair[1] == "bool" else "x"
-                yield text.elementwise(2, (("x", pair[0]),), (("out0", pair[1]),), (out,), pair[0])
+                lines = (("out0", pair[1], out),)
+                yield text.elementwise(2, (("x", pair[0]),), (("out0", pair[1]),), lines, pair[0])
         far = (("x", dtype), ("at", "int64"))
-        yield text.elementwise(2, far, (("out0", dtype),), ("x",), dtype, "x")
-        yield text.elementwise(2, far, (("out0", dtype),), ("x",), dtype, "out0")
+        out, lines = (("out0", dtype),), (("out0", dtype, "x"),)
+        yield text.elementwise(2, far, out, lines, dtype, "x")
+        yield text.elementwise(2, far, out, lines, dtype, "out0")
+        lines = (("m", dtype, "x * x"), ("out0", dtype, "m + 1"), ("u", dtype, "exp(out0)"))
+        folds = (("u", "sum"), ("m", "max"))
+        yield text.elementwise(2, (("x", dtype),), out, lines, dtype, "", folds, THREADS)
+        many = tuple((f"v{k}", dtype) for k in range(60))
+        lines = (("out0", dtype, " + ".join(n for n, _ in many)),)
+        yield text.elementwise(2, many, out, lines, dtype)
 
 
 def compiled(source):

@@ -24,7 +24,7 @@ LEVELS = (
     ("kernels.jit",),
     ("kernels.convolve", "kernels.cpu", "kernels.entry", "kernels.gemm",
      "kernels.info", "kernels.lapack", "kernels.native", "kernels.objects", "kernels.rows",
-     "kernels.stream",
+     "kernels.operations", "kernels.stream", "kernels.standin",
      "kernels.threads", "kernels.ufuncs"),
     ("tensor", "random", "cuda", "functions", "value", "custom"),
     ("gpu",),
@@ -77,7 +77,6 @@ LONGEST = 450
 # What may be longer, up to how many lines, and why.
 LONGER = {
     "capture.guards": (460, "one walk, with a case for each kind of value"),
-    "gpu.ops": (590, "a rule for each operation of NumPy's"),
     "tensor": (710, "one class with the attributes and conversions that PyTorch gives it"),
     "table": (560, "the table is one, and read as one"),
     "nn.module": (480, "one class with the methods that PyTorch gives it"),

@@ -9,6 +9,7 @@ import functools
 import itertools
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,7 @@ from ..gpu.array import Array, empty, upload
 from ..gpu.compiler import memory
 from ..gpu.driver import start
 from ..gpu.memory import current, later, pool
-from ..gpu.text import _indices, fold_helpers, tree
-from ..kernels import text
-from ..table import FOLDS
+from ..table import FOLDS, substitute
 from .build import Program as HostProgram
 from .build import explained, plan
 from .fuse import Item, Loop, _by_elements, conflicts, ins_of, keep, outs_of
@@ -68,9 +67,10 @@ class Program:
         self.written = {ref.storage for item in self.items for ref in outs_of(item)}
         self.written |= self.host.written if self.host else set()
         self._place()
-        self._kernels: dict[Loop, Kernel] = {}
-        texts = [self._prepared(item) for item in self.items]
-        self.source = HEADER + "\n".join(t for t in texts if t)
+        # The text of each item, and what launches it.
+        self._steps = [self._prepared(item) for item in self.items]
+        texts = (f"# {comment(i)}\n{t}" for i, (t, _) in zip(self.items, self._steps))
+        self.source = HEADER + "\n".join(texts)
         self.seconds = time.perf_counter() - started
         self.name = driver.name
         self.was_cached = False
@@ -79,6 +79,7 @@ class Program:
     def _place(self) -> None:
         """Memory for everything that the kernels read and write."""
         slots, sizes = plan(self.items)
+
         blocks = [empty((n,), np.uint8) for n in sizes]
         self.memory: dict[Storage, Array] = {}
         given = {r.storage for r in self.arguments}
@@ -105,25 +106,20 @@ class Program:
         return Array(ghost, base.block)
 
     # -------------------------------------------------------------------------- kernels
-    def _prepared(self, item: Item) -> str:
-        """Make the launches of an item; gives its text."""
+    def _prepared(self, item: Item) -> tuple[str, Callable[[], Any]]:
+        """The text of an item, and what launches it."""
         if isinstance(item, Loop) and not _apart(item):
             kernel = Kernel(self, item)
-            self._kernels[item] = kernel
-            return f"# {comment(item)}\n{kernel.source}"
-        return f"# {comment(item)}\n"
-
-    def _start(self, item: Any) -> None:
-        """Launch what an item is."""
-        if isinstance(item, Loop) and not _apart(item):
-            self._kernels[item].run()
-            return
+            return kernel.source, kernel.run
         op: Any = item.works[0].op if isinstance(item, Loop) else item
-        out, ins = self.view(op.outs[0]), [self.view(r) for r in op.ins]
-        if isinstance(op, Fold):
-            launch.copy(out, launch.fold(op.fold, ins, op.dims, out.dtype, op.formula, op.names))
-        elif isinstance(op, Product):
-            launch.copy(out, launch.product(*ins))
+        outs, ins = ([self.view(r) for r in refs] for refs in (op.outs, op.ins))
+        if isinstance(op, Call):
+            return "", functools.partial(op.function, outs, ins)  # type: ignore[arg-type]
+        [out] = outs
+        if isinstance(op, Product):
+            return "", lambda: launch.copy(out, launch.product(*ins))
+        how = op.dims, out.dtype, op.formula, op.names
+        return "", lambda: launch.copy(out, launch.fold(op.fold, ins, *how))
 
     def _capture(self) -> None:
         """Run everything once, then note all launches, from call to call.
@@ -132,20 +128,22 @@ class Program:
         that the second needs, which stays the graphs' own.
         """
         driver, before = start(), current.stream
-        stream = current.stream = _spare.pop() if _spare else driver.stream()
+        stream = current.stream = _spare.pop() if _spare else int(driver.cuStreamCreate(1))
         later.follow(before, stream)
         try:
-            for item in self.items:
-                self._again(item)
+            for _, run in self._steps:
+                run()
             segments: list[Any] = []
-            for called, part in itertools.groupby(self.items, lambda item: isinstance(item, Call)):
+            pairs = zip(self.items, self._steps)
+            for called, part in itertools.groupby(pairs, lambda pair: isinstance(pair[0], Call)):
+                runs = [run for _, (_, run) in part]
                 if called:
-                    segments += part
+                    segments += runs
                     continue
                 driver.capture(stream)
                 try:
-                    for each in part:
-                        self._start(each)
+                    for run in runs:
+                        run()
                 finally:
                     segments.append(driver.captured(stream))
             self._segments = segments
@@ -179,10 +177,10 @@ class Program:
             self._capture()
         else:
             for segment in self._segments:
-                if isinstance(segment, Call):
-                    self._again(segment)
+                if callable(segment):
+                    segment()
                 else:
-                    driver.replay(segment, current.stream)
+                    driver.cuGraphLaunch(segment, current.stream)
         for own, array, written in given:
             if written:
                 launch.copy(array, own)
@@ -190,19 +188,11 @@ class Program:
         host = iter(found[len(self.needed) :])
         return [next(host if place == "cpu" else made) for place in self._order]
 
-    def _again(self, item: Any) -> None:
-        if isinstance(item, Call):
-            outs: Any = [self.view(r) for r in item.outs]
-            ins: Any = [self.view(r) for r in item.ins]
-            item.function(outs, ins)
-        else:
-            self._start(item)
-
     def __del__(self) -> None:
         later.follow(self._last, self._own)
         pool.give(self._own, self._held)
-        graphs = [s for s in self._segments if not isinstance(s, Call)]
-        later.after([self._last], lambda: [*map(start().forget, graphs)])
+        graphs = [s for s in self._segments if not callable(s)]
+        later.after([self._last], lambda: [*map(start().cuGraphExecDestroy, graphs)])
 
     def explain(self) -> str:
         """A table of kernels: what each computes, its bytes and operations."""
@@ -255,105 +245,61 @@ def _dtype(work: Work) -> np.dtype[Any]:
 
 
 class Kernel:
-    """A loop as one kernel, and a second one for its folds."""
+    """A loop as one kernel, and a second one for each of its folds."""
 
     def __init__(self, program: Program, loop: Loop) -> None:
-        self.program, self.loop = program, loop
-        works = loop.stages[0]
-        self.dims = works[0].dims
-        self.n = math.prod(self.dims)
-        driver = start()
-        folds = [w for w in works if any(w.folded)]
-        self.blocks = driver.grid(self.n) if not folds else min(driver.grid(self.n), 1024)
-        self.partials = [empty((self.blocks,), w.outs[0].dtype) for w in folds]
-        self.words: list[Any] = []
-        self.source = self._text(works, folds, driver.threads)
-
-    def _text(self, works: list[Work], folds: list[Work], threads: int) -> str:
-        rank = max(len(self.dims), 1)
-        dtype = _dtype(works[0]).name
-        formulas = [f for w in works for f in w.formulas]
-        combines = [FOLDS[w.fold].combine for w in folds]
-        made = text.prologue(dtype, formulas) + fold_helpers(dtype, formulas, combines)
-        names: dict[Storage, str] = {}
+        works, driver = loop.stages[0], start()
+        ins: dict[str, Array] = {}
+        outs: dict[str, Array] = {}
+        lines: list[tuple[str, str, str]] = []
         values: dict[Any, str] = {}
-        body: list[str] = []
-        parameters, functions, ends = [], "", []
-
-        def pointer(storage: Storage) -> str:
-            if storage not in names:
-                names[storage] = f"p{len(names)}"
-                parameters.append(f"a_{names[storage]}")
-                self.words.append(self.program.memory[storage].address)
-            return names[storage]
-
-        def place(ref: Ref) -> str:
-            terms = [f"j{d} * {s}" for d, s in enumerate(ref.strides) if s]
-            return f"{pointer(ref.storage)}[{' + '.join([*terms, str(ref.offset)])}]"
 
         def value(ref: Ref) -> str:
             constant = ref.storage.kind == "constant" and ref.storage.size == 1
             if constant and type(ref.storage.array) is np.ndarray:
                 return literal(ref.storage.array[0])
-            key = ref.storage, ref.offset, ref.strides
-            if key not in values:
-                values[key] = f"v{len(values)}"
-                body.append(f"{values[key]} = {place(ref)}")
-            return values[key]
+            name = values.setdefault(_element(ref), f"v{len(values)}")
+            if name not in made:
+                ins[name] = program.view(ref)
+            return name
 
+        made: set[str] = set()
+        # What is folded, by fold and where it goes.
+        self.folds: dict[str, tuple[str, Array]] = {}
         for k, work in enumerate(works):
-            given = ", ".join(map(value, work.ins))
+            given = {n: value(r) for n, r in zip(work.names, work.ins, strict=True)}
             for m, (formula, ref) in enumerate(zip(work.formulas, work.outs, strict=True)):
-                made += text.function(f"f{k}_{m}", work.names, formula)
-                kind = text.C_TYPE[ref.dtype.name][0]
-                call = f"{kind}(f{k}_{m}({given}))"
+                name, formula = f"r{k}_{m}", substitute(formula, given)
+                made.add(name)
                 if any(work.folded):
-                    fold = FOLDS[work.fold]
-                    functions += text.function(f"c{k}", ("a", "b"), fold.combine)
-                    initial = text.initial_of(fold.initial, ref.dtype.name)
-                    ends.append((k, f"t{k} = {kind}({initial})", kind))
-                    body.append(f"t{k} = c{k}(t{k}, {call})")
+                    target = Ref(ref.storage, (), (), ref.offset)
+                    self.folds[name] = work.fold, program.view(target)
                 else:
+                    values[_element(ref)] = name
                     if work.fold:
                         # Of one element each.
-                        finish = FOLDS[work.fold].finish.replace("n", "1")
-                        functions += text.function(f"e{k}", ("a",), finish)
-                        call = f"e{k}({call})"
-                    name = f"r{k}_{m}"
-                    body.append(f"{name} = {call}")
-                    values[ref.storage, ref.offset, ref.strides] = name
-            for m, ref in enumerate(work.outs):
-                if not any(work.folded) and ref in self.loop.kept:
-                    body.append(f"{place(ref)} = r{k}_{m}")
-        lines = [f"    {start_}" for _, start_, _ in ends]
-        lines += ["    i = cuda.grid(1)", "    step = cuda.gridsize(1)", f"    while i < {self.n}:"]
-        taken = _indices("i", "d", "j", rank, " " * 8)
-        for d in range(rank - 1, 0, -1):
-            taken = [line.replace(f" d{d}", f" {self.dims[d]}") for line in taken]
-        lines += [*taken, *(f"        {line}" for line in body), "        i += step"]
-        # One a dtype, for all folds in turn: there is little such memory.
-        kinds = sorted({kind for _, _, kind in ends})
-        lines += [f"    lanes_{kind} = shared({threads}, T_{kind})" for kind in kinds]
-        lines += ["    t = cuda.threadIdx.x"] if ends else []
-        for number, (k, _, kind) in enumerate(ends):
-            lanes = f"lanes_{kind}"
-            lines += [f"    {lanes}[t] = t{k}", *tree(lanes, f"c{k}", threads, "    ")]
-            parameters.append(f"a_q{k}")
-            self.words.append(self.partials[number].address)
-            lines += [f"    q{k} = {kind}_at(a_q{k})", "    if t == 0:",
-                      f"        q{k}[cuda.blockIdx.x] = {lanes}[0]",
-                      "    cuda.syncthreads()"]  # fmt: skip
-        heads = [f"    {n} = {text.C_TYPE[s.dtype.name][0]}_at(a_{n})" for s, n in names.items()]
-        head = f"def kernel({', '.join(parameters)}):"
-        self.folds = folds
-        return made + functions + "\n".join([head, *heads, *lines]) + "\n"
+                        finish = FOLDS[work.fold].finish
+                        formula = substitute(finish, {"a": f"({formula})", "n": "1"})
+                    if ref in loop.kept:
+                        outs[name] = program.view(ref)
+                lines.append((name, ref.dtype.name, formula))
+        folds = tuple((name, fold) for name, (fold, _) in self.folds.items())
+        self.n = math.prod(works[0].dims)
+        self.source, self.words = launch.elementwise(
+            works[0].dims, ins, outs, lines, _dtype(works[0]), folds=folds
+        )
+        self.blocks = min(driver.grid(self.n), 1024) if folds else driver.grid(self.n)
+        self.parts = [empty((self.blocks,), out.dtype) for _, out in self.folds.values()]
+        self.words += [part.address for part in self.parts]
 
     def run(self) -> None:
         """Launch it."""
         launch.run(self.source, self.n, self.words, grid=(self.blocks, 1))
-        for work, partial in zip(self.folds, self.partials, strict=True):
-            fold, out = FOLDS[work.fold], work.outs[0]
-            found = launch.fold(work.fold.replace("mean", "sum"), [partial], (0,), out.dtype)
-            formula = fold.finish.replace("a", "x").replace("n", str(float(self.n)))
-            target = self.program.view(out.over((), ()))
-            launch.map_([target], [found], (formula,), ("x",))
+        for (fold, out), part in zip(self.folds.values(), self.parts, strict=True):
+            found = launch.fold(fold.replace("mean", "sum"), [part], (0,), out.dtype)
+            formula = substitute(FOLDS[fold].finish, {"a": "x", "n": str(float(self.n))})
+            launch.map_([out], [found], (formula,), ("x",))
+
+
+def _element(ref: Ref) -> Any:
+    return ref.storage, ref.offset, ref.strides

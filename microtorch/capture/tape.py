@@ -1,12 +1,11 @@
 """What all of the recording needs: which tape is active, the user's line, and errors."""
 
 import contextlib
-import functools
 import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -92,14 +91,3 @@ def read_error(what: str) -> CaptureError:
         "program could not do again",
         remedy,
     )
-
-
-@functools.cache
-def method(name: str) -> Callable[..., Any]:
-    """A method of arrays as a function of that name."""
-
-    def call(x: Any, *args: Any, **options: Any) -> Any:
-        return getattr(x, name)(*args, **options)
-
-    call.__name__ = name
-    return call

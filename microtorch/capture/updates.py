@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.standin import method
 from ..optim.optimizer import Optimizer, Update
 from ..table import STEPS, substitute
 from ..tensor import Tensor, changed, wrap
@@ -11,7 +12,7 @@ from .ir import Map
 from .record import paused, perform, plain
 from .session import Session
 from .space import broadcast
-from .tape import active, method, refusal
+from .tape import active, refusal
 from .traced import Traced
 
 _STEP, _UPDATE, _STEPS_MADE = Optimizer.step, Update.__call__, Optimizer.steps_made

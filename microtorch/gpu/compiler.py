@@ -40,30 +40,35 @@ def sigmoid(x):
 def softplus(x):
     return log1p(exp(-fabs(x))) + where(x > F(0), x, F(0))
 """
-_IMPORT = re.compile(r"^from vecmath\d+ import (.*)\n", re.MULTILINE)
+_IMPORT = re.compile(r"^from vecmath\d+ import .*\n", re.MULTILINE)
 _HELPER = re.compile(r"^def (\w+)\((.*)\)", re.MULTILINE)
+# Types of kernel text, and their names elsewhere.
+_TYPES = dict(zip(
+    "f32 f64 i8 i16 i32 i64 u8 u16 u32 u64".split(),
+    "float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split(),
+))  # fmt: skip
 
 
 def complete(text: str) -> str:
     """The text with functions that are none of the CUDA library's."""
-    found = _IMPORT.search(text)
-    if not found:
-        return text
-    wanted = {name.strip() for name in found[1].split(",")}
-    extra = _EXTRA if wanted & {"sigmoid", "softplus"} else ""
-    return text[: found.start()] + extra + text[found.end() :]
+    return _IMPORT.sub(_EXTRA, text)
 
 
-def parameters(text: str) -> list[str]:
-    """The type of each parameter of the kernel, "i64" or "f64"."""
+def words(text: str) -> str:
+    """The types of the kernel's parameters as `struct` names them: integers q, floats d."""
     names = dict(_HELPER.findall(text))["kernel"].split(", ")
-    return ["f64" if name.startswith("number_") else "i64" for name in names]
+    return "".join("d" if name.startswith("number_") else "q" for name in names)
 
 
 # ------------------------------------------------------------------------------------ PTX
 def machine_code(text: str, capability: tuple[int, int]) -> tuple[str, bytes]:
-    """`(entry, code)` of a kernel text for cards of a compute capability; no driver is needed."""
+    """`(entry, code)` of a kernel text for cards of a compute capability; no driver is needed.
+
+    The simulator's code is the text.
+    """
     text = complete(text)
+    if SIMULATED:
+        return "kernel", text.encode()
     stem = f"cuda-{_key(text, capability)}"
     found = store.read(stem)
     if found is None:
@@ -120,8 +125,8 @@ def _ptx(stem: str, text: str, capability: tuple[int, int]) -> tuple[str, bytes]
             scope[helper[0]] = cuda.jit(device=True, inline="always")(scope[helper[0]])
     kernel = scope["kernel"]
     kernel.__name__ = kernel.__qualname__ = symbol
-    kinds = {"i64": types.int64, "f64": types.float64}
-    code, _ = cuda.compile_ptx(kernel, tuple(kinds[k] for k in parameters(text)), cc=capability)
+    kinds = {"q": types.int64, "d": types.float64}
+    code, _ = cuda.compile_ptx(kernel, tuple(kinds[k] for k in words(text)), cc=capability)
     entry = re.search(r"\.entry (\S+)\(", code)
     assert entry is not None
     return entry[1], code.encode()
@@ -148,9 +153,7 @@ def _vocabulary() -> dict[str, Any]:
         extending, types = (importlib.import_module(f"numba.{n}") for n in ("extending", "types"))
     intrinsic = extending.intrinsic
 
-    names = "f32 f64 i8 i16 i32 i64 u8 u16 u32 u64".split()
-    full = {"f": "float", "i": "int", "u": "uint"}
-    scope: dict[str, Any] = {n: getattr(types, full[n[0]] + n[1:]) for n in names}
+    scope: dict[str, Any] = {n: getattr(types, full) for n, full in _TYPES.items()}
 
     def pointer_to(element: Any) -> Any:
         @intrinsic  # type: ignore[untyped-decorator]
@@ -174,17 +177,19 @@ def _vocabulary() -> dict[str, Any]:
 
         return both(condition, a, b), code
 
-    for n in names:
+    for n in _TYPES:
         scope[n + "_at"], scope["T_" + n] = pointer_to(scope[n]), scope[n]
     return scope | {"where": where, "cuda": cuda}
 
 
 # ------------------------------------------------------------------------------ simulator
-def simulated(text: str) -> Callable[..., None]:
-    """`launch(grid, block, *arguments)`, which runs the kernel thread by thread on host memory."""
+def simulated(text: str) -> tuple[Callable[..., None], str]:
+    """`launch(grid, block, *arguments)`, which runs the kernel thread by thread on host memory.
+
+    And the arguments as `struct` names them.
+    """
     from numba import cuda
 
-    text = complete(text)
     scope = {**_simulated_names(), "cuda": cuda}
     exec(compile(text, "kernel", "exec"), scope)
     kernel = cuda.jit(scope["kernel"])
@@ -195,27 +200,23 @@ def simulated(text: str) -> Callable[..., None]:
             warnings.simplefilter("ignore")
             kernel[grid, block](*arguments)
 
-    return launch
+    return launch, words(text)
 
 
 class _Pointer:
     """What an address points to, as an array that has no end."""
 
     def __init__(self, dtype: np.dtype[Any], address: Any) -> None:
-        self._dtype, self._address = dtype, int(address) - FAR
-        self._ahead = memory((1 << 40,), dtype, self._address)
+        self._dtype, self._first = dtype, int(address) - FAR
+
+    def _at(self, i: Any) -> Any:
+        return memory((), self._dtype, self._first + int(i) * self._dtype.itemsize)
 
     def __getitem__(self, i: Any) -> Any:
-        return self._ahead[i] if i >= 0 else self._before(i)[()]
+        return self._at(i)[()]
 
     def __setitem__(self, i: Any, value: Any) -> None:
-        if i >= 0:
-            self._ahead[i] = value
-        else:
-            self._before(i)[...] = value
-
-    def _before(self, i: Any) -> Any:
-        return memory((), self._dtype, self._address + int(i) * self._dtype.itemsize)
+        self._at(i)[...] = value
 
 
 # All of memory: an array made on it costs 0.3 us, and nothing is read before it is asked for.
@@ -242,10 +243,9 @@ def memory(
 def _simulated_names() -> dict[str, Any]:
     from numba import types
 
-    full = {"f": "float", "i": "int", "u": "uint"}
     scope: dict[str, Any] = {}
-    for n in "f32 f64 i8 i16 i32 i64 u8 u16 u32 u64".split():
-        dtype = np.dtype(full[n[0]] + n[1:])
+    for n, full in _TYPES.items():
+        dtype = np.dtype(full)
         scope[n] = dtype.type if n[0] == "f" else functools.partial(_cast, dtype)
         scope[n + "_at"] = functools.partial(_Pointer, dtype)
         scope["T_" + n] = getattr(types, dtype.name)

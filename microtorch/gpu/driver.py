@@ -1,6 +1,6 @@
 """NVIDIA's driver through cuda-python: memory, copies, launches, streams, events and graphs.
 
-`simulator.Simulator` has the same methods. `start()` gives the one that there is.
+`start()` gives the GPU that there is, or one whose driver is `simulator.library`.
 """
 
 import ctypes
@@ -34,9 +34,8 @@ class Unavailable(RuntimeError):
 class Kernel:
     """A kernel on the device, and room for the words that a launch takes."""
 
-    def __init__(self, handle: Any, kinds: list[str]) -> None:
-        self.handle = handle
-        self.words = struct.Struct("".join("d" if kind == "f64" else "q" for kind in kinds))
+    def __init__(self, handle: Any, kinds: str) -> None:
+        self.handle, self.words = handle, struct.Struct(kinds)
         self.room = ctypes.create_string_buffer(8 * len(kinds))
         first = ctypes.addressof(self.room)
         self.places = (ctypes.c_void_p * len(kinds))(*(first + 8 * k for k in range(len(kinds))))
@@ -46,10 +45,14 @@ class Kernel:
 
 
 class Driver:
-    """One GPU, the first that CUDA_VISIBLE_DEVICES shows, in the context that others use too."""
+    """One GPU, the first that CUDA_VISIBLE_DEVICES shows, in the context that others use too.
 
-    threads = 256
-    simulated = False
+    It has the functions of the driver by their names: `cuMemFree(address)`.
+    """
+
+    simulated = compiler.SIMULATED
+    # Of a block; and the most blocks that a launch has, for each multiprocessor.
+    threads, blocks_each = (2, 2) if simulated else (256, 16)
 
     def __init__(self, cu: Any) -> None:
         """Raises:
@@ -66,100 +69,88 @@ class Driver:
             raise Unavailable("The NVIDIA driver finds no GPU that this process may use.")
         if found != cu.CUresult.CUDA_SUCCESS:
             raise Unavailable(f"The NVIDIA driver does not start: {self._words(found)}.")
-        version, needed = self.check(cu.cuDriverGetVersion()), toolkit()
+        version, needed = self.cuDriverGetVersion(), toolkit()
         if version // 1000 < needed:
             raise Unavailable(
                 f"The NVIDIA driver supports CUDA {version // 1000}.{version % 1000 // 10}, and "
                 f"the installed packages need {needed}.0: update the driver, or {EXTRAS}."
             )
-        self.count = int(self.check(cu.cuDeviceGetCount()))
-        self.device = self.check(cu.cuDeviceGet(0))
+        self.count = int(self.cuDeviceGetCount())
+        self.device = self.cuDeviceGet(0)
         self.context: Any = None
         kinds = cu.CUdevice_attribute
-        read = lambda kind: int(self.check(cu.cuDeviceGetAttribute(kind, self.device)))
+        read = lambda kind: int(self.cuDeviceGetAttribute(kind, self.device))
         self.capability = (
             read(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
             read(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
         )
         self.processors = read(kinds.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
-        name = self.check(cu.cuDeviceGetName(128, self.device))
+        self.blocks = self.processors * self.blocks_each
+        name = self.cuDeviceGetName(128, self.device)
         self.name = name.split(b"\0")[0].decode()
 
     def _words(self, code: Any) -> str:
         return str(self.cu.cuGetErrorString(code)[1].decode())
 
     def check(self, answer: tuple[Any, ...]) -> Any:
-        """What a call gave.
+        """What a call gave: a value, several, or whether what it asks for is done.
 
         Raises:
             OutOfMemoryError, RuntimeError: if it failed, in the driver's words.
         """
         code, *rest = answer
-        if code != self.cu.CUresult.CUDA_SUCCESS:
-            kind = OutOfMemoryError if code.name == "CUDA_ERROR_OUT_OF_MEMORY" else RuntimeError
-            lost = code.name in LOST and (
-                ". All tensors on the GPU are lost, perhaps to an earlier operation: save what is "
-                "on the CPU and start this program anew"
-            )
-            raise kind(f"CUDA error: {self._words(code)} ({code.name}){lost or ''}")
-        return rest[0] if len(rest) == 1 else rest
+        if code == self.cu.CUresult.CUDA_SUCCESS:
+            return rest[0] if len(rest) == 1 else tuple(rest) or True
+        if code == self.cu.CUresult.CUDA_ERROR_NOT_READY:
+            return False
+        kind = OutOfMemoryError if code.name == "CUDA_ERROR_OUT_OF_MEMORY" else RuntimeError
+        lost = code.name in LOST and (
+            ". All tensors on the GPU are lost, perhaps to an earlier operation: save what is "
+            "on the CPU and start this program anew"
+        )
+        raise kind(f"CUDA error: {self._words(code)} ({code.name}){lost or ''}")
+
+    def __getattr__(self, name: str) -> Any:
+        """A function of the driver, which raises an error instead of giving its code."""
+        if not name.startswith("cu"):
+            raise AttributeError(name)
+        function = getattr(self.cu, name)
+        call = self.__dict__[name] = lambda *args: self.check(function(*args))
+        return call
 
     def enter(self) -> None:
         """Make the context current in this thread; the first that enters makes the context."""
         if self.context is None:
-            self.context = self.check(self.cu.cuDevicePrimaryCtxRetain(self.device))
-        self.check(self.cu.cuCtxSetCurrent(self.context))
+            self.context = self.cuDevicePrimaryCtxRetain(self.device)
+        self.cuCtxSetCurrent(self.context)
 
-    # ------------------------------------------------------------------------- memory
-    def allocate(self, size: int) -> int:
-        """Address of new memory."""
-        return int(self.check(self.cu.cuMemAlloc(size)))
-
-    def free(self, address: int) -> None:
-        """Give memory back to the driver."""
-        self.check(self.cu.cuMemFree(address))
-
-    def info(self) -> tuple[int, int]:
-        """Bytes that are free, and all there are."""
-        free, total = self.check(self.cu.cuMemGetInfo())
-        return int(free), int(total)
+    def wait(self, stream: Any = None) -> None:
+        """Wait for a stream, or for everything."""
+        self.cuCtxSynchronize() if stream is None else self.cuStreamSynchronize(stream)
 
     def copy_in(self, address: int, x: Array, stream: Any, wait: bool = True) -> None:
         """Copy a host array without gaps to the device."""
-        self.check(self.cu.cuMemcpyHtoDAsync(address, x.ctypes.data, x.nbytes, stream))
+        self.cuMemcpyHtoDAsync(address, x.ctypes.data, x.nbytes, stream)
         if wait:
             self.wait(stream)
 
     def copy_out(self, x: Array, address: int, stream: Any, wait: bool = True) -> None:
         """Copy device memory into a host array without gaps."""
-        self.check(self.cu.cuMemcpyDtoHAsync(x.ctypes.data, address, x.nbytes, stream))
+        self.cuMemcpyDtoHAsync(x.ctypes.data, address, x.nbytes, stream)
         if wait:
             self.wait(stream)
-
-    def clear(self, address: int, size: int, stream: Any) -> None:
-        """Fill memory with zero bytes."""
-        self.check(self.cu.cuMemsetD8Async(address, 0, size, stream))
-
-    def pinned(self, size: int) -> int:
-        """Address of page-locked host memory."""
-        return int(self.check(self.cu.cuMemAllocHost(size)))
-
-    def unpin(self, address: int) -> None:
-        """Free page-locked host memory."""
-        self.check(self.cu.cuMemFreeHost(address))
 
     # ----------------------------------------------------------------------- launches
     @functools.cache  # noqa: B019
     def load(self, text: str) -> Kernel:
         """The kernel of a text."""
         entry, code = compiler.machine_code(text, self.capability)
-        module = self.check(self.cu.cuModuleLoadData(code))
-        handle = self.check(self.cu.cuModuleGetFunction(module, entry.encode()))
-        return Kernel(handle, compiler.parameters(text))
+        handle = self.cuModuleGetFunction(self.cuModuleLoadData(code), entry.encode())
+        return Kernel(handle, compiler.words(text))
 
     def grid(self, n: int) -> int:
         """Blocks for n elements: enough to fill the GPU, which then strides on."""
-        return max(1, min(-(-n // self.threads), self.processors * 16))
+        return max(1, min(-(-n // self.threads), self.blocks))
 
     def launch(
         self, kernel: Kernel, grid: tuple[int, int], block: int, words: Any, stream: Any
@@ -167,51 +158,7 @@ class Driver:
         """Start a kernel; it runs after all that the stream was given before."""
         with kernel.lock:
             kernel.words.pack_into(kernel.room, 0, *words)
-            answer = self.cu.cuLaunchKernel(
-                kernel.handle, *grid, 1, block, 1, 1, 0, stream, kernel.at, 0
-            )
-        self.check(answer)
-
-    # ------------------------------------------------------------- streams, events, graphs
-    def stream(self) -> int:
-        """A new stream, which does not wait for the one that all threads begin with."""
-        return int(self.check(self.cu.cuStreamCreate(1)))
-
-    def wait(self, stream: Any = None) -> None:
-        """Wait for a stream, or for everything."""
-        self.check(self.cu.cuCtxSynchronize() if stream is None else (
-            self.cu.cuStreamSynchronize(stream)))  # fmt: skip
-
-    def done(self, stream: Any) -> bool:
-        """Whether a stream has nothing left to do."""
-        return self._over(self.cu.cuStreamQuery(stream))
-
-    def _over(self, answer: tuple[Any, ...]) -> bool:
-        if answer[0] == self.cu.CUresult.CUDA_ERROR_NOT_READY:
-            return False
-        self.check(answer)
-        return True
-
-    def event(self, timing: bool) -> Any:
-        """A new event."""
-        return self.check(self.cu.cuEventCreate(0 if timing else 2))
-
-    def mark(self, event: Any, stream: Any) -> None:
-        """Let an event happen when the stream comes to it."""
-        self.check(self.cu.cuEventRecord(event, stream))
-
-    def wait_event(self, event: Any, stream: Any = None) -> None:
-        """Wait for an event, here or in a stream."""
-        self.check(self.cu.cuEventSynchronize(event) if stream is None else (
-            self.cu.cuStreamWaitEvent(stream, event, 0)))  # fmt: skip
-
-    def happened(self, event: Any) -> bool:
-        """Whether an event is over."""
-        return self._over(self.cu.cuEventQuery(event))
-
-    def elapsed(self, first: Any, second: Any) -> float:
-        """Milliseconds between two events."""
-        return float(self.check(self.cu.cuEventElapsedTime(first, second)))
+            self.cuLaunchKernel(kernel.handle, *grid, 1, block, 1, 1, 0, stream, kernel.at, 0)
 
     def capture(self, stream: Any) -> None:
         """Note what a stream is given from now on instead of doing it.
@@ -219,23 +166,15 @@ class Driver:
         Whatever else goes on, such as memory that is freed by another thread, may go on.
         """
         mode = self.cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-        self.check(self.cu.cuStreamBeginCapture(stream, mode))
+        self.cuStreamBeginCapture(stream, mode)
 
     def captured(self, stream: Any) -> Any:
         """What was noted, ready to run."""
-        noted = self.check(self.cu.cuStreamEndCapture(stream))
+        noted = self.cuStreamEndCapture(stream)
         try:
-            return self.check(self.cu.cuGraphInstantiate(noted, 0))
+            return self.cuGraphInstantiate(noted, 0)
         finally:
-            self.cu.cuGraphDestroy(noted)
-
-    def replay(self, graph: Any, stream: Any) -> None:
-        """Run what was noted, by one launch."""
-        self.check(self.cu.cuGraphLaunch(graph, stream))
-
-    def forget(self, graph: Any) -> None:
-        """Free what was noted, when it does not run any more."""
-        self.check(self.cu.cuGraphExecDestroy(graph))
+            self.cuGraphDestroy(noted)
 
 
 def _has_driver() -> bool:
@@ -267,9 +206,9 @@ def start() -> Any:
         Unavailable: where there is none.
     """
     if compiler.SIMULATED:
-        from .simulator import Simulator
+        from .simulator import library
 
-        return Simulator()
+        return Driver(library)
     if importlib.util.find_spec("numba_cuda") is None:
         lacks = "" if _has_driver() else ", and no NVIDIA driver was found on this machine"
         raise Unavailable(

@@ -19,10 +19,10 @@ from .array import Array
 
 # Modules with arrays that are loaded at first use otherwise.
 LATE = "autograd.functional linalg nn nn.utils optim utils.data capture.program".split()
+# Those that keep NumPy as it is, and the exceptions.
 _APART = "gpu checkpoint kernels capture.hooks capture.traced".split()
 APART = tuple(f"microtorch.{name}" for name in _APART)
 KERNELS = (convolve, cpu, lapack, rows, scans, windows)
-PLACE = Array.device
 
 
 def _asarray(
@@ -61,18 +61,16 @@ def _byte_bounds(x: Any) -> tuple[int, int]:
 @functools.cache
 def numpy() -> Any:
     """NumPy as the package sees it."""
-    seen = types.ModuleType("numpy")
+    seen: Any = types.ModuleType("numpy")
     seen.__dict__.update(np.__dict__)
-    seen.__getattr__ = lambda name: getattr(np, name)  # type: ignore[method-assign]
-    seen.asarray, seen.array = _asarray, _array  # type: ignore[attr-defined]
-    seen.ascontiguousarray = _ascontiguousarray  # type: ignore[attr-defined]
-    for name in ("asarray", "array", "ascontiguousarray"):
-        getattr(seen, name).__name__ = name
+    seen.__getattr__ = lambda name: getattr(np, name)
+    for function in (_asarray, _array, _ascontiguousarray):
+        function.__name__ = function.__name__.removeprefix("_")
+        setattr(seen, function.__name__, function)
     tricks = types.SimpleNamespace(**vars(np.lib.stride_tricks))
     tricks.as_strided = _as_strided
-    seen.lib = types.SimpleNamespace(  # type: ignore[attr-defined]
-        stride_tricks=tricks, array_utils=types.SimpleNamespace(byte_bounds=_byte_bounds)
-    )
+    utils = types.SimpleNamespace(byte_bounds=_byte_bounds)
+    seen.lib = types.SimpleNamespace(stride_tricks=tricks, array_utils=utils)
     return seen
 
 
@@ -81,24 +79,11 @@ def install() -> None:
     """Prepare the package for arrays on the GPU."""
     for name in LATE:
         importlib.import_module("microtorch." + name)
-    seen = numpy()
-    inside = [m for n, m in list(sys.modules.items()) if n.startswith("microtorch.")]
-    for module in inside:
-        if module.__name__.startswith(APART) and module not in (
-            convolve,
-            cpu,
-            lapack,
-            rows,
-            scans,
-            windows,
-        ):
-            continue
-        if module.__dict__.get("np") is np:
-            module.np = seen  # type: ignore[attr-defined]
-    as_strided = np.lib.stride_tricks.as_strided
-    for module in inside:
-        if module.__dict__.get("as_strided") is as_strided and module in (windows,):
-            module.as_strided = _as_strided  # type: ignore[attr-defined]
+    for name, module in list(sys.modules.items()):
+        ours = name.startswith("microtorch.") and not name.startswith(APART)
+        if (ours or module in KERNELS) and module.__dict__.get("np") is np:
+            module.np = numpy()  # type: ignore[attr-defined]
+    vars(windows)["as_strided"] = _as_strided
 
 
 @functools.cache
@@ -113,4 +98,4 @@ def place(index: int | None) -> Device:
             f"CUDA error: invalid device ordinal: microtorch uses one GPU, cuda:0, not cuda:{index}"
         )
     install()
-    return PLACE
+    return Array.device

@@ -109,17 +109,27 @@ def map_(
         return
     ins = [spread(x, shape) for x in ins]
     ins = [_apart(x, outs, far) for x in ins]
-    targets = [f"out{k}" for k in range(len(outs))]
-    lengths, steps = merged(shape, [distances(x) for x in (*ins, *outs)])
-    key = dtype or next((x.dtype for x in ins if x.dtype != np.bool_), ins[0].dtype)
+    kind = dtype or next((x.dtype for x in ins if x.dtype != np.bool_), ins[0].dtype)
+    targets = {f"out{k}": x for k, x in enumerate(outs)}
+    lines = [(n, x.dtype.name, f) for (n, x), f in zip(targets.items(), formulas, strict=True)]
+    given = dict(zip(names, ins, strict=True))
+    source, words = elementwise(shape, given, targets, lines, kind, far)
+    run(source, count, words)
+
+
+def elementwise(
+    shape: tuple[int, ...], ins: dict[str, Array], outs: dict[str, Array], lines: Any, dtype: Any,
+    far: str = "", folds: tuple[tuple[str, str], ...] = (),
+) -> tuple[str, list[int]]:  # fmt: skip
+    """The text of a kernel over the positions of a shape (`text.elementwise`), and its words."""
+    operands = [*ins.values(), *outs.values()]
+    lengths, steps = merged(shape, [distances(x) for x in operands])
+    given, made = (tuple((n, x.dtype.name) for n, x in each.items()) for each in (ins, outs))
     source = text.elementwise(
-        len(lengths),
-        tuple((n, x.dtype.name) for n, x in zip(names, ins, strict=True)),
-        tuple((n, x.dtype.name) for n, x in zip(targets, outs, strict=True)),
-        tuple(formulas), key.name, far,
+        len(lengths), given, made, tuple(lines), dtype.name, far, folds, start().threads
     )  # fmt: skip
-    words = [count, *lengths[1:], *(x.address for x in (*ins, *outs))]
-    run(source, count, words + [s for each in steps for s in each])
+    words = [math.prod(shape), *lengths[1:], *(x.address for x in operands)]
+    return source, words + [s for each in steps for s in each]
 
 
 def _apart(x: Array, outs: list[Array], far: str) -> Array:
@@ -163,11 +173,11 @@ def copy(out: Array, x: Array) -> None:
     map_([out], [x], ("x != 0" if out.dtype == np.bool_ != x.dtype else "x",), ("x",))
 
 
-def cast(x: Any, dtype: Any) -> Array:
-    """An operand as a dtype."""
+def cast(x: Any, dtype: Any = None) -> Array:
+    """An operand on the GPU, perhaps of another dtype."""
     if type(x) is not Array:
-        return operand(np.asarray(x).astype(dtype))
-    return x if x.dtype == dtype else copied(x, dtype, "K")
+        x = operand(x if dtype is None or np.ndim(x) else np.asarray(x).astype(dtype))
+    return x if dtype is None or x.dtype == dtype else copied(x, dtype, "K")
 
 
 def fold(
@@ -218,8 +228,7 @@ def fold(
 
 
 def _start(source: str, columns: bool, work: int, words: list[int]) -> None:
-    blocks = start().processors * 16
-    run(source, work, words, grid=None if columns else (min(work, blocks), 1))
+    run(source, work, words, grid=None if columns else (min(work, start().blocks), 1))
 
 
 def rows(name: str, ins: list[Array], dim: int) -> Array:

@@ -61,7 +61,7 @@ class Block:
 
 
 class Pool:
-    """All memory of a kind that the process has: `new` and `drop` name methods of the driver."""
+    """All memory of a kind that the process has: `new` and `drop` name functions of the driver."""
 
     def __init__(self, new: str, drop: str) -> None:
         self._methods = new, drop
@@ -99,7 +99,7 @@ class Pool:
         try:
             return int(getattr(driver, new)(size))
         except OutOfMemoryError:
-            free, total = driver.info()
+            free, total = driver.cuMemGetInfo()
             raise OutOfMemoryError(
                 f"CUDA out of memory. Tried to allocate {shown(size)}. GPU 0 has a total capacity "
                 f"of {shown(total)} of which {shown(free)} is free. Of the allocated memory "
@@ -157,8 +157,8 @@ class Later:
         driver, _ = start(), current.stream
         spare = self.spare[timing]
         with lock:
-            event = spare.pop() if spare else driver.event(timing)
-        driver.mark(event, stream)
+            event = spare.pop() if spare else driver.cuEventCreate(0 if timing else 2)
+        driver.cuEventRecord(event, stream)
         return event
 
     def after(self, streams: Iterable[Any], work: Callable[[], Any]) -> None:
@@ -172,7 +172,7 @@ class Later:
         with lock:
             waiting, self._waiting = self._waiting, []
             for events, work in waiting:
-                if all(map(start().happened, events)):
+                if all(map(start().cuEventQuery, events)):
                     self.spare[False] += events
                     work()
                 else:
@@ -182,7 +182,7 @@ class Later:
         """Let a stream go on only when another has done what it has been given."""
         if first != stream:
             event = self.event(first)
-            start().wait_event(event, stream)
+            start().cuStreamWaitEvent(stream, event, 0)
             self.spare[False].append(event)
 
 
@@ -203,5 +203,5 @@ def shown(size: int) -> str:
 
 
 later = Later()
-pool = Pool("allocate", "free")
-pins = Pool("pinned", "unpin")
+pool = Pool("cuMemAlloc", "cuMemFree")
+pins = Pool("cuMemAllocHost", "cuMemFreeHost")

@@ -1,165 +1,151 @@
-"""The driver's methods on host memory: what tests use where there is no GPU."""
+"""The functions of NVIDIA's driver that `Driver` calls, on host memory: for tests without a GPU."""
 
-import os
+import ctypes
+import enum
+import struct
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from ..errors import OutOfMemoryError
 from . import compiler
+from .compiler import FAR
 
-Array = np.ndarray[Any, Any]
+CUresult = enum.Enum(
+    "CUresult", "CUDA_SUCCESS CUDA_ERROR_OUT_OF_MEMORY CUDA_ERROR_NO_DEVICE CUDA_ERROR_NOT_READY "
+    "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+)  # fmt: skip
+DONE = CUresult.CUDA_SUCCESS
 
 
-class Simulator:
-    """A GPU of few threads, with a memory of `total` bytes; everything is done at once."""
+class _Library:
+    """A GPU with a memory of `total` bytes; what is not done at once is noted, for a graph."""
 
-    threads = 2
-    simulated = True
-    count, processors, capability, name = 1, 1, (9, 0), "Simulated GPU"
+    CUresult = CUresult
+    CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_RELAXED=2)
+    # Attributes as their own values.
+    CUdevice_attribute = SimpleNamespace(
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=9,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=0,
+        CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT=1,
+    )
+    answers: dict[str, Callable[..., Any]] = {
+        "cuDriverGetVersion": lambda: 10**6, "cuDeviceGetCount": lambda: 1,
+        "cuDeviceGet": lambda number: number, "cuDeviceGetName": lambda *_: b"Simulated GPU\0",
+        "cuDeviceGetAttribute": lambda kind, device: kind, "cuEventCreate": lambda flags: [0.0],
+        "cuEventElapsedTime": lambda first, second: 1e3 * (second[0] - first[0]),
+        "cuModuleGetFunction": lambda module, name: module,
+        "cuGraphInstantiate": lambda notes, flags: notes,
+    }  # fmt: skip
     total = 1 << 30
 
     def __init__(self) -> None:
-        self.process, self._streams = os.getpid(), 1
-        self.context: Any = None
         # Its main thread asks in a loop whether the others are done, so let it not run for long.
         sys.setswitchinterval(1e-4)
-        self._held: dict[int, Array] = {}
-        self._used = 0
-        self._notes: list[Callable[[], None]] | None = None
-        self._kernels: dict[str, Any] = {}
+        self.streams, self.used = 1, 0
+        self._held: dict[int, Any] = {}
+        self._notes: list[Callable[[], Any]] | None = None
 
-    def enter(self) -> None:
-        """Note that the GPU is in use."""
-        self.context = True
+    def __getattr__(self, name: str) -> Any:
+        """What has nothing to do succeeds."""
+        answer = self.answers.get(name)
+        if not name.startswith("cu"):
+            raise AttributeError(name)
+        return lambda *args: (DONE,) if answer is None else (DONE, answer(*args))
 
-    # ------------------------------------------------------------------------- memory
-    def allocate(self, size: int) -> int:
-        """Address of new memory."""
-        self._at_once()
-        if self._used + size > self.total:
-            raise OutOfMemoryError("CUDA error: out of memory")
-        # What is read without being written first is nan.
-        made = np.full(size + 256, 255, np.uint8)
-        address = -(-made.ctypes.data // 256) * 256 + compiler.FAR
-        self._held[address] = made
-        self._used += size
-        return address
-
-    def free(self, address: int) -> None:
-        """Give memory back."""
-        self._used -= self._held.pop(address).nbytes - 256
-
-    def info(self) -> tuple[int, int]:
-        """Bytes that are free, and all there are."""
-        return self.total - self._used, self.total
-
-    def _do(self, work: Callable[[], None]) -> None:
+    def _done(self, work: Callable[[], Any]) -> tuple[Any, ...]:
         if self._notes is None:
             work()
         else:
             self._notes.append(work)
+        return (DONE,)
 
-    def _at_once(self) -> None:
-        """Raises:
-        RuntimeError: while a graph is captured, which would not do again what is done at once.
-        """
+    def _at_once(self, work: Callable[[], Any] = lambda: None) -> tuple[Any, ...]:
+        """An error while a graph is captured, which would not do this again."""
         if self._notes is not None:
-            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+            return CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, None
+        found = work()
+        return (DONE,) if found is None else (DONE, found)
 
-    def copy_in(self, address: int, x: Array, stream: Any, wait: bool = True) -> None:
-        """Copy a host array without gaps to the device."""
-        self._at_once()
-        bytes_of(address, x.nbytes)[...] = bytes_of(x.ctypes.data + compiler.FAR, x.nbytes)
+    def cuGetErrorString(self, code: Any) -> tuple[Any, bytes]:
+        capturing = code is CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+        words = "operation not permitted when stream is capturing" if capturing else code.name
+        return DONE, words.encode()
 
-    def copy_out(self, x: Array, address: int, stream: Any, wait: bool = True) -> None:
-        """Copy device memory into a host array without gaps."""
-        self._at_once()
-        bytes_of(x.ctypes.data + compiler.FAR, x.nbytes)[...] = bytes_of(address, x.nbytes)
+    def cuMemAlloc(self, size: int) -> tuple[Any, Any]:
+        if self.used + size > self.total:
+            return CUresult.CUDA_ERROR_OUT_OF_MEMORY, None
 
-    def clear(self, address: int, size: int, stream: Any) -> None:
-        """Fill memory with zero bytes."""
-        self._do(lambda: bytes_of(address, size).fill(0))
+        def allocate() -> int:
+            # What is read without being written first is nan.
+            made = np.full(size + 256, 255, np.uint8)
+            address = -(-made.ctypes.data // 256) * 256 + FAR
+            self._held[address] = made
+            self.used += size
+            return address
 
-    def pinned(self, size: int) -> int:
-        """Address of host memory."""
-        return self.allocate(size) - compiler.FAR
+        return self._at_once(allocate)  # type: ignore[return-value]
 
-    def unpin(self, address: int) -> None:
-        """Free host memory."""
-        self.free(address + compiler.FAR)
+    def cuMemFree(self, address: int) -> tuple[Any]:
+        self.used -= self._held.pop(address).nbytes - 256
+        return (DONE,)
 
-    # ----------------------------------------------------------------------- launches
-    def load(self, text: str) -> Any:
-        """The kernel of a text."""
-        if text not in self._kernels:
-            self._at_once()
-            self._kernels[text] = compiler.simulated(text)
-        return self._kernels[text]
+    def cuMemAllocHost(self, size: int) -> tuple[Any, Any]:
+        code, address = self.cuMemAlloc(size)
+        return code, address and address - FAR
 
-    def grid(self, n: int) -> int:
-        """Blocks for n elements."""
-        return max(1, min(2, -(-n // self.threads)))
+    def cuMemFreeHost(self, address: int) -> tuple[Any]:
+        return self.cuMemFree(address + FAR)
 
-    def launch(self, kernel: Any, grid: tuple[int, int], block: int, words: Any, _: Any) -> None:
-        """Run a kernel."""
-        words = tuple(words)
-        self._do(lambda: kernel(grid, block, *words))
+    def cuMemGetInfo(self) -> tuple[Any, int, int]:
+        return DONE, self.total - self.used, self.total
 
-    # ------------------------------------------------------------- streams, events, graphs
-    def stream(self) -> int:
-        """A new stream."""
-        self._streams += 1
-        return self._streams
+    def cuMemcpyHtoDAsync(self, address: int, x: int, size: int, _: Any) -> tuple[Any, ...]:
+        return self._at_once(lambda: ctypes.memmove(address - FAR, x, size))
 
-    def wait(self, stream: Any = None) -> None:
-        """Nothing: all is done."""
-        self._at_once()
+    def cuMemcpyDtoHAsync(self, x: int, address: int, size: int, _: Any) -> tuple[Any, ...]:
+        return self._at_once(lambda: ctypes.memmove(x, address - FAR, size))
 
-    def done(self, stream: Any) -> bool:
-        """True."""
-        return True
+    def cuMemsetD8Async(self, address: int, byte: int, size: int, _: Any) -> tuple[Any, ...]:
+        return self._done(lambda: ctypes.memset(address - FAR, byte, size))
 
-    def event(self, timing: bool) -> Any:
-        """A new event."""
-        return [0.0]
+    def cuStreamCreate(self, flags: int) -> tuple[Any, int]:
+        self.streams += 1
+        return DONE, self.streams
 
-    def mark(self, event: Any, stream: Any) -> None:
-        """Note the time."""
+    def cuStreamSynchronize(self, stream: Any = None) -> tuple[Any, ...]:
+        return self._at_once()
+
+    cuCtxSynchronize = cuStreamSynchronize
+
+    def cuEventRecord(self, event: Any, stream: Any) -> tuple[Any]:
         event[0] = time.perf_counter()
+        return (DONE,)
 
-    def wait_event(self, event: Any, stream: Any = None) -> None:
-        """Nothing: it is over."""
+    def cuModuleLoadData(self, code: bytes) -> tuple[Any, ...]:
+        return self._at_once(lambda: compiler.simulated(code.decode()))
 
-    def happened(self, event: Any) -> bool:
-        """True."""
-        return True
+    def cuLaunchKernel(self, kernel: Any, *how: Any) -> tuple[Any, ...]:
+        run, kinds = kernel
+        first = ctypes.c_void_p.from_address(how[8]).value or 0
+        words = struct.unpack(kinds, ctypes.string_at(first, 8 * len(kinds)))
+        return self._done(lambda: run(how[:2], how[3], *words))
 
-    def elapsed(self, first: Any, second: Any) -> float:
-        """Milliseconds between two events."""
-        return 1e3 * float(second[0] - first[0])
-
-    def capture(self, stream: Any) -> None:
-        """Note launches from now on instead of running them."""
+    def cuStreamBeginCapture(self, stream: Any, mode: Any) -> tuple[Any]:
         self._notes = []
+        return (DONE,)
 
-    def captured(self, stream: Any) -> Any:
-        """What was noted."""
+    def cuStreamEndCapture(self, stream: Any) -> tuple[Any, Any]:
         notes, self._notes = self._notes, None
-        return notes
+        return DONE, notes
 
-    def replay(self, graph: Any, stream: Any) -> None:
-        """Run what was noted."""
+    def cuGraphLaunch(self, graph: Any, stream: Any) -> tuple[Any]:
         for work in graph:
             work()
-
-    def forget(self, graph: Any) -> None:
-        """Free what was noted."""
+        return (DONE,)
 
 
-def bytes_of(address: int, size: int) -> Array:
-    """The bytes at a simulated address."""
-    return compiler.memory((size,), np.uint8, address - compiler.FAR)
+library = _Library()

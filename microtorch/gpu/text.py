@@ -7,7 +7,7 @@ order of the result's elements and taken apart into one index a dimension.
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..kernels.text import (
     _FLOAT_HELPERS,
@@ -22,6 +22,7 @@ from ..kernels.text import (
 from ..table import FOLDS, Rowwise, Step, names_in
 
 Operand = tuple[str, str]
+Line = tuple[str, str, str]
 
 
 def _lengths(prefix: str, rank: int) -> list[str]:
@@ -56,35 +57,49 @@ def _kernel(parameters: Sequence[str], body: Sequence[str]) -> str:
 
 @functools.cache
 def elementwise(
-    rank: int, ins: Sequence[Operand], outs: Sequence[Operand], formulas: Sequence[str],
-    dtype: str, far: str = "",
+    rank: int, ins: Sequence[Operand], outs: Sequence[Operand], lines: Sequence[Line], dtype: str,
+    far: str = "", folds: Sequence[tuple[str, str]] = (), threads: int = 0,
 ) -> str:  # fmt: skip
-    """outs[k] = formulas[k] for every element: `kernel(n, lengths, addresses, distances)`.
+    """Formulas for every element: `kernel(n, lengths, addresses, distances, addresses of folds)`.
 
-    Operands are (name, dtype); the formulas are computed in `dtype`. far: an operand that is found
-    at distances which int64 operand `at` holds, from where its own distances lead.
+    Operands are (name, dtype). A line is (name, dtype, formula over ins and lines before it),
+    computed in `dtype`; an out is stored from the line of its name. far: an operand that is found
+    at distances which int64 operand `at` holds, from where its own distances lead. folds: (line,
+    fold) of all elements; each block stores what its part comes to.
     """
-    operands = [*ins, *outs]
-    names = [n for n, _ in operands]
-    arguments = [n for n, _ in ins if n != "at"]
-    text = prologue(dtype, formulas)
-    for (name, _), formula in zip(outs, formulas, strict=True):
-        text += function(f"{name}_of", arguments, formula)
-    parameters = ["n", *_lengths("d", rank), *(f"a_{n}" for n in names), *_steps(names, rank)]
-    body = [*_pointers(operands), "    i = cuda.grid(1)", "    step = cuda.gridsize(1)"]
-    body += ["    while i < n:", *_indices("i", "d", "j", rank, " " * 8)]
-    place = {n: _place(n, "j", rank) for n in names}
+    names, dtypes = [n for n, _ in (*ins, *outs)], {n: d for n, d, _ in lines}
+    kinds = {n: C_TYPE[d][0] for n, d in dtypes.items()}
+    formulas, combines = [f for _, _, f in lines], {k: FOLDS[k].combine for _, k in folds}
+    text = prologue(dtype, formulas) + fold_helpers(dtype, formulas, combines.values())
+    text += "".join(function(f"{k}_with", ("a", "b"), f) for k, f in combines.items())
+    parameters = ["_n", *_lengths("_d", rank), *(f"a_{n}" for n in names), *_steps(names, rank)]
+    parameters += [f"a_{n}" for n, _ in folds]
+    body = _pointers([*ins, *outs])
+    body += [f"    t_{n} = {kinds[n]}({initial_of(FOLDS[k].initial, dtypes[n])})"
+             for n, k in folds]  # fmt: skip
+    body += ["    _i = cuda.grid(1)", "    _step = cuda.gridsize(1)"]
+    body += ["    while _i < _n:", *_indices("_i", "_d", "_j", rank, " " * 8)]
+    place = {n: _place(n, "_j", rank) for n in names}
     if far:
         place[far] += f" + p_at[{place['at']}]"
-    body += [f"        v_{n} = p_{n}[{place[n]}]" for n in arguments]
-    values = ", ".join(f"v_{n}" for n in arguments)
-    for name, kind in outs:
-        body.append(f"        r_{name} = {C_TYPE[kind][0]}({name}_of({values}))")
-    body += [f"        p_{name}[{place[name]}] = r_{name}" for name, _ in outs]
-    return text + _kernel(parameters, [*body, "        i += step"])
+    body += [f"        {n} = p_{n}[{place[n]}]" for n, _ in ins if n != "at"]
+    body += [f"        {n} = {kinds[n]}({typed(f)})" for n, _, f in lines]
+    body += [f"        p_{n}[{place[n]}] = {n}" for n, _ in outs]
+    body += [f"        t_{n} = {k}_with(t_{n}, {n})" for n, k in folds]
+    body += ["        _i += _step"]
+    # Of the block, one a type for all folds in turn: there is little such memory.
+    body += [f"    lanes_{kind} = shared({threads}, T_{kind})"
+             for kind in sorted({kinds[n] for n, _ in folds})]  # fmt: skip
+    body += ["    _t = cuda.threadIdx.x"] * bool(folds)
+    for n, k in folds:
+        lanes = f"lanes_{kinds[n]}"
+        body += [f"    {lanes}[_t] = t_{n}", *tree(lanes, f"{k}_with", threads, "    ", "_t")]
+        body += [f"    p_{n} = {kinds[n]}_at(a_{n})", "    if _t == 0:"]
+        body += [f"        p_{n}[cuda.blockIdx.x] = {lanes}[0]", "    cuda.syncthreads()"]
+    return text + _kernel(parameters, body)
 
 
-def fold_helpers(dtype: str, formulas: Sequence[str], combines: Sequence[str]) -> str:
+def fold_helpers(dtype: str, formulas: Iterable[str], combines: Iterable[str]) -> str:
     """Functions that folds need and the formulas do not."""
     extra = set().union(*map(names_in, combines)) & {"maximum", "minimum"}
     helpers = _FLOAT_HELPERS if dtype.startswith("f") else _INT_HELPERS
@@ -230,6 +245,55 @@ def step(row: Step, dtype: str) -> str:
     return prologue(dtype, row.statements) + _kernel(parameters, body)
 
 
+_PRODUCT = """def kernel(batch, n, m, k, a_x, a_y, a_z, s_x0, s_x1, s_x2, s_y0, s_y1, s_y2):
+    p_x = {kind}_at(a_x)
+    p_y = {kind}_at(a_y)
+    p_z = {kind}_at(a_z)
+    left = shared({left}, T_{kind})
+    right = shared({right}, T_{kind})
+    t = cuda.threadIdx.x
+    down = n // {tile} + where(n % {tile} > 0, 1, 0)
+    across = m // {tile} + where(m % {tile} > 0, 1, 0)
+    ty = t // {wide}
+    tx = t - ty * {wide}
+    w = cuda.blockIdx.x
+    while w < batch * down * across:
+        b = w // (down * across)
+        rest = w - b * down * across
+        top = (rest // across) * {tile}
+        first = (rest - (rest // across) * across) * {tile}
+        x_b = b * s_x0
+        y_b = b * s_y0
+{start}
+        d = 0
+        while d < k:
+            q = t + 0
+            while q < {right}:
+                row = q // {depth}
+                column = q - row * {depth}
+                v = F(0)
+                if top + row < n and d + column < k:
+                    v = p_x[x_b + (top + row) * s_x1 + (d + column) * s_x2]
+                left[column * {apart} + row] = v
+                row = q // {tile}
+                column = q - row * {tile}
+                v = F(0)
+                if d + row < k and first + column < m:
+                    v = p_y[y_b + (d + row) * s_y1 + (first + column) * s_y2]
+                right[q] = v
+                q += {threads}
+            cuda.syncthreads()
+            for e in range({depth}):
+{sums}
+            cuda.syncthreads()
+            d += {depth}
+{ends}
+        w += cuda.gridDim.x
+"""
+_END = """        if top + ty * {each} + {r} < n and first + tx + {far} < m:
+            p_z[b * n * m + (top + ty * {each} + {r}) * m + first + tx + {far}] = c{r}_{c}"""
+
+
 @functools.cache
 def product(dtype: str, tile: int, depth: int, each: int) -> str:
     """A batch of products z = x @ y by tiles in shared memory.
@@ -237,67 +301,39 @@ def product(dtype: str, tile: int, depth: int, each: int) -> str:
     A block makes `tile` x `tile` elements, a thread `each` x `each` of them, from slices of
     `depth`: `kernel(batch, n, m, k, addresses, distances)` with (batch, row, column) distances.
     """
-    pointer = C_TYPE[dtype][0]
     # Of a column of x, so that the threads that store a row do not meet in a bank.
-    wide = tile + 4
-    across = tile // each
-    threads = across * across
+    apart, wide = tile + 4, tile // each
     pairs = [(r, c) for r in range(each) for c in range(each)]
-    body = _pointers([("x", dtype), ("y", dtype), ("z", dtype)])
-    body += [
-        f"    left = shared({wide * depth}, T_{pointer})",
-        f"    right = shared({tile * depth}, T_{pointer})",
-        "    t = cuda.threadIdx.x",
-        f"    down = n // {tile} + where(n % {tile} > 0, 1, 0)",
-        f"    wide = m // {tile} + where(m % {tile} > 0, 1, 0)",
-        f"    ty = t // {across}",
-        f"    tx = t - ty * {across}",
-        "    w = cuda.blockIdx.x",
-        "    while w < batch * down * wide:",
-        "        b = w // (down * wide)",
-        "        rest = w - b * down * wide",
-        f"        top = (rest // wide) * {tile}",
-        f"        first = (rest - (rest // wide) * wide) * {tile}",
-        "        x_b = b * s_x0",
-        "        y_b = b * s_y0",
-    ]
-    body += [f"        c{r}_{c} = F(0)" for r, c in pairs]
-    body += [
-        "        d = 0",
-        "        while d < k:",
-        "            q = t + 0",
-        f"            while q < {tile * depth}:",
-        # Neighbouring threads read neighbouring elements of rows.
-        f"                row = q // {depth}",
-        f"                column = q - row * {depth}",
-        "                v = F(0)",
-        "                if top + row < n and d + column < k:",
-        "                    v = p_x[x_b + (top + row) * s_x1 + (d + column) * s_x2]",
-        f"                left[column * {wide} + row] = v",
-        f"                row = q // {tile}",
-        f"                column = q - row * {tile}",
-        "                v = F(0)",
-        "                if d + row < k and first + column < m:",
-        "                    v = p_y[y_b + (d + row) * s_y1 + (first + column) * s_y2]",
-        "                right[q] = v",
-        f"                q += {threads}",
-        "            cuda.syncthreads()",
-        f"            for e in range({depth}):",
-    ]
-    body += [f"                l{r} = left[e * {wide} + ty * {each} + {r}]" for r in range(each)]
-    body += [f"                r{c} = right[e * {tile} + tx + {c * across}]" for c in range(each)]
-    body += [f"                c{r}_{c} = c{r}_{c} + l{r} * r{c}" for r, c in pairs]
-    body += ["            cuda.syncthreads()", f"            d += {depth}"]
-    for r in range(each):
-        body += [f"        row = top + ty * {each} + {r}", "        if row < n:"]
-        for c in range(each):
-            body += [f"            column = first + tx + {c * across}"]
-            body += ["            if column < m:"]
-            body += [f"                p_z[b * n * m + row * m + column] = c{r}_{c}"]
-    body += ["        w += cuda.gridDim.x"]
-    names = ("x", "y")
-    parameters = ["batch", "n", "m", "k", "a_x", "a_y", "a_z", *_steps(names, 3)]
-    return prologue(dtype, ["x * y"]) + _kernel(parameters, body)
+    sums = [f"l{r} = left[e * {apart} + ty * {each} + {r}]" for r in range(each)]
+    sums += [f"r{c} = right[e * {tile} + tx + {c * wide}]" for c in range(each)]
+    sums += [f"c{r}_{c} = c{r}_{c} + l{r} * r{c}" for r, c in pairs]
+    return prologue(dtype, ["x * y"]) + _PRODUCT.format(
+        kind=C_TYPE[dtype][0], tile=tile, depth=depth, apart=apart, wide=wide,
+        left=apart * depth, right=tile * depth, threads=wide * wide,
+        start="\n".join(f"        c{r}_{c} = F(0)" for r, c in pairs),
+        sums="\n".join(f"                {line}" for line in sums),
+        ends="\n".join(_END.format(each=each, r=r, c=c, far=c * wide) for r, c in pairs),
+    )  # fmt: skip
+
+
+_SEGMENTS = """def kernel(count, width, a_target, a_start, a_order, a_g, a_z):
+    target = i64_at(a_target)
+    start = i64_at(a_start)
+    order = i64_at(a_order)
+    g = {kind}_at(a_g)
+    z = {kind}_at(a_z)
+    w = cuda.grid(1)
+    while w < count * width:
+        s = w // width
+        c = w - s * width
+        total = {kind}(z[target[s] * width + c])
+        k = start[s]
+        while k < start[s + 1]:
+            total = total + g[order[k] * width + c]
+            k += 1
+        z[target[s] * width + c] = total
+        w += cuda.gridsize(1)
+"""
 
 
 @functools.cache
@@ -306,21 +342,4 @@ def segments(dtype: str) -> str:
 
     Segment s adds to row target[s] of z the rows order[k] of g, k from start[s] to start[s + 1].
     """
-    pointer = C_TYPE[dtype][0]
-    whole = [("target", "int64"), ("start", "int64"), ("order", "int64")]
-    body = [
-        *_pointers([*whole, ("g", dtype), ("z", dtype)]),
-        "    w = cuda.grid(1)",
-        "    while w < count * width:",
-        "        s = w // width",
-        "        c = w - s * width",
-        f"        total = {pointer}(p_z[p_target[s] * width + c])",
-        "        k = p_start[s]",
-        "        while k < p_start[s + 1]:",
-        "            total = total + p_g[p_order[k] * width + c]",
-        "            k += 1",
-        "        p_z[p_target[s] * width + c] = total",
-        "        w += cuda.gridsize(1)",
-    ]
-    parameters = ["count", "width", "a_target", "a_start", "a_order", "a_g", "a_z"]
-    return prologue(dtype, ["x"]) + _kernel(parameters, body)
+    return prologue(dtype, ["x"]) + _SEGMENTS.format(kind=C_TYPE[dtype][0])

@@ -22,6 +22,7 @@ EXACT = frozenset(
     "add subtract multiply maximum minimum equal not_equal less less_equal greater greater_equal "
     "negative absolute square".split()
 )
+BITS = {"bitwise_and": "x & y", "bitwise_or": "x | y", "bitwise_xor": "x ^ y", "invert": "~x"}
 _AND, _OR = "(x != 0) * (y != 0) != 0", "(x == 0) * (y == 0) == 0"
 LOGICAL = {
     "bitwise_and": _AND, "logical_and": _AND, "multiply": _AND,
@@ -43,4 +44,5 @@ def formula_of(name: str, loop: Any) -> tuple[str, ...] | None:
     else:
         exact = first.kind in "iu" and name in EXACT
         found = FORMULAS.get(name) if first in FLOATS or exact else None
+        found = BITS.get(name, found) if first.kind in "iu" else found
     return None if found is None else (found,)
