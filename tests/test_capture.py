@@ -5,6 +5,7 @@ import contextvars
 import copy
 import datetime
 import functools
+import gc
 import io
 import itertools
 import logging
@@ -1860,3 +1861,27 @@ def test_a_refusal_that_is_caught_is_raised_at_the_end():
 
     with pytest.raises(CaptureError, match="test_capture.py"):
         f(torch.ones(2))
+
+
+def test_a_recording_leaves_no_circles_of_frames():
+    """A gradient that nothing else refers to is not copied; what refers to it must not be chance."""
+    layer, x = nn.Linear(2, 1), torch.ones(4, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+
+    def step():
+        loss = (layer(x).squeeze() ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    gc.collect()
+    gc.disable()
+    try:
+        compiled = torch.compile(step)
+        for _ in range(3):
+            compiled()
+    finally:
+        gc.enable()
+    made = [op.label for op in compiled.latest.recording.ops if op.outs[0].shape == (1, 2)]
+    assert made == ["matmul", "sgd"]

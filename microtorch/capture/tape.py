@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,7 +58,8 @@ def place(full: bool = False) -> str:
     """The user's line, as "file.py:12": of the innermost frame that is not the package's."""
     if active.ended:
         return active.ended if full else os.path.basename(active.ended)
-    *_, frame = callers()
+    # A list of all frames would refer to this one: a circle, which holds all their arrays.
+    (frame,) = deque(callers(), 1)
     if frame is None:
         return ""
     name = frame.f_code.co_filename
@@ -80,8 +82,8 @@ _CHOICES = ("bool", "in", "contains", "equal", "allclose", "is_nonzero")
 
 def read_error(what: str) -> CaptureError:
     """The error for a value that Python code asks for, by the name of what the user has called."""
-    *inner, _ = callers()
-    called = inner[-1].f_code.co_name if inner else what
+    names = [frame and frame.f_code.co_name for frame in callers()]
+    called = names[-2] if len(names) > 1 else what
     name = (called if hasattr(Tensor, called) else what).strip("_")
     remedy = "Return the tensor and read it after the call"
     if name in _CHOICES:
