@@ -1,9 +1,11 @@
 """Warm calls of compiled functions: what they cost, and that they see what has changed."""
 
+import gc
 import sys
 import threading
 import tracemalloc
 import types
+import warnings
 
 import pytest
 
@@ -287,3 +289,16 @@ def test_dicts_that_get_other_tables_are_followed():
     space["another"] = last[1]
     with pytest.raises(NameError):
         f(x)
+
+
+def test_a_call_that_drops_its_own_program():
+    """What does not fit is recorded anew, and the least used program dropped: this one, perhaps."""
+    compiled = torch.compile(lambda x: x * 2 + 1)
+    shapes = [(k + 1, 3) for k in range(12)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(4):
+            for shape in shapes:
+                for _ in range(3):
+                    assert compiled(torch.ones(shape)).tolist() == torch.full(shape, 3.0).tolist()
+            gc.collect()

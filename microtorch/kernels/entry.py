@@ -248,8 +248,7 @@ def finished(c, items, out):
     call(c[DECREF], (given,))
     return t
 
-def kernel(self, args, nargs, names):
-    c = i64_at(self + BYTES)
+def answer(c, args, nargs, names):
     items = i64_at(args)
     good = names == 0
     if c[CALLED]:
@@ -310,6 +309,14 @@ def kernel(self, args, nargs, names):
             t = finished(c, items, out)
     call(c[DECREF], (out,))
     return t
+
+def kernel(self, args, nargs, names):
+    # Python code that runs meanwhile may drop the function.
+    c = i64_at(self + BYTES)
+    call(c[INCREF], (self,))
+    found = answer(c, args, nargs, names)
+    call(c[DECREF], (self,))
+    return found
 """
 # The numbers of the context's words, before the text.
 _TEXT = (
