@@ -17,14 +17,20 @@ import numpy as np
 from ..autograd.backward import _OnArrays
 from ..autograd.function import Function, _OutputOp
 from ..device import CPU
+from ..functions.history import forget
 from ..graph import engine
 from ..graph.node import LEAF, Node, mode, next_seq
 from ..kernels import cpu
-from ..tensor import Tensor, edge, wrap
+from ..tensor import Tensor, edge, new, wrap
 from .ir import Op, Recording, Ref, Storage
 from .session import Session
 from .tape import refusal
 from .values import walked
+
+_NO_GRAPH = (
+    "the gradients of a compiled function have no graph of their own, so create_graph is refused. "
+    "Compute them inside the compiled function, or call it eagerly."
+)
 
 
 class CompiledFunction(Function):
@@ -47,10 +53,7 @@ class CompiledFunction(Function):
             RuntimeError: for create_graph, as a program's gradients have no graph.
         """
         if mode.enabled:
-            raise RuntimeError(
-                "the gradients of a compiled function have no graph of their own, so create_graph "
-                "is refused. Compute them inside the compiled function, or call it eagerly."
-            )
+            raise RuntimeError(_NO_GRAPH)
         found = ctx.adjoint.gradients(ctx.saved_tensors, grads)
         if all((node := r()) is None or node.saved is None for r in ctx.nodes):
             ctx.kept = ()
@@ -77,6 +80,27 @@ class _RootOp(_OutputOp):
 _ROOT = (_RootOp(False), _RootOp(True))
 
 
+class _ProgramOp:
+    """The op of a result that is the only one with a gradient."""
+
+    kind = "CompiledFunctionBackward"
+
+    def __init__(self, adjoint: Any, place: int | None) -> None:
+        # Where the result is among what is saved. The graph has it at the end.
+        self.adjoint, self.place, self.saves_result = adjoint, place, place is not None
+
+    def backward(self, node: Node, g: Any) -> list[Any]:
+        """Gradients of the inputs."""
+        saved = list(node.saved or ())
+        if self.place is not None:
+            saved.insert(self.place, saved.pop())
+        return self.adjoint.run([g], saved)  # type: ignore[no-any-return]
+
+    def differentiate(self, node: Node, g: Any) -> Any:
+        """Raise, as a program's gradients have no graph."""
+        raise RuntimeError(_NO_GRAPH)
+
+
 # Without the check of what users ask for while recording.
 RUN = engine.run
 
@@ -85,6 +109,7 @@ class Adjoint:
     """The backward program of a recording."""
 
     program: Any = None
+    op: _ProgramOp | None = None
 
     def __init__(
         self, session: Session, made: list[Tensor], roots: list[int], tensors: list[Tensor]
@@ -133,6 +158,9 @@ class Adjoint:
         reads = {r.storage for op in self.recording.ops for r in op.ins}
         places_of = ((t, session.known.get(id(array))) for t, array, *_ in session.tensors.values())
         self.outside = [t for t, known in places_of if known and known[1].ref.storage in reads]
+        if len(roots) == 1:
+            place = self.shared.index(roots[0]) if roots[0] in self.shared else None
+            self.op = _ProgramOp(self, place)
 
     def _apart(
         self, ops: list[Op], written: set[Storage], given: list[Ref], gradients: list[Ref]
@@ -170,10 +198,19 @@ class Adjoint:
     # ---------------------------------------------------------------------------- running
     def link(self, results: list[Tensor], saved: list[Any], tensors: Any) -> None:
         """Put results into the graph."""
-        held = [wrap(array) if k is None else results[k]
+        held: list[Any] = [wrap(array) if k is None else results[k]
                 for k, array in zip(self.shared, saved, strict=True)]  # fmt: skip
         held += [*(tensors[k] for k in self.arguments), *self.outside]
-        inputs = (tensors[x] if isinstance(x, int) else x for x in self.inputs)
+        inputs = [tensors[x] if isinstance(x, int) else x for x in self.inputs]
+        if self.op is not None:
+            t = results[self.roots[0]]
+            if self.op.place is not None:
+                held.append(held.pop(self.op.place)._array)
+            t._node = node = new(Node)
+            node.op, node.seq, node.const = self.op, next_seq(), None
+            node.parents, node.saved = tuple(map(edge, inputs)), tuple(held)
+            forget(t)
+            return
         roots = tuple([results[k] for k in self.roots])
         CompiledFunction.apply(self, roots, held, *inputs)
         nodes = [t._node for t in roots]
@@ -185,17 +222,22 @@ class Adjoint:
 
     def gradients(self, saved: Any, grads: Any) -> list[Any]:
         """Gradients of the inputs; None where they come from no result that was used."""
-        given = [
-            _full(0, *like) if g is None else np.ascontiguousarray(g._array).reshape(like[0])
-            for g, like in zip(grads, self.like, strict=True)
-        ]
-        held = [_flat(t._array) for t in saved[: len(self.saved) + len(self.arguments)]]
-        with self.lock:
-            found = self.program.run((*given, *held))
+        found = self.run([None if g is None else g._array for g in grads], saved)
         return [
             wrap(g) if any(grads[k] is not None for k in ks) else None
             for g, ks in zip(found, self.sources, strict=True)
         ]
+
+    def run(self, grads: list[Any], saved: Any) -> list[Any]:
+        """Gradients of the inputs, as arrays, of those of the results and what was saved."""
+        given = [
+            _full(0, *like) if g is None else np.ascontiguousarray(g).reshape(like[0])
+            for g, like in zip(grads, self.like, strict=True)
+        ]
+        held = saved[: len(self.saved) + len(self.arguments)]
+        held = [_flat(x._array if isinstance(x, Tensor) else x) for x in held]
+        with self.lock:
+            return self.program.run((*given, *held))  # type: ignore[no-any-return]
 
 
 class _Freed:
@@ -246,6 +288,8 @@ def _full(value: float, shape: Any, dtype: Any, place: Any) -> Any:
 
 def _flat(array: Any) -> Any:
     """The elements in memory's order, as a vector."""
+    if array.flags.c_contiguous:
+        return array.reshape(-1)
     low, high = np.lib.array_utils.byte_bounds(array)
     count = (high - low) // array.itemsize if array.size else 0
     return np.lib.stride_tricks.as_strided(array, (count,), (array.itemsize,))
