@@ -8,6 +8,7 @@ moved, which assignments to them do.
 """
 
 import array
+import builtins
 import functools
 import io
 import operator
@@ -184,7 +185,7 @@ class Guards(Comparisons):
         same = f"{{0}}{text} is {{1}}"
         if isinstance(value, (*SIMPLE, *CONTAINERS)):
             same = f"({same} or frozen({{0}}{text}) == {{2}})"
-        found = self.add(same, owner, value, frozen(value), rows=objects.rows(owner, text, value))
+        found = self.add(same, owner, value, frozen(value), rows=self.rows_of(owner, text, value))
         self.places[id(owner), text] = words, found
         self._visit(value, words)
 
@@ -271,7 +272,7 @@ class Guards(Comparisons):
             for n in ("__code__", "__defaults__", "__kwdefaults__"):
                 found = getattr(function, n)
                 self.add(f"{{0}}.{n} is {{1}}", function, found,
-                         rows=objects.rows(function, "." + n, found))  # fmt: skip
+                         rows=self.rows_of(function, "." + n, found))  # fmt: skip
             names = names_of_code(code)
             self._names |= names.attributes
             self._by_text |= names.texts
@@ -281,6 +282,8 @@ class Guards(Comparisons):
                     self.note(f"the global {name}", function.__globals__, f"[{name!r}]")
                 else:
                     self.lacks(f"the global {name}", function.__globals__, name)
+                    if hasattr(builtins, name):
+                        self._of_library("builtins", builtins, vars(builtins), name)
             defaults, keywords = function.__defaults__ or (), function.__kwdefaults__ or {}
             last = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
             for name, value in (*zip(last, defaults, strict=True), *keywords.items()):
@@ -302,12 +305,13 @@ class Guards(Comparisons):
         for name in names:
             parents = [".".join(package.split(".")[:n]) for n in range(package.count(".") + 2)]
             full = [f"{p}.{name}".strip(".") for p in parents]
-            found = [sys.modules[n] for n in (name, *full) if n in sys.modules]
+            found = [n for n in (name, *full) if n in sys.modules]
             if not found:
                 self.lacks(f"that the module {name} is imported", sys.modules, name)
-            for module in found:
-                self._visit(module)
-                self._visit(sys.modules.get(module.__name__.partition(".")[0]))
+            for n in {
+                part for n in found for part in (n, n.partition(".")[0])
+            } & sys.modules.keys():
+                self._of_library("sys.modules", sys, sys.modules, n)
 
     def _attributes(self, value: Any) -> None:
         """Note the attributes of an object that any of the walked code names."""
@@ -325,6 +329,8 @@ class Guards(Comparisons):
                         self.note(f"{base.__name__}.{name}", base, f".__dict__[{name!r}]")
             for name in self._names | {"forward", "__call__"}:
                 self._method(value, name)
+            if not is_library(None, type(value).__module__):
+                self._visit(type(value))
         elif isinstance(value, (types.FunctionType, Tensor)):
             for name in self._names & value.__dict__.keys():
                 if name[0] != "_":
