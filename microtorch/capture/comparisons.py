@@ -52,6 +52,18 @@ class Comparisons:
         """A text with the names of objects in it."""
         return text.format(*map(self.name, values))
 
+    def dict_row(self, owner: Any) -> list[int] | None:
+        """The comparison that an object has the dict that it has now, which is held."""
+        self.name(vars(owner))
+        return objects.dict_row(owner)
+
+    def rows_of(self, owner: Any, text: str, value: Any) -> list[list[int]] | None:
+        """Comparisons of an object followed by a text; the dict that they look into is held."""
+        rows = objects.rows(owner, text, value)
+        if rows and len(rows) > 1:
+            self.name(vars(owner))
+        return rows
+
     def contents(self, value: Any) -> str:
         """A comparison of what a container contains; containers in it are compared apart."""
         me, size = self.name(value), len(value)
@@ -100,7 +112,7 @@ class Comparisons:
         for name in ("param_groups", "state"):
             value, text = getattr(optimizer, name), f".{name}"
             same = self.text(f"{{}}{text} is {{}}", optimizer, value)
-            found.append(self.compare(same, objects.rows(optimizer, text, value)))
+            found.append(self.compare(same, self.rows_of(optimizer, text, value)))
         for group in groups:
             same = self.text("{}['params'] is {}", group, group["params"])
             found.append(self.compare(same, [objects.item(group, "params", group["params"])]))
