@@ -1,6 +1,7 @@
 """Comparisons of Python values with what they are now: texts for Python, rows for machine code."""
 
 import operator
+import re
 from typing import Any
 
 from ..kernels import objects
@@ -129,6 +130,11 @@ class Comparisons:
             return bool(eval(text, self.scope))
         except (LookupError, AttributeError, ValueError):
             return False
+
+
+def last(words: str) -> str:
+    """The name that the words of a place end with."""
+    return re.split(r"[ .]", words)[-1]
 
 
 def parts_rows(value: Any) -> list[list[int]] | None:

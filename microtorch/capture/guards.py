@@ -15,7 +15,6 @@ import operator
 import os
 import queue
 import random
-import re
 import sys
 import types
 import weakref
@@ -33,13 +32,14 @@ from ..optim.optimizer import Optimizer
 from ..random import Generator
 from ..tensor import Tensor
 from ..value import Value
-from .comparisons import Comparisons, parts_rows
+from .comparisons import Comparisons, last, parts_rows
 from .tape import HOOKED, CaptureError
 from .usercode import (
     CLOCKS,
     REFUSED,
     UNREPEATABLE,
     end_of,
+    imported_as,
     is_library,
     line_of,
     names_of,
@@ -181,7 +181,7 @@ class Guards(Comparisons):
             self.places[id(owner), text] = words, empty
             return
         if isinstance(value, Tensor):
-            self.labels.setdefault(id(value), _last(words))
+            self.labels.setdefault(id(value), last(words))
         same = f"{{0}}{text} is {{1}}"
         if isinstance(value, (*SIMPLE, *CONTAINERS)):
             same = f"({same} or frozen({{0}}{text}) == {{2}})"
@@ -200,7 +200,7 @@ class Guards(Comparisons):
             return
         self._seen[id(value)] = value
         if words:
-            self._named[id(value)] = _last(words)
+            self._named[id(value)] = last(words)
         if isinstance(value, types.FunctionType):
             self._function(value)
         elif isinstance(value, _WRAPPERS):
@@ -255,12 +255,12 @@ class Guards(Comparisons):
             self.add("frozen(list({})) == {}", value, frozen(list(value)))
             self._visit_all(value, words)
         elif type(value).__module__.startswith("multiprocessing"):
-            self._refuse(f"a {type(value).__name__} of other processes is used", _last(words))
+            self._refuse(f"a {type(value).__name__} of other processes is used", last(words))
         elif isinstance(value, (queue.Queue, queue.SimpleQueue)) or (
             isinstance(value, Iterator) and is_library(None, type(value).__module__)
         ):
             kind = "a file" if isinstance(value, io.IOBase) else f"a {type(value).__name__}"
-            self._refuse(f"{kind} is used ({words})" if words else f"{kind} is used", _last(words))
+            self._refuse(f"{kind} is used ({words})" if words else f"{kind} is used", last(words))
         self._visit(getattr(value, "__dict__", {}).get("__wrapped__"))
 
     def _function(self, function: Any) -> None:
@@ -301,17 +301,13 @@ class Guards(Comparisons):
 
     def _imported(self, names: Iterable[str], variables: dict[str, Any]) -> None:
         """Walk through modules that are imported in a function."""
-        package = str(variables.get("__package__") or "")
         for name in names:
-            parents = [".".join(package.split(".")[:n]) for n in range(package.count(".") + 2)]
-            full = [f"{p}.{name}".strip(".") for p in parents]
-            found = [n for n in (name, *full) if n in sys.modules]
+            found = imported_as(name, str(variables.get("__package__") or ""))
             if not found:
                 self.lacks(f"that the module {name} is imported", sys.modules, name)
-            for n in {
-                part for n in found for part in (n, n.partition(".")[0])
-            } & sys.modules.keys():
-                self._of_library("sys.modules", sys, sys.modules, n)
+            for full in found:
+                for part in (full.partition(".")[0], full):
+                    self._of_library("sys.modules", sys, sys.modules, part)
 
     def _attributes(self, value: Any) -> None:
         """Note the attributes of an object that any of the walked code names."""
@@ -454,15 +450,10 @@ class Guards(Comparisons):
         labels, found = self.labels | self._named, []
         for (owner, *_), (words, text) in self.places.items():
             if not self.holds(text):
-                found.append((self.where(_last(words), labels.get(owner, "")), words))
+                found.append((self.where(last(words), labels.get(owner, "")), words))
         for module, before in self.modules.items():
             if (now := module_state(module)) != before:
                 names = [key[1] for key, _ in {*now[1][1:]} ^ {*before[1][1:]}]
                 at = self.where(*names, labels.get(id(module), ""))
                 found.append((at, f"an attribute of {type(module).__name__}"))
         return found
-
-
-def _last(words: str) -> str:
-    """The name that words end with."""
-    return re.split(r"[ .]", words)[-1]
