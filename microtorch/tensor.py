@@ -269,12 +269,14 @@ class Tensor:
         """
         if not isinstance(requires_grad, bool):
             raise argument_error("requires_grad_", "requires_grad", 1, "bool", requires_grad)
+        # Looked up in any case, by which a recording knows the tensor.
+        kind = self._array.dtype.kind
         if self._node is not None and self._node is not LEAF:
             if not requires_grad:
                 raise RuntimeError(NOT_A_LEAF)
         elif not requires_grad:
             self._node = None
-        elif self._array.dtype.kind != "f":
+        elif kind != "f":
             raise RuntimeError("only Tensors of floating point dtype can require gradients")
         else:
             self._node = LEAF

@@ -111,6 +111,20 @@ def test_a_refused_step_leaves_all_as_it_was(name, what, steps, set_to_none):
     assert t.everything()[0] == other.everything()[0]
 
 
+def test_a_tensor_that_only_stops_to_require_grad():
+    w, x = torch.ones(2, requires_grad=True), torch.ones(2)
+
+    @torch.compile
+    def f(read):
+        w.requires_grad_(False)
+        return float(x.sum()) if read else x * 2
+
+    for read in (True, False):
+        with pytest.raises(CaptureError):
+            f(read)
+        assert w.requires_grad
+
+
 def test_arguments_and_their_views_are_put_back():
     x = torch.arange(4.0)
     half = x[1:3]

@@ -1,6 +1,9 @@
 """What someone replaces in the package, or in another library, after a recording is noticed."""
 
+import builtins
 import math
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -34,6 +37,26 @@ def tripled(*args):
     return args[-1] * 3
 
 
+sys.modules["of_mine"] = types.ModuleType("of_mine")
+sys.modules["of_mine"].factor = 2.0
+
+
+class Kind(type):
+    @property
+    def factor(cls):
+        return 2.0
+
+
+class Made(metaclass=Kind):
+    pass
+
+
+def imported(x):
+    import of_mine
+
+    return x * of_mine.factor
+
+
 # What is replaced, by what, and a function that uses it.
 REPLACED = {
     "function": (F, "relu", tripled, lambda x: F.relu(x)),
@@ -48,6 +71,19 @@ REPLACED = {
     "call that was inherited": (nn.ReLU, "__call__", tripled, lambda x: NESTED(x)),
     "method": (torch.Tensor, "exp", tripled, lambda x: x.exp()),
     "method of parameters": (nn.Parameter, "exp", tripled, lambda x: x * PARAMETER.exp()),
+    "of the class of a class": (
+        Kind,
+        "factor",
+        property(lambda cls: 9.0),
+        lambda x: x * Made.factor,
+    ),
+    "of builtins": (builtins, "abs", tripled, lambda x: abs(x)),
+    "module in sys.modules": (
+        sys.modules,
+        "of_mine",
+        types.SimpleNamespace(factor=7.0, __name__="of_mine"),
+        imported,
+    ),
     "of Python": (math, "sqrt", tripled, lambda x: x * math.sqrt(2)),
     "number": (np, "pi", 3.0, lambda x: x * np.pi),
 }
@@ -60,7 +96,10 @@ def test_what_is_replaced_in_a_library_is_noticed(name, monkeypatch):
     for _ in range(3):
         assert compiled(x).tolist() == pytest.approx(f(x).tolist())
     before = f(x).tolist()
-    monkeypatch.setattr(owner, attribute, mine)
+    if owner is sys.modules:
+        monkeypatch.setitem(owner, attribute, mine)
+    else:
+        monkeypatch.setattr(owner, attribute, mine)
     assert f(x).tolist() != before
     for _ in range(3):
         assert compiled(x).tolist() == pytest.approx(f(x).tolist())

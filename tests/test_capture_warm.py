@@ -291,6 +291,64 @@ def test_dicts_that_get_other_tables_are_followed():
         f(x)
 
 
+class Settings(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factors = [2.0, 1.0]
+
+
+def test_a_dict_that_is_taken_from_an_object_is_not_read_when_it_is_freed():
+    settings, x = Settings(), torch.ones(2)
+    f = warm(lambda x: x * settings.factors[0], x)
+    others, same = [{} for _ in range(200)], dict(vars(settings))
+    # Python keeps the memory of some dicts that are freed, but not of the next ones.
+    del others
+    settings.__dict__ = same
+    # What would be a dict's table is an address where nothing is.
+    memory = [bytes(bytearray(16) + b"\1" * 8 + bytes(7)) for _ in range(100_000)]
+    assert [f(x).tolist() for _ in range(3)] == [[2.0, 2.0]] * 3
+    settings.factors = [3.0]
+    assert f(x).tolist() == [3.0, 3.0]
+    del memory
+
+
+def test_a_class_that_is_changed_while_a_call_runs_is_noticed(monkeypatch):
+    """As another thread may: after the call has compared it."""
+    layer, x = torch.nn.Linear(2, 2).requires_grad_(False), torch.ones(1, 2)
+    f = warm(lambda x: layer(x), x)
+    expected = f(x).tolist()
+    program = f.latest.program
+    run = program.run
+
+    def slow(arrays):
+        found = run(arrays)
+        monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: x * 7)
+        return found
+
+    # The next call goes through Python, and would tell the built-in one what classes there are.
+    monkeypatch.setattr(torch.nn.Linear, "of_no_use", 1, raising=False)
+    monkeypatch.setattr(program, "run", slow)
+    assert f(x).tolist() == expected
+    monkeypatch.setattr(program, "run", run)
+    assert f(x).tolist() == [[7.0, 7.0]]
+
+
+def test_changes_are_counted_after_a_call_that_did_not_run():
+    """What programs have changed is asked of tensors that none of them has changed since."""
+    step, parameters, optimizer = training(1)
+    w = parameters[0]
+    assert [w._version] == [0]
+    f = torch.compile(step)
+    for _ in range(4):
+        f()
+    f.latest.follow()
+    for _ in range(70):
+        with torch.no_grad():
+            w.add_(1)
+        f.latest.follow()
+    assert w._version == 74
+
+
 def test_a_call_that_drops_its_own_program():
     """What does not fit is recorded anew, and the least used program dropped: this one, perhaps."""
     compiled = torch.compile(lambda x: x * 2 + 1)

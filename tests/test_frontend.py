@@ -1,8 +1,10 @@
 """Kernel text to LLVM IR: the words of kernel text, and Numba's own functions beside it."""
 
+import gc
 import math
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -76,3 +78,19 @@ def test_helpers_that_promise_not_to_overlap(mark):
     )
     values = run(text, *np.arange(20.0))
     assert values.tolist() == [*range(10), *range(1, 11)]
+
+
+def test_nothing_is_kept_of_what_was_compiled():
+    def libraries():
+        gc.collect()
+        return sum(type(found).__name__ == "Library" for found in gc.get_objects())
+
+    text = (
+        "def twice(x):\n    return 2.0 * x\n"
+        "def word(a, b, c, d):\n    f64_at(a)[0] = twice(f64_at(a)[0]) + {}\n"
+    )
+    before = libraries()
+    for _ in range(3):
+        # Of no use to another run, so that it is compiled.
+        assert run(text.format(time.time()), 1.0)[0] > 2
+    assert libraries() <= before

@@ -136,6 +136,22 @@ def test_a_step_that_fails_changes_nothing(code, groups):
     assert values(optimizer) == before
 
 
+@pytest.mark.parametrize("code", STATEFUL)
+def test_a_state_continues_elsewhere(code):
+    def made():
+        p = [microtorch.ones(2, 3, requires_grad=True)]
+        return p[0], eval(code, {**vars(microtorch.optim), "p": p})
+
+    (p, optimizer), (q, other) = made(), made()
+    p.grad = q.grad = microtorch.full((2, 3), 0.5)
+    optimizer.step()
+    other.load_state_dict(optimizer.state_dict())
+    q.data = p.data.clone()
+    optimizer.step()
+    other.step()
+    assert values(other) == values(optimizer)
+
+
 @pytest.mark.parametrize("name", ["microtorch", "torch"])
 def test_amsgrad_switched_on_later(name):
     torch = pytest.importorskip(name)

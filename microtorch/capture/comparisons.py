@@ -1,6 +1,7 @@
 """Comparisons of Python values with what they are now: texts for Python, rows for machine code."""
 
 import operator
+import re
 from typing import Any
 
 from ..kernels import objects
@@ -52,6 +53,18 @@ class Comparisons:
         """A text with the names of objects in it."""
         return text.format(*map(self.name, values))
 
+    def dict_row(self, owner: Any) -> list[int] | None:
+        """The comparison that an object has the dict that it has now, which is held."""
+        self.name(vars(owner))
+        return objects.dict_row(owner)
+
+    def rows_of(self, owner: Any, text: str, value: Any) -> list[list[int]] | None:
+        """Comparisons of an object followed by a text; the dict that they look into is held."""
+        rows = objects.rows(owner, text, value)
+        if rows and len(rows) > 1:
+            self.name(vars(owner))
+        return rows
+
     def contents(self, value: Any) -> str:
         """A comparison of what a container contains; containers in it are compared apart."""
         me, size = self.name(value), len(value)
@@ -100,7 +113,7 @@ class Comparisons:
         for name in ("param_groups", "state"):
             value, text = getattr(optimizer, name), f".{name}"
             same = self.text(f"{{}}{text} is {{}}", optimizer, value)
-            found.append(self.compare(same, objects.rows(optimizer, text, value)))
+            found.append(self.compare(same, self.rows_of(optimizer, text, value)))
         for group in groups:
             same = self.text("{}['params'] is {}", group, group["params"])
             found.append(self.compare(same, [objects.item(group, "params", group["params"])]))
@@ -117,6 +130,11 @@ class Comparisons:
             return bool(eval(text, self.scope))
         except (LookupError, AttributeError, ValueError):
             return False
+
+
+def last(words: str) -> str:
+    """The name that the words of a place end with."""
+    return re.split(r"[ .]", words)[-1]
 
 
 def parts_rows(value: Any) -> list[list[int]] | None:

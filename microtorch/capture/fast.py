@@ -24,11 +24,14 @@ _EPOCH_AT, _LATEST_AT, _WHEN_AT, _ARRAY_AT, _NODE_AT = (
 )  # fmt: skip
 
 
-def builtin(kept: Any, instead: Callable[..., Any]) -> Callable[..., Any]:
+def builtin(
+    kept: Any, instead: Callable[..., Any], versions: list[list[int]]
+) -> Callable[..., Any]:
     """What does a recorded call again, or calls `instead` where it does not fit.
 
     It expects what a comparison of identities shows; `kept.call` decides about everything else.
-    The last rows of `kept.compared` are those of the classes' versions and of the epoch.
+    The last rows of `kept.compared` are those of the classes' versions, which are given as they
+    were before all was compared, and of the epoch.
     """
     program, gradients = kept.program, kept.gradients
     placed = {storage.source for storage, _ in program.numbers}
@@ -47,7 +50,6 @@ def builtin(kept: Any, instead: Callable[..., Any]) -> Callable[..., Any]:
     ]  # fmt: skip
     known = dict.fromkeys(tuple(word) for row in rows for word in objects.direct(row))
     kept.tables = [row for row in known if row[2] == objects.DIRECT and row[0] == objects.WORD]
-    versions = kept.guards.versions()
     kept.versions = len(versions)
     epoch = objects.WORD, id(clock) + _EPOCH_AT, 0, id(kept.epoch)
     kept.compared = np.array([*known, *versions, epoch], np.int64)

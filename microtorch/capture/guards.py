@@ -8,13 +8,13 @@ moved, which assignments to them do.
 """
 
 import array
+import builtins
 import functools
 import io
 import operator
 import os
 import queue
 import random
-import re
 import sys
 import types
 import weakref
@@ -32,13 +32,14 @@ from ..optim.optimizer import Optimizer
 from ..random import Generator
 from ..tensor import Tensor
 from ..value import Value
-from .comparisons import Comparisons, parts_rows
+from .comparisons import Comparisons, last, parts_rows
 from .tape import HOOKED, CaptureError
 from .usercode import (
     CLOCKS,
     REFUSED,
     UNREPEATABLE,
     end_of,
+    imported_as,
     is_library,
     line_of,
     names_of,
@@ -180,11 +181,11 @@ class Guards(Comparisons):
             self.places[id(owner), text] = words, empty
             return
         if isinstance(value, Tensor):
-            self.labels.setdefault(id(value), _last(words))
+            self.labels.setdefault(id(value), last(words))
         same = f"{{0}}{text} is {{1}}"
         if isinstance(value, (*SIMPLE, *CONTAINERS)):
             same = f"({same} or frozen({{0}}{text}) == {{2}})"
-        found = self.add(same, owner, value, frozen(value), rows=objects.rows(owner, text, value))
+        found = self.add(same, owner, value, frozen(value), rows=self.rows_of(owner, text, value))
         self.places[id(owner), text] = words, found
         self._visit(value, words)
 
@@ -199,7 +200,7 @@ class Guards(Comparisons):
             return
         self._seen[id(value)] = value
         if words:
-            self._named[id(value)] = _last(words)
+            self._named[id(value)] = last(words)
         if isinstance(value, types.FunctionType):
             self._function(value)
         elif isinstance(value, _WRAPPERS):
@@ -254,12 +255,12 @@ class Guards(Comparisons):
             self.add("frozen(list({})) == {}", value, frozen(list(value)))
             self._visit_all(value, words)
         elif type(value).__module__.startswith("multiprocessing"):
-            self._refuse(f"a {type(value).__name__} of other processes is used", _last(words))
+            self._refuse(f"a {type(value).__name__} of other processes is used", last(words))
         elif isinstance(value, (queue.Queue, queue.SimpleQueue)) or (
             isinstance(value, Iterator) and is_library(None, type(value).__module__)
         ):
             kind = "a file" if isinstance(value, io.IOBase) else f"a {type(value).__name__}"
-            self._refuse(f"{kind} is used ({words})" if words else f"{kind} is used", _last(words))
+            self._refuse(f"{kind} is used ({words})" if words else f"{kind} is used", last(words))
         self._visit(getattr(value, "__dict__", {}).get("__wrapped__"))
 
     def _function(self, function: Any) -> None:
@@ -271,7 +272,7 @@ class Guards(Comparisons):
             for n in ("__code__", "__defaults__", "__kwdefaults__"):
                 found = getattr(function, n)
                 self.add(f"{{0}}.{n} is {{1}}", function, found,
-                         rows=objects.rows(function, "." + n, found))  # fmt: skip
+                         rows=self.rows_of(function, "." + n, found))  # fmt: skip
             names = names_of_code(code)
             self._names |= names.attributes
             self._by_text |= names.texts
@@ -281,6 +282,8 @@ class Guards(Comparisons):
                     self.note(f"the global {name}", function.__globals__, f"[{name!r}]")
                 else:
                     self.lacks(f"the global {name}", function.__globals__, name)
+                    if hasattr(builtins, name):
+                        self._of_library("builtins", builtins, vars(builtins), name)
             defaults, keywords = function.__defaults__ or (), function.__kwdefaults__ or {}
             last = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
             for name, value in (*zip(last, defaults, strict=True), *keywords.items()):
@@ -298,16 +301,13 @@ class Guards(Comparisons):
 
     def _imported(self, names: Iterable[str], variables: dict[str, Any]) -> None:
         """Walk through modules that are imported in a function."""
-        package = str(variables.get("__package__") or "")
         for name in names:
-            parents = [".".join(package.split(".")[:n]) for n in range(package.count(".") + 2)]
-            full = [f"{p}.{name}".strip(".") for p in parents]
-            found = [sys.modules[n] for n in (name, *full) if n in sys.modules]
+            found = imported_as(name, str(variables.get("__package__") or ""))
             if not found:
                 self.lacks(f"that the module {name} is imported", sys.modules, name)
-            for module in found:
-                self._visit(module)
-                self._visit(sys.modules.get(module.__name__.partition(".")[0]))
+            for full in found:
+                for part in (full.partition(".")[0], full):
+                    self._of_library("sys.modules", sys, sys.modules, part)
 
     def _attributes(self, value: Any) -> None:
         """Note the attributes of an object that any of the walked code names."""
@@ -325,6 +325,8 @@ class Guards(Comparisons):
                         self.note(f"{base.__name__}.{name}", base, f".__dict__[{name!r}]")
             for name in self._names | {"forward", "__call__"}:
                 self._method(value, name)
+            if not is_library(None, type(value).__module__):
+                self._visit(type(value))
         elif isinstance(value, (types.FunctionType, Tensor)):
             for name in self._names & value.__dict__.keys():
                 if name[0] != "_":
@@ -448,15 +450,10 @@ class Guards(Comparisons):
         labels, found = self.labels | self._named, []
         for (owner, *_), (words, text) in self.places.items():
             if not self.holds(text):
-                found.append((self.where(_last(words), labels.get(owner, "")), words))
+                found.append((self.where(last(words), labels.get(owner, "")), words))
         for module, before in self.modules.items():
             if (now := module_state(module)) != before:
                 names = [key[1] for key, _ in {*now[1][1:]} ^ {*before[1][1:]}]
                 at = self.where(*names, labels.get(id(module), ""))
                 found.append((at, f"an attribute of {type(module).__name__}"))
         return found
-
-
-def _last(words: str) -> str:
-    """The name that words end with."""
-    return re.split(r"[ .]", words)[-1]

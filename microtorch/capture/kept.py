@@ -124,7 +124,7 @@ class Kept:
 
     def _grad_row(self, t: Tensor, kind: int, value: Any) -> None:
         """Compare a tensor's gradient, for the built-in function."""
-        self.rows.append(objects.dict_row(t))
+        self.rows.append(self.guards.dict_row(t))
         self.rows.append([kind, id(vars(t)), id(GRAD), id(value)])
 
     def _further(
@@ -189,7 +189,7 @@ class Kept:
                 if array is None:
                     self.rows.append(None)
                 elif self._further(session.known[id(array)][1], name, node, places, how):
-                    self.rows.append(objects.dict_row(t))
+                    self.rows.append(self.guards.dict_row(t))
                     del session.tensors[id(was)]
                     if root_of(was).__dict__.get("_changes") != changes:
                         self.stamped.append(t)
@@ -206,7 +206,7 @@ class Kept:
             else:
                 new_ones[id(g)] = (g, place)
                 self._leaves.append(t)
-                self.rows.append(objects.dict_row(t))
+                self.rows.append(self.guards.dict_row(t))
                 self._texts[id(g)] = place
         if new_ones:
             self.own = [_own_memory(session, g).ref for g, _ in new_ones.values()]
@@ -319,6 +319,8 @@ class Kept:
 
     def call(self, tensors: Any) -> Any:
         """What `fast` does, with the tensors among the arguments; its caller holds the lock."""
+        # Read before all is compared: a class that changes meanwhile is noticed by the next call.
+        versions = self.guards.versions()
         given = self._given(tensors)
         if given is None:
             return MISS
@@ -332,22 +334,21 @@ class Kept:
             # The gradients of the call before are not those of one that failed.
             self.gradients.take_back()
             raise
-        self._renew()
+        self._renew(versions)
         if self.program.native and self.fast is None and None not in self.rows:
-            self.fast = builtin(self, self.instead)
+            self.fast = builtin(self, self.instead, versions)
         self.runs.add(bool(self.written))
         for t in self.stamped:
             t._grad._changes = (self.runs.count, self.runs.when, None)  # type: ignore[union-attr]
         return self.finish(tensors, found)
 
-    def _renew(self) -> None:
-        """Tell the built-in function the classes' versions, as they are what they were."""
+    def _renew(self, versions: list[list[int]]) -> None:
+        """Tell the built-in function the versions of the classes, which are what they were."""
         if self.fast:
-            rows = self.guards.versions()
-            if len(rows) != self.versions or objects.moved(self.tables):
+            if len(versions) != self.versions or objects.moved(self.tables):
                 self.fast = None
-            elif rows:
-                self.compared[-1 - self.versions : -1] = rows
+            elif versions:
+                self.compared[-1 - self.versions : -1] = versions
 
     def unpacked(self, tensors: Any, found: Any) -> Any:
         """What the call returns, of the memory that the built-in function has made."""

@@ -96,6 +96,13 @@ def end_of(code: types.CodeType) -> str:
     return f"{code.co_filename}:{line}"
 
 
+def imported_as(name: str, package: str) -> list[str]:
+    """The modules that an import of a name in a package may stand for, of those that there are."""
+    parents = [".".join(package.split(".")[:n]) for n in range(package.count(".") + 2)]
+    known = (name, *(f"{p}.{name}".strip(".") for p in parents))
+    return [n for n in known if n in sys.modules]
+
+
 _BY_TEXT = {"getattr", "hasattr", "setattr", "delattr", "vars", "__dict__", "globals"}
 
 

@@ -47,5 +47,5 @@ class Changes:
         if k == 0:
             return self.count + sum(n * (r.count - was) for r, (n, was) in self.runs.items())
         if k == 1:
-            return min(self.when, *(r.when for r, (_, was) in self.runs.items() if r.count > was))
+            return min([self.when, *(r.when for r, (_, was) in self.runs.items() if r.count > was)])
         return None

@@ -39,14 +39,21 @@ def llvm_ir(
     helper, entry = _target()
     scope: dict[str, Any] = {**_vocabulary(register), "__name__": "microtorch_" + symbol}
     exec(compile(text, file, "exec"), scope)
+    helpers = []
     for each, apart in re.findall(r"^def (\w+)\(.*\):(  # apart)?$", text, re.MULTILINE):
         if each != name:
             scope[each] = helper(scope[each], targetoptions={**INLINED, "noalias": bool(apart)})
+            helpers.append(scope[each])
     scope[name].__name__ = scope[name].__qualname__ = symbol
     result, *arguments = (_type(t) for t in types)
     kernel = entry(scope[name], (tuple(arguments), result), {}, OPTIONS)
     kernel.compile()
-    return kernel.inspect_llvm(), kernel.native_name
+    found = kernel.inspect_llvm(), kernel.native_name
+    for made in helpers:
+        # The contexts would keep what the helpers were compiled to.
+        made._make_finalizer()()
+        made._reset_overloads()
+    return found
 
 
 def locked() -> Any:

@@ -227,7 +227,7 @@ class Optimizer:
                 for key, value in values.items()
             )
             for key, value in state[p].items():
-                if key != "step" and isinstance(value, Tensor):
+                if key not in ("step", "mu_product") and isinstance(value, Tensor):
                     if value._array.shape != p._array.shape:
                         raise ValueError(
                             f"loaded state dict has {key} of shape {value.shape} for a parameter "
