@@ -156,6 +156,17 @@ def test_arguments_are_compared():
         assert compiled(*make()).tolist() == f(*make()).tolist()
 
 
+def test_arguments_that_are_one_tensor_are_told_apart():
+    def f(x, y, z):
+        return x + y * z, x is y, y is z
+
+    a, b, c = (torch.ones(3) for _ in range(3))
+    compiled = warm(f, a, b, c)
+    for args in ((a, b, c), (a, a, c), (a, b, a), (c, b, b), (a, a, a), (b, a, c)):
+        for _ in range(3):
+            assert compiled(*args)[1:] == f(*args)[1:]
+
+
 def test_modes_numbers_and_gradients_are_seen():
     def run(compiled):
         step, parameters, optimizer = training(3)

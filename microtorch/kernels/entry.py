@@ -96,6 +96,11 @@ def fits(c, items):
             elif q[4] != 0 and node != q[4]:
                 return False
             at = i64_at(at + c[ARRAY_AT])[0]
+        if kind == 1:
+            # Arguments of one array have another program.
+            for j in range(q[1]):
+                if i64_at(items[j] + c[ARRAY_AT])[0] == at:
+                    return False
         if kind == 4:
             if at != i64_at(items[q[2]] + c[ARRAY_AT])[0]:
                 return False
