@@ -190,9 +190,15 @@ def _escaped(line: str) -> str:
 
 
 def _by_matplotlib(boxes: list[Box], format: str) -> bytes:
-    from matplotlib.figure import Figure
-    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-    from matplotlib.path import Path
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+        from matplotlib.path import Path
+    except ImportError:
+        raise ImportError(
+            "a picture of a graph needs matplotlib: pip install 'microtorch[demos]'. "
+            "The text for Graphviz (.dot) needs nothing."
+        ) from None
 
     layout = Layout([_size(box) for box in boxes], _edges(boxes))
     width, height = layout.size

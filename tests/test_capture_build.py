@@ -1,6 +1,7 @@
 """Programs do what their recordings say."""
 
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from interpret import check, memory, repeated, transposed
 
+import microtorch as torch
+from microtorch.capture import build as build_module
 from microtorch.capture.build import build
 from microtorch.capture.ir import Call, Fold, Map, Number, Product, Recording, Ref, Rows
 
@@ -444,3 +447,14 @@ def test_random_programs(made):
     recording, _ = made
     shape = recording.arguments[0].shape
     check(recording, [array(*shape), array(*shape)], 1e-3, times=1)
+
+
+def test_a_long_program_says_how_long_it_takes(monkeypatch, tmp_path):
+    monkeypatch.setattr(build_module, "LONG", 3)
+    monkeypatch.setenv("MICROTORCH_CACHE_DIR", str(tmp_path))
+    function = lambda x: (x.exp() * 12.5 + 0.125).sum()  # noqa: E731
+    with pytest.warns(UserWarning, match=r"has become \d+ lines of text.*takes about 0 s"):
+        torch.compile(function)(torch.ones(7))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.compile(function)(torch.ones(7))

@@ -426,3 +426,10 @@ def test_warnings_point_at_the_users_line():
         for n in range(1, 11):
             many(torch.ones(n))
     assert [w.filename for w in found] == [__file__]
+
+
+def test_anomaly_detection_is_not_recorded():
+    f = torch.compile(lambda x: (x * 2).sum())
+    with torch.autograd.set_detect_anomaly(True), pytest.raises(CaptureError, match="anomaly"):
+        f(torch.ones(2, requires_grad=True))
+    assert f(torch.ones(2, requires_grad=True)).item() == 4

@@ -182,3 +182,11 @@ def test_matplotlib_is_imported_by_drawing_alone():
     assert made.stdout.strip() == "False"
     assert isinstance(mt.draw(mt.ones(1)), Drawing)
     assert re.match("digraph", mt.draw(mt.ones(1)).dot)
+
+
+def test_a_picture_without_matplotlib_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs matplotlib: pip install 'microtorch\[demos\]'"):
+        mt.draw(mt.ones(2, requires_grad=True).sum())._repr_svg_()

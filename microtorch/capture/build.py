@@ -16,6 +16,7 @@ from .ir import Array, Call, Product, Recording, Ref, Storage
 from .loops import comment
 from .passes import lower, numbers, prune
 from .space import contiguous, span
+from .tape import warn
 
 ALIGNED = 64
 # Estimated nanoseconds from which a program is shared among threads.
@@ -26,6 +27,10 @@ HEADER = "# One recorded call as loops. `table` holds the addresses of all array
 def build(recording: Recording) -> "Program":
     """The program that does what was recorded."""
     return Program(recording)
+
+
+# Lines of text from which on it is said how long it takes to compile them.
+LONG = 1_000
 
 
 class Program:
@@ -48,8 +53,14 @@ class Program:
         for ref in (r for op in self.calls for r in (*op.outs, *op.ins)):
             writer.place(ref.storage)
         self.source = HEADER + writer.source
-        compiled = jit.counts["compiled"]
-        address = jit.address("program", writer.complete())
+        compiled, text = jit.counts["compiled"], writer.complete()
+        lines = self.source.count("\n")
+        if lines > LONG and not jit.known("program", text):
+            warn(
+                f"a compiled function has become {lines:,} lines of text, as loops of Python are "
+                f"written out. To compile them takes about {lines // 100} s, once a machine."
+            )
+        address = jit.address("program", text)
         self.was_cached = jit.counts["compiled"] == compiled
         words, run = threads.program(address, shared)
         self._fill(words, slots, sizes)

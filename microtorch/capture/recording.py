@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import cuda, random
+from ..autograd.anomaly import is_anomaly_enabled
 from ..device import device as Device
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor
@@ -69,6 +70,8 @@ def recording(tape: Session) -> Iterator[None]:
         if name:
             words = f"{name} is not the package's own, which is not recorded"
             tape.give_up(refusal(words, "Put it back"))
+        if is_anomaly_enabled():
+            tape.give_up(refusal("anomaly detection is on", "Switch it off"))
         if tape.guards.refusal:
             tape.give_up(tape.guards.refusal)
         yield

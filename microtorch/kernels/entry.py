@@ -332,7 +332,7 @@ _TEXT = (
 
 _SIGNATURE = "i64(i64,i64,i64,i64)"
 # How many calls are made from Python before, while there is no code.
-AFTER = 10_000
+AFTER = 1_000
 _asked = 0
 
 

@@ -72,7 +72,7 @@ def address(name: str, text: str, signature: str = "void(i64,i64,i64,i64)") -> i
         return found
 
 
-def known(name: str, text: str, signature: str) -> bool:
+def known(name: str, text: str, signature: str = "void(i64,i64,i64,i64)") -> bool:
     """Whether `address` need not compile."""
     stem = f"{name}-{_key(name, text, signature)}"
     return stem in _addresses or store.read(stem) is not None
