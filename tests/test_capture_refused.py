@@ -3,6 +3,7 @@
 import inspect
 import random
 import re
+import secrets
 import time
 import types
 import warnings
@@ -426,3 +427,20 @@ def test_warnings_point_at_the_users_line():
         for n in range(1, 11):
             many(torch.ones(n))
     assert [w.filename for w in found] == [__file__]
+
+
+SYSTEM = random.SystemRandom()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: SYSTEM.random(),
+        lambda: random.SystemRandom().random(),
+        lambda: secrets.randbelow(5),
+        lambda: len(secrets.token_urlsafe()),
+    ],
+)
+def test_random_numbers_of_the_system_are_refused(draw):
+    with pytest.raises(CaptureError, match="inside a compiled function"):
+        torch.compile(lambda x: x * draw())(torch.ones(2))
