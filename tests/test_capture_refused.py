@@ -3,6 +3,7 @@
 import inspect
 import random
 import re
+import secrets
 import time
 import types
 import warnings
@@ -433,3 +434,20 @@ def test_anomaly_detection_is_not_recorded():
     with torch.autograd.set_detect_anomaly(True), pytest.raises(CaptureError, match="anomaly"):
         f(torch.ones(2, requires_grad=True))
     assert f(torch.ones(2, requires_grad=True)).item() == 4
+
+
+SYSTEM = random.SystemRandom()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: SYSTEM.random(),
+        lambda: random.SystemRandom().random(),
+        lambda: secrets.randbelow(5),
+        lambda: len(secrets.token_urlsafe()),
+    ],
+)
+def test_random_numbers_of_the_system_are_refused(draw):
+    with pytest.raises(CaptureError, match="inside a compiled function"):
+        torch.compile(lambda x: x * draw())(torch.ones(2))

@@ -234,7 +234,7 @@ class Guards(Comparisons):
             self.members(value)
         elif isinstance(value, weakref.ReferenceType):
             self._visit(value(), words)
-        elif isinstance(value, self._generators):
+        elif isinstance(value, self._generators) and not isinstance(value, random.SystemRandom):
             state = functools.partial(state_of, value)
             self._random.append((value, state, state()))
         elif isinstance(value, (bytearray, memoryview, array.array)):
@@ -256,7 +256,7 @@ class Guards(Comparisons):
             self._visit_all(value, words)
         elif type(value).__module__.startswith("multiprocessing"):
             self._refuse(f"a {type(value).__name__} of other processes is used", last(words))
-        elif isinstance(value, (queue.Queue, queue.SimpleQueue)) or (
+        elif isinstance(value, (queue.Queue, queue.SimpleQueue, random.SystemRandom)) or (
             isinstance(value, Iterator) and is_library(None, type(value).__module__)
         ):
             kind = "a file" if isinstance(value, io.IOBase) else f"a {type(value).__name__}"

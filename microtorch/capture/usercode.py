@@ -19,7 +19,8 @@ UNREPEATABLE = {
     "time": "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time "
     "process_time_ns thread_time thread_time_ns localtime gmtime ctime sleep",
     "datetime": "now utcnow today", "sys": "stdin stdout stderr", "os": "urandom",
-    "posix": "urandom", "uuid": "uuid1 uuid4", "secrets": "token_bytes token_hex randbits choice",
+    "posix": "urandom", "uuid": "uuid1 uuid4", "random": "SystemRandom",
+    "secrets": "token_bytes token_hex token_urlsafe randbits randbelow choice SystemRandom",
 }  # fmt: skip
 CLOCKS = UNREPEATABLE["time"].split()
 
