@@ -1885,3 +1885,18 @@ def test_a_recording_leaves_no_circles_of_frames():
         gc.enable()
     made = [op.label for op in compiled.latest.recording.ops if op.outs[0].shape == (1, 2)]
     assert made == ["matmul", "sgd"]
+
+
+@pytest.mark.parametrize("value", [1.0, -1.0])
+def test_a_mask_of_one_bool_is_recorded(value):
+    def f(a, x):
+        v = torch.tanh(a)
+        v[v > 0] = 0.75
+        y = x * 2
+        y[v < 0] = -1
+        return v, y
+
+    compiled = torch.compile(f)
+    for sign in (1, -1, 1):
+        given = torch.tensor(value * sign), torch.ones(2, 3)
+        assert [z.tolist() for z in compiled(*given)] == [z.tolist() for z in f(*given)]

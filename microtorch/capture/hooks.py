@@ -232,7 +232,7 @@ def _set_item(self: Any, key: Any, value: Any) -> None:
         isinstance(value, Tensor) and not value._array.ndim and value.dtype == self.dtype
     )
     if type(mask) is Traced and of_kind and mask.dtype == bool and (
-        mask.ndim and mask.shape == self._array.shape[: mask.ndim]
+        mask.shape == self._array.shape[: mask.ndim]
     ):  # fmt: skip
         ones = (1,) * (self._array.ndim - mask.ndim)
         self.masked_fill_(key.reshape(*mask.shape, *ones), index._value(value, self))
