@@ -40,6 +40,9 @@ from microtorch.optim import lr_scheduler
 sys.path.append(str(Path(__file__).parent.parent))
 COMPILED, WORKLOADS = import_module("bench.compiled").COMPILED, import_module("bench").WORKLOADS
 
+# Recurrent layers are long programs, which are compiled all the same.
+pytestmark = pytest.mark.filterwarnings("ignore:a compiled function has become")
+
 F = nn.functional
 STEPS = 20
 THOROUGH = "MICROTORCH_FUZZ" in os.environ
