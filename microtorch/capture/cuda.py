@@ -79,7 +79,6 @@ class Program:
     def _place(self) -> None:
         """Memory for everything that the kernels read and write."""
         slots, sizes = plan(self.items)
-
         blocks = [empty((n,), np.uint8) for n in sizes]
         self.memory: dict[Storage, Array] = {}
         given = {r.storage for r in self.arguments}
