@@ -99,7 +99,7 @@ def interpret(recording, arguments):
     return [view(bases, r).copy() for r in recording.results]
 
 
-def check(recording, arguments, rtol=2e-5, program=None, times=2):
+def check(recording, arguments, rtol=2e-5, program=None, times=2, atol=1e-5):
     """The program gives what the interpreter gives, and changes what it changes."""
     from microtorch.capture.build import build
 
@@ -122,7 +122,7 @@ def check(recording, arguments, rtol=2e-5, program=None, times=2):
         changed = [*captured.values(), *arguments]
         for one, other in zip([*got, *changed], [*expected, *after], strict=True):
             assert one.shape == other.shape and one.dtype == other.dtype
-            np.testing.assert_allclose(one, other, rtol, 1e-5, err_msg=program.source)
+            np.testing.assert_allclose(one, other, rtol, atol, err_msg=program.source)
     return program
 
 

@@ -135,9 +135,11 @@ def test_rows_that_need_other_rows_are_another_loop():
 def test_updates_of_one_optimizer_are_a_table():
     lr = memory((), "number")
     ops = []
-    for n in (3, 5):
+    for n in (3, 5, 7, 9):
         p, g = (memory((), "captured", array=np.ones(n, np.float32)) for _ in "pg")
         ops.append(Map((p,), (p, g, repeated(lr, (n,))), formulas=("p - lr * g",),
                        names=("p", "g", "lr"), label="sgd"))  # fmt: skip
     (table,) = fuse(ops)
     assert isinstance(table, Table) and table.works == ops
+    # Few are loops, which may join others.
+    assert all(isinstance(item, Loop) for item in fuse(ops[:3]))

@@ -58,7 +58,7 @@ class Program:
         if lines > LONG and not jit.known("program", text):
             warn(
                 f"a compiled function has become {lines:,} lines of text, as loops of Python are "
-                f"written out. To compile them takes about {lines // 100} s, once a machine."
+                f"written out. To compile them takes about {lines // 150} s, once a machine."
             )
         address = jit.address("program", text)
         self.was_cached = jit.counts["compiled"] == compiled
@@ -111,10 +111,7 @@ class Program:
         for storage, word in writer.places.items():
             self.table[word] = address(storage)
         for word, values in writer.tables:
-            self.table[word : word + len(values)] = [
-                address(v.storage) + v.offset * v.dtype.itemsize if isinstance(v, Ref) else v
-                for v in values
-            ]
+            self.table[word : word + len(values)] = values
 
     def _first(self, arguments: tuple[Array, ...]) -> list[Array]:
         """The call from Python, until there is a built-in function."""

@@ -2,15 +2,16 @@
 
 import keyword
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 from ..kernels import gemm, text, threads, vecmath
-from ..table import STEPS, VOCABULARY, names_in, substitute
-from .fuse import Item, Loop, Table, columns, cost, ins_of, outs_of
+from ..table import VOCABULARY, names_in, substitute
+from .fuse import OFTEN, Item, Loop, Table, columns, cost, ins_of, outs_of
 from .ir import Call, Product, Ref, Storage
 from .loops import BLOCK, INDEXES, LoopText, indented, index
+from .repeats import form, moved
 from .space import Work
 
 _TAKEN = {*INDEXES, *VOCABULARY, *keyword.kwlist, *dir(__builtins__)} | set(
@@ -19,6 +20,8 @@ _TAKEN = {*INDEXES, *VOCABULARY, *keyword.kwlist, *dir(__builtins__)} | set(
 )
 # Estimated nanoseconds from which the threads that share a program share a loop of it.
 SHARED = 3_000
+# Programs of more items have a function for each loop.
+MOST = 60
 # Programs of few items whose loops with functions have many elements are interleaved, so much.
 FEW, MANY, INTERLEAVED = 4, 128, 4
 # What threads wait for each other with; a product, or the part of one thread, by its spec.
@@ -39,7 +42,7 @@ class Writer:
     """The text of a program.
 
     source: its loops. places: the word of each storage's address in the table. tables: `(word,
-    values)` of what else stands there; a Ref means its address. scalars: numbers that are
+    values)` of what else stands there. scalars: numbers that are
     variables. slots: which temporaries have one memory.
     """
 
@@ -49,7 +52,7 @@ class Writer:
         self.slots, self.shared = slots, shared
         self.places: dict[Storage, int] = {}
         self.words = threads.FIRST
-        self.tables: list[tuple[int, list[int | Ref]]] = []
+        self.tables: list[tuple[int, list[int]]] = []
         self.names: dict[Storage, str] = {}
         self.taken: set[str] = set(_TAKEN)
         self.formulas: dict[str, set[str]] = defaultdict(set)
@@ -70,7 +73,14 @@ class Writer:
             parts += [[]] if isinstance(item, Call) else []
             parts[-1] += [] if isinstance(item, Call) else [item]
         self.segments = len(parts)
-        self.source = "\n\n".join(self._segment(k, part) for k, part in enumerate(parts))
+        self.often = 1 if len(items) > MOST else OFTEN
+        self.forms = Counter(form(item)[0] for item in items if isinstance(item, Loop))
+        # The name of the function with the loops of a form, and which memory it takes.
+        self.functions: dict[Any, tuple[str, list[int]]] = {}
+        # The texts of functions.
+        self.texts: list[str] = []
+        self.texts += [self._segment(k, part) for k, part in enumerate(parts)]
+        self.source = "\n\n".join(self.texts)
 
     def _segment(self, number: int, items: Iterable[Loop | Table | Product]) -> str:
         """What is done up to the next call: loops for one thread, and loops for all of them."""
@@ -101,7 +111,7 @@ class Writer:
                 flush(True)
             after: list[str] = []
             if isinstance(item, Loop):
-                lines, after = LoopText(self, item, shared).lines()
+                lines, after = self._loop(item, shared)
             elif isinstance(item, Table):
                 lines = self._table(item, shared)
             else:
@@ -135,39 +145,72 @@ class Writer:
                     first[slot] = name
         return lines
 
-    def _reserve(self, values: list[int | Ref]) -> int:
+    def _reserve(self, values: list[int]) -> int:
         self.tables.append((self.words, values))
         self.words += len(values)
         return self.words - len(values)
 
+    def _loop(self, loop: Loop, shared: bool) -> tuple[list[str], list[str]]:
+        """The lines of a loop, and those that one thread does when all have done these.
+
+        If it occurs often, that is a call of a function, with a row of the table that says where
+        its memory is.
+        """
+        key, bases = form(loop)
+        parted = shared and any(True in w.folded[:1] for w in loop.works)
+        if key is None or self.forms[key] < self.often or parted:
+            return LoopText(self, loop, shared).lines()
+        if key not in self.functions:
+            memory = [self._stand_in(b, b.storage.size) for b in bases]
+            lines = LoopText(self, moved(loop, bases, memory), shared).lines()[0]
+            used = [k for k, s in enumerate(memory) if s in self.names]
+            body = [*self._addresses([memory[k] for k in used]), *lines]
+            name = self.unique("loop")
+            head = f"def {name}(t, at, me, parts):  # once\n    table, at = i64_at(t), i64_at(at)\n"
+            self.texts.append(head + "\n".join(indented(body)) + "\n")
+            self.functions[key] = name, used
+        name, used = self.functions[key]
+        row = self._reserve([word for k in used for word in self._address(bases[k])])
+        share = "me, parts" if shared else "0, 1"
+        return [f"{name}(t, t + {8 * row}, {share})"], []
+
+    def _stand_in(self, ref: Ref, size: int) -> Storage:
+        """Memory whose place is in a row of the table."""
+        name = ref.storage.name or self.labels.get(ref.storage, "") or ref.storage.kind
+        return Storage(ref.dtype, size, "line", name)
+
+    def _address(self, ref: Ref) -> tuple[int, int]:
+        """The word of the table with the address of the storage, and bytes from there."""
+        return self.place(ref.storage), ref.offset * ref.dtype.itemsize
+
+    def _addresses(self, memory: Iterable[Storage]) -> list[str]:
+        """Lines that take addresses from a row of the table."""
+        kinds = [text.C_TYPE[s.dtype.name][0] for s in memory]
+        return [f"{self.name(s)} = {c_type}_at(apart(table[at[{2 * k}]] + at[{2 * k + 1}]))"
+                for k, (s, c_type) in enumerate(zip(memory, kinds))]  # fmt: skip
+
     def _table(self, table: Table, shared: bool) -> list[str]:
         """An update: for each line of the table a loop over some elements of a parameter."""
         op, arrays = table.works[0], columns(table.works[0])
-        values: list[int | Ref] = []
+        values: list[int] = []
         for each in map(columns, table.works):
             for ref in each:
                 self.scalars.pop(ref.storage, None)
             for low in range(0, each[0].size, BLOCK):
-                values += [r._replace(offset=low) for r in each]
+                values += [w for r in each for w in self._address(r._replace(offset=low))]
                 values.append(min(BLOCK, each[0].size - low))
-        width = len(arrays) + 1
+        width = 2 * len(arrays) + 1
         at, count = self._reserve(values), len(values) // width
-        roles = dict(zip(op.ins, op.names)) | dict(zip(op.outs, STEPS[op.label].arrays[:1]))
-        stand_in = {}
-        for ref in arrays:
-            storage = Storage(ref.dtype, 2, "line", roles[ref] if ref in op.ins else "out")
-            stand_in[ref] = Ref(storage, (2,), (1,))
+        stand_in = {r: Ref(self._stand_in(r, 2), (2,), (1,)) for r in arrays}
         ins = tuple(stand_in.get(r, r.over((2,), (0,))) for r in op.ins)
         outs = tuple(stand_in[r] for r in op.outs)
         work = Work((2,), outs, ins, op.formulas, op.names, op, (False,))
         loop = LoopText(self, Loop([[work]], set(outs)), False, f"at[{width - 1}]")
         title, *lines = loop.lines()[0]
         start = next(k for k, line in enumerate(lines) if line.startswith("for"))
-        pointers = [f"at = i64_at(t + {8 * at} + {8 * width}*line)"]
-        for k, ref in enumerate(stand_in.values()):
-            c_type = text.C_TYPE[ref.dtype.name][0]
-            pointers.append(f"{self.name(ref.storage)} = {c_type}_at(apart(at[{k}]))")
         head = [f"{title} of {len(table.works)}", *lines[:start], self.span(count, shared, "line")]
+        pointers = [f"at = i64_at(t + {8 * at} + {8 * width}*line)",
+                    *self._addresses([r.storage for r in stand_in.values()])]  # fmt: skip
         return [*head, *indented(pointers + lines[start:])]
 
     def span(self, count: int, shared: bool, name: str) -> str:
@@ -179,9 +222,9 @@ class Writer:
     def _product(self, op: Product, shared: bool) -> list[str]:
         (out,), (a, b) = op.outs, op.ins
         size, (n, k), m = out.dtype.itemsize, a.shape[-2:], b.shape[-1]
-        words: list[int | Ref] = [gemm.address(out.dtype.name)]
+        words = [gemm.address(out.dtype.name)]
         for ref in (a, b, out):
-            words += [self.place(ref.storage), ref.offset * size]
+            words += self._address(ref)
         words += [n, k, m, *a.strides[-2:], *b.strides[-2:], out.strides[-2]]
         spec = self._reserve(words)
         names = [self.name(r.storage) for r in (out, a, b)]

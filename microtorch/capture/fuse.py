@@ -1,7 +1,7 @@
 """Maps and folds over one space in one loop, row by row; updates of many parameters in a table."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,11 @@ from .space import Dims, Work, covers, merged, overlap, span, work_of
 
 # Loops over so few elements are joined even where they share nothing.
 SMALL = 1024
+# Of so many operations, loops become no longer than so many works: what a recurrent layer does at
+# every step gives equal loops then.
+LONG, SHORT = 300, 16
+# What occurs so often has its text once.
+OFTEN = 4
 
 
 @dataclass(eq=False, slots=True)
@@ -59,11 +64,13 @@ def ins_of(item: Item | Work | Op) -> list[Ref]:
 def fuse(ops: list[Op]) -> list[Item]:
     """The operations as loops, and what is none, in an order that keeps every dependency."""
     items: list[Item] = []
+    most = SHORT if len(ops) > LONG else len(ops)
+    updates = Counter(op.label for op in ops if isinstance(op, Map) and columns(op))
     for op in ops:
-        if isinstance(op, Map) and columns(op):
+        if isinstance(op, Map) and updates[op.label] >= OFTEN and columns(op):
             _gather(items, op)
         elif isinstance(op, (Map, Fold)):
-            _place(items, work_of(op))
+            _place(items, work_of(op), most)
         else:
             assert isinstance(op, (Product, Call))
             items.append(op)
@@ -74,13 +81,13 @@ def fuse(ops: list[Op]) -> list[Item]:
 
 
 def columns(op: Map) -> list[Ref]:
-    """The arrays of an optimizer's update, if they are whole and stay where they are."""
+    """The arrays of an optimizer's update, if they are whole."""
     if op.label not in STEPS:
         return []
     arrays = [r for n, r in zip(op.names, op.ins) if n in STEPS[op.label].arrays]
     arrays = list(dict.fromkeys([*arrays, *op.outs]))
-    fixed = all(r.storage.kind in ("captured", "temporary") and covers(r) for r in arrays)
-    return arrays if fixed and len({(r.shape, steps(r)) for r in arrays}) == 1 else []
+    alike = len({(r.shape, steps(r)) for r in arrays}) == 1
+    return arrays if alike and all(map(covers, arrays)) else []
 
 
 def _number(ref: Ref) -> Any:
@@ -115,15 +122,16 @@ def _gather(items: list[Item], op: Map) -> None:
     items.append(Table([op]))
 
 
-def _place(items: list[Item], work: Work) -> None:
+def _place(items: list[Item], work: Work, most: int) -> None:
     """Into the last loop that it may join, before all that it need not follow."""
     chosen: tuple[Loop, int] | None = None
     storages = {ref.storage for ref in (*work.outs, *work.ins)}
     for item in reversed(items):
         if isinstance(item, Loop):
             related = any(r.storage in storages for r in outs_of(item) + ins_of(item))
-            small = math.prod(work.dims) <= SMALL and chosen is None
-            k = _stage(item, work, related) if related or small else None
+            short = len(item.works) < most
+            small = short and math.prod(work.dims) <= SMALL and chosen is None
+            k = _stage(item, work, related and short) if related or small else None
             if k is not None:
                 chosen = item, k
                 if related:

@@ -6,10 +6,12 @@ too. The contexts that Numba works in are our own, with what kernels need: those
 functions stay as they are, and ours are ready at once.
 """
 
+import contextlib
 import functools
 import importlib
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,14 +42,16 @@ def llvm_ir(
     scope: dict[str, Any] = {**_vocabulary(register), "__name__": "microtorch_" + symbol}
     exec(compile(text, file, "exec"), scope)
     helpers = []
-    for each, apart in re.findall(r"^def (\w+)\(.*\):(  # apart)?$", text, re.MULTILINE):
+    for each, how in re.findall(r"^def (\w+)\(.*\):(?:  # (\w+))?$", text, re.MULTILINE):
         if each != name:
-            scope[each] = helper(scope[each], targetoptions={**INLINED, "noalias": bool(apart)})
+            options = {**INLINED, "noalias": how == "apart", "forceinline": how != "once"}
+            scope[each] = helper(scope[each], targetoptions=options)
             helpers.append(scope[each])
     scope[name].__name__ = scope[name].__qualname__ = symbol
     result, *arguments = (_type(t) for t in types)
     kernel = entry(scope[name], (tuple(arguments), result), {}, OPTIONS)
-    kernel.compile()
+    with _deep():
+        kernel.compile()
     found = kernel.inspect_llvm(), kernel.native_name
     for made in helpers:
         # The contexts would keep what the helpers were compiled to.
@@ -61,6 +65,17 @@ def locked() -> Any:
     from numba.core.compiler_lock import global_compiler_lock
 
     return global_compiler_lock
+
+
+@contextlib.contextmanager
+def _deep() -> Iterator[None]:
+    """Let Numba call itself once for each loop of a text."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, 100_000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def _type(name: str) -> Any:
