@@ -371,3 +371,68 @@ def test_a_call_that_drops_its_own_program():
                 for _ in range(3):
                     assert compiled(torch.ones(shape)).tolist() == torch.full(shape, 3.0).tolist()
             gc.collect()
+
+
+def looking_up():
+    """A step whose lookup is a call of Python between two parts of its program."""
+    torch.manual_seed(0)
+    table = torch.nn.Parameter(torch.randn(5, 3))
+
+    def step(places, scale):
+        table.grad = None
+        loss = (torch.nn.functional.embedding(places, table) * scale).sort(0).values[-1].sum()
+        loss.backward()
+        return loss
+
+    return step, table
+
+
+def test_parts_of_a_program_are_called_in_turn():
+    step, table = looking_up()
+    compiled, scale = torch.compile(step), torch.tensor([1.0, 2.0, 3.0])
+    for k in range(8):
+        places = torch.tensor([k % 5, 3, 1])
+        got, gradient = compiled(places, scale), table.grad
+        assert torch.equal(got, step(places, scale)) and torch.equal(gradient, table.grad)
+    assert isinstance(compiled.called, types.BuiltinFunctionType)
+    assert compiled.source.count("def step_") > 1
+
+
+def test_a_part_that_fails():
+    step, table = looking_up()
+    scale = torch.ones(3)
+    compiled, good = warm(step, torch.tensor([0, 3, 1]), scale), torch.tensor([4, 4, 2])
+    for _ in range(3):
+        with pytest.raises(IndexError, match="index out of range"):
+            compiled(torch.tensor([0, 9, 1]), scale)
+        assert table.grad is None
+        seen = []
+        other = threading.Thread(target=lambda: seen.append(compiled(good, scale).item()))
+        other.start()
+        other.join(20)
+        assert seen == [step(good, scale).item()]
+        assert isinstance(compiled.called, types.BuiltinFunctionType)
+
+
+def test_threads_that_share_a_program_of_several_parts():
+    x = [torch.randn(40, 30) for _ in range(4)]
+    function = lambda x: ((x * 2).sort(1).values + x.argsort(0)).cumsum(0).sort(0).values  # noqa: E731
+    compiled, expected = warm(function, x[0]), [function(each) for each in x]
+    wrong = []
+
+    def work(k):
+        for _ in range(200):
+            if not torch.equal(compiled(x[k]), expected[k]):
+                wrong.append(k)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong

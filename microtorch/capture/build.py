@@ -1,8 +1,10 @@
 """From a recording to a program: passes, one native function, memory, and its calls."""
 
+import contextlib
 import ctypes
 import math
 import re
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +21,8 @@ from .space import contiguous, span
 from .tape import warn
 
 ALIGNED = 64
+# Kinds of memory that is elsewhere at every call.
+GIVEN = ("argument", "result")
 # Estimated nanoseconds from which a program is shared among threads.
 SHARED = 25_000
 HEADER = "# One recorded call as loops. `table` holds the addresses of all arrays.\n"
@@ -74,9 +78,16 @@ class Program:
         self.plain = len(self.owners) == len(self.results) and all(map(_whole, self.results))
         # Whether `run` is a built-in function.
         self.native = False
-        self.words = {"table": self.table.ctypes.data, "program": run}
-        self.run: Callable[[tuple[Array, ...]], list[Array]]
-        self.run = self._run if self.calls else self._first
+        # What is called between the parts of the text, and after one of these has failed. Others
+        # may run meanwhile.
+        self.failed: list[Callable[[], None]] = []
+        self.between = [self._between(op) for op in self.calls]
+        self.lock: Any = threading.RLock() if self.calls else contextlib.nullcontext()
+        self.words: dict[str, Any] = {
+            "table": self.table.ctypes.data, "program": run, "segments": len(self.calls) + 1,
+            "between": [*map(id, self.between)],
+        }  # fmt: skip
+        self.run: Callable[[tuple[Array, ...]], list[Array]] = self._first
         self.seconds = time.perf_counter() - started
 
     def explain(self) -> str:
@@ -121,7 +132,7 @@ class Program:
         return self.run(arguments)
 
     def _native(self) -> Callable[[tuple[Array, ...]], list[Array]]:
-        """The call as a built-in function, where no Python comes between the loops."""
+        """The call as a built-in function."""
 
         def again(arguments: tuple[Array, ...]) -> list[Array]:
             for storage, _ in self.numbers:
@@ -163,6 +174,8 @@ class Program:
             truth = 0 if n.truth is None or not compared else 2 - n.truth
             read += [id(n.owner), id(n.key), n.place, *place, truth]
         ranges = [end for b in apart for end in (b.ctypes.data, b.ctypes.data + b.nbytes)]
+        if self.calls:
+            self.words |= {"acquire": self.lock.acquire, "release": self.lock.release}
         return {
             **self.words, "arguments": len(reached), "rows": given, "results": made,
             "results_count": len(self.owners), "numbers": read, "numbers_count": len(numbers),
@@ -175,30 +188,48 @@ class Program:
         return [_part(memory[ref.storage], ref, ref.offset) for ref in self.results]
 
     def _run(self, arguments: tuple[Array, ...]) -> list[Array]:
-        """The call from Python: where there is no faster one, or Python comes between the loops."""
+        """The call from Python, where there is no faster one."""
         for storage, base in self.numbers:
             base[0] = storage.source()  # type: ignore[misc]
         places, given = self.writer.places, self._fitting(arguments)
-        for ref, array in zip(self.arguments, given):
-            if ref.storage in places:
-                start = array.ctypes.data - ref.offset * array.itemsize
-                self.table[places[ref.storage]] = start
         made = {r.storage: np.empty(r.storage.size, r.dtype) for r in self.results}
-        for storage in made.keys() & places.keys():
-            self.table[places[storage]] = made[storage].ctypes.data
-        for k in range(len(self.calls) + 1):
-            self._code(self.table.ctypes.data, k)
-            if k < len(self.calls):
-                op = self.calls[k]
-                op.function(list(map(self._view, op.outs)), list(map(self._view, op.ins)))
+        with self.lock:
+            for ref, array in zip(self.arguments, given):
+                if ref.storage in places:
+                    start = array.ctypes.data - ref.offset * array.itemsize
+                    self.table[places[ref.storage]] = start
+            for storage in made.keys() & places.keys():
+                self.table[places[storage]] = made[storage].ctypes.data
+            for k, between in enumerate([None, *self.between]):
+                if between is not None:
+                    between()
+                self._code(self.table.ctypes.data, k)
         return [_part(made[ref.storage], ref, ref.offset) for ref in self.results]
 
-    def _view(self, ref: Ref) -> Array:
-        """A view of memory whose address is in the table."""
-        (low, high), size = span(ref), ref.dtype.itemsize
-        start = int(self.table[self.writer.places[ref.storage]]) + low * size
-        memory = (ctypes.c_char * ((high - low + 1) * size)).from_address(start)
-        return _part(memory, ref, ref.offset - low)
+    def _between(self, op: Call) -> Callable[[], None]:
+        """A function that does an operation, with views that are made anew where memory moves."""
+        table, failed, outs, ins = self.table, self.failed, list[Array](), list[Array]()
+        moving = []
+        for views, refs in ((outs, op.outs), (ins, op.ins)):
+            for k, ref in enumerate(refs):
+                word = self.writer.places[ref.storage]
+                views.append(_view(ref, int(table[word])))
+                if ref.storage.kind in GIVEN:
+                    moving.append((views, k, ref, word))
+        starts = [0] * len(moving)
+
+        def run() -> None:
+            for j, (views, k, ref, word) in enumerate(moving):
+                if (start := table.item(word)) != starts[j]:
+                    views[k], starts[j] = _view(ref, start), start
+            try:
+                op.function(outs, ins)
+            except BaseException:
+                for undo in failed:
+                    undo()
+                raise
+
+        return run
 
     def _fitting(self, arguments: tuple[Array, ...]) -> tuple[Array, ...]:
         """The arguments laid out as recorded, apart from what is written.
@@ -228,6 +259,13 @@ class Program:
             array = own
         # Of the very type and dtype that the built-in function compares.
         return np.asarray(array).view(ref.dtype)
+
+
+def _view(ref: Ref, start: int) -> Array:
+    """A view of the memory at an address."""
+    (low, high), size = span(ref), ref.dtype.itemsize
+    memory = (ctypes.c_char * ((high - low + 1) * size)).from_address(start + low * size)
+    return _part(memory, ref, ref.offset - low)
 
 
 def _part(base: Any, ref: Ref, offset: int) -> Array:

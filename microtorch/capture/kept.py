@@ -40,7 +40,7 @@ class Kept:
     """A recorded call.
 
     recording: what its program is made of. instead: what decides about a call that `fast` does not
-    expect. fast: what does it again, where there is a built-in function that does.
+    expect; it takes the lock. fast: what does it again, where there is a built-in function for it.
     """
 
     # What its arguments were, in words.
@@ -48,6 +48,7 @@ class Kept:
     program: Any = None
     fast: Callable[..., Any] | None = None
     instead: Callable[..., Any]
+    lock: Any
     # What the key names by identity.
     held: list[Any]
 

@@ -72,6 +72,7 @@ class KeptScalars:
     title: str
     fast = None
     instead: Callable[..., Any]
+    lock: Any
     held: list[Any]
 
     def __init__(
@@ -336,7 +337,7 @@ class Compiled(functools.partial[Any]):
         warn(f"microtorch.compile runs eagerly from now on: {reason}")
 
     def _keep(self, key: Any, kept: Kept) -> None:
-        kept.instead = self._search
+        kept.instead, kept.lock = self._search, self.lock
         kept.ready()
         known = self.programs.setdefault(key, [])
         known.insert(0, kept)

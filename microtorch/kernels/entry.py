@@ -4,8 +4,9 @@ It looks at the arrays itself, writes their addresses into the program's table, 
 makes the results and runs the program. Told by `fast`, it does all of a warm call: compares what
 the program takes for granted, finds the tensors' arrays and the gradients, counts the run and makes
 the tensor that is returned. From the comparisons to the end of the run no Python code runs, so
-threads need no lock. Whatever it does not expect goes to a Python function. As in `native`, whose
-checks it adds to, objects are read where CPython and NumPy keep them.
+threads need no lock; a program of several parts, with Python functions between them, has one.
+Whatever the function does not expect goes to a Python function. As in `native`, whose checks it
+adds to, objects are read where CPython and NumPy keep them.
 """
 
 import ctypes
@@ -30,7 +31,7 @@ ranges_count ranges ends apart instead tuple_type array_type float_type none lea
 compared_count compared rest clock own follow gradients_count gradients grad stamps_count stamps
 changes counter written tick tensor_type node finish array_at node_at vectorcall new_array
 incref decref new_list call_none to_float clear get_item set_item get_attribute set_attribute
-new_tensor new_tuple new_int"""
+new_tensor new_tuple new_int segments between acquire release fetch restore"""
 # An argument: 0 how it is reached, 1 from what, 2 by which name, 3 type, 4 what its node must be
 # (0 whatever, 1 neither None nor a leaf's), 5 word of the table, 6 dtype, 7 rank, 8 flags, 9 bytes
 # before its first element, 10 and 11 bytes from its address to the ends, 12 the shape, the strides.
@@ -254,6 +255,7 @@ def finished(c, items, out):
     return t
 
 def answer(c, args, nargs, names):
+    # What is returned to Python, or 1 where the program does not fit.
     items = i64_at(args)
     good = names == 0
     if c[CALLED]:
@@ -294,7 +296,7 @@ def answer(c, args, nargs, names):
     if not good:
         if out != 0:
             call(c[DECREF], (out,))
-        return call(c[VECTORCALL], (c[INSTEAD], args, nargs, names))
+        return 1
     d = c[RESULTS]
     table = i64_at(c[TABLE])
     for k in range(c[RESULTS_COUNT]):
@@ -303,7 +305,14 @@ def answer(c, args, nargs, names):
             x = i64_at(i64_at(out)[3])[k]
         table[i64_at(d)[0]] = i64_at(x)[2]
         d += 32 + 8 * i64_at(d)[2]
-    call(c[PROGRAM], (c[TABLE], 0))
+    for k in range(c[SEGMENTS]):
+        if k != 0:
+            x = call(c[CALL_NONE], (i64_at(c[BETWEEN])[k - 1],))
+            if x == 0:
+                call(c[DECREF], (out,))
+                return 0
+            call(c[DECREF], (x,))
+        call(c[PROGRAM], (c[TABLE], k))
     if c[CALLED] == 0:
         return out
     t = i64(0)
@@ -319,7 +328,21 @@ def kernel(self, args, nargs, names):
     # Python code that runs meanwhile may drop the function.
     c = i64_at(self + BYTES)
     call(c[INCREF], (self,))
-    found = answer(c, args, nargs, names)
+    found = i64(0)
+    x = i64(1)
+    if c[ACQUIRE]:
+        x = call(c[CALL_NONE], (c[ACQUIRE],))
+    if x != 0:
+        found = answer(c, args, nargs, names)
+    if c[ACQUIRE] and x != 0:
+        call(c[DECREF], (x,))
+        # Nothing may be called while an exception is set.
+        error = words(3)
+        call(c[FETCH], (error, error + 8, error + 16))
+        call(c[DECREF], (call(c[CALL_NONE], (c[RELEASE],)),))
+        call(c[RESTORE], (i64_at(error)[0], i64_at(error)[1], i64_at(error)[2]))
+    if found == 1:
+        found = call(c[VECTORCALL], (c[INSTEAD], args, nargs, names))
     call(c[DECREF], (self,))
     return found
 """
@@ -389,7 +412,8 @@ def entry(words: dict[str, Any], keep: Any) -> Callable[..., Any]:
         "to_float": "PyNumber_Float", "clear": "PyErr_Clear", "get_item": "PyDict_GetItemWithError",
         "set_item": "PyDict_SetItem", "get_attribute": "PyObject_GetAttr",
         "set_attribute": "PyObject_SetAttr", "new_tensor": "PyType_GenericNew",
-        "new_tuple": "PyTuple_New", "new_int": "PyLong_FromLong",
+        "new_tuple": "PyTuple_New", "new_int": "PyLong_FromLong", "fetch": "PyErr_Fetch",
+        "restore": "PyErr_Restore",
     }  # fmt: skip
     known = {
         "tuple_type": tuple, "array_type": np.ndarray, "float_type": float, "none": None,
