@@ -6,6 +6,7 @@ import threading
 import tracemalloc
 import types
 import warnings
+from collections.abc import Mapping
 
 import pytest
 
@@ -436,3 +437,32 @@ def test_threads_that_share_a_program_of_several_parts():
     finally:
         sys.setswitchinterval(interval)
     assert not wrong
+
+
+class Interrupted(Mapping):
+    """What is compared by Python, and may be interrupted there."""
+
+    raises = None
+
+    def __getitem__(self, name):
+        return 2.0
+
+    def __iter__(self):
+        if self.raises:
+            raise self.raises
+        return iter(["scale"])
+
+    def __len__(self):
+        return 1
+
+
+SETTINGS = Interrupted()
+
+
+def test_an_interrupt_while_values_are_compared(monkeypatch):
+    compiled, x = warm(lambda x: x * SETTINGS["scale"], torch.ones(3)), torch.ones(3)
+    monkeypatch.setattr(SETTINGS, "raises", KeyboardInterrupt, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        compiled(x)
+    monkeypatch.setattr(SETTINGS, "raises", None)
+    assert compiled(x).tolist() == [2.0] * 3

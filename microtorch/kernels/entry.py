@@ -31,7 +31,8 @@ ranges_count ranges ends apart instead tuple_type array_type float_type none lea
 compared_count compared rest clock own follow gradients_count gradients grad stamps_count stamps
 changes counter written tick tensor_type node finish array_at node_at vectorcall new_array
 incref decref new_list call_none to_float clear get_item set_item get_attribute set_attribute
-new_tensor new_tuple new_int segments between acquire release fetch restore"""
+new_tensor new_tuple new_int segments between acquire release fetch restore matches
+error"""
 # An argument: 0 how it is reached, 1 from what, 2 by which name, 3 type, 4 what its node must be
 # (0 whatever, 1 neither None nor a leaf's), 5 word of the table, 6 dtype, 7 rank, 8 flags, 9 bytes
 # before its first element, 10 and 11 bytes from its address to the ends, 12 the shape, the strides.
@@ -177,22 +178,27 @@ def alone(c):
             return i64(0)
     return found
 
+def asked(c, function):
+    # What a Python function gives; 0 for an error, -1 for what is none (an interrupt).
+    x = call(c[CALL_NONE], (function,))
+    if x != 0:
+        call(c[DECREF], (x,))
+    elif call(c[MATCHES], (c[ERROR],)) & 0xFFFFFFFF != 0:
+        call(c[CLEAR], ())
+    else:
+        x = i64(-1)
+    return x
+
 def before(c):
-    good = True
+    # TRUE, or else, or -1.
+    x = c[TRUE]
     if c[REST]:
-        x = call(c[CALL_NONE], (c[REST],))
-        if x == 0:
-            call(c[CLEAR], ())
-            return False
-        good = x == c[TRUE]
-        call(c[DECREF], (x,))
-    if good and c[FOLLOW] and i64_at(c[CLOCK])[0] != i64_at(c[OWN])[0]:
-        x = call(c[CALL_NONE], (c[FOLLOW],))
-        if x == 0:
-            call(c[CLEAR], ())
-            return False
-        call(c[DECREF], (x,))
-    return good
+        x = asked(c, c[REST])
+    if x == c[TRUE] and c[FOLLOW] and i64_at(c[CLOCK])[0] != i64_at(c[OWN])[0]:
+        x = asked(c, c[FOLLOW])
+        if x == c[NONE]:
+            x = c[TRUE]
+    return x
 
 def counted(c, placed):
     i64_at(c[COUNTER])[0] += 1
@@ -259,7 +265,13 @@ def answer(c, args, nargs, names):
     items = i64_at(args)
     good = names == 0
     if c[CALLED]:
-        good = good and nargs == c[COUNT] and before(c)
+        if good and nargs == c[COUNT]:
+            x = before(c)
+            if x == -1:
+                return 0
+            good = x == c[TRUE]
+        else:
+            good = False
     elif good and nargs == 1:
         given = i64_at(items[0])
         good = given[1] == c[TUPLE_TYPE] and given[2] == c[COUNT]
@@ -413,11 +425,12 @@ def entry(words: dict[str, Any], keep: Any) -> Callable[..., Any]:
         "set_item": "PyDict_SetItem", "get_attribute": "PyObject_GetAttr",
         "set_attribute": "PyObject_SetAttr", "new_tensor": "PyType_GenericNew",
         "new_tuple": "PyTuple_New", "new_int": "PyLong_FromLong", "fetch": "PyErr_Fetch",
-        "restore": "PyErr_Restore",
+        "restore": "PyErr_Restore", "matches": "PyErr_ExceptionMatches",
     }  # fmt: skip
     known = {
         "tuple_type": tuple, "array_type": np.ndarray, "float_type": float, "none": None,
-        "true": True, "vectorcall": vectorcall, "new_array": new_array, "incref": incref,
+        "true": True, "error": Exception, "vectorcall": vectorcall, "new_array": new_array,
+        "incref": incref,
         **{name: native.address_of(function) for name, function in functions.items()}, **words,
     }  # fmt: skip
     kept: list[Any] = [keep, words]
