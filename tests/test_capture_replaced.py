@@ -57,6 +57,12 @@ def imported(x):
     return x * of_mine.factor
 
 
+def scaled(x):
+    y = x + 1
+    y *= 4
+    return y
+
+
 # What is replaced, by what, and a function that uses it.
 REPLACED = {
     "function": (F, "relu", tripled, lambda x: F.relu(x)),
@@ -71,6 +77,10 @@ REPLACED = {
     "call that was inherited": (nn.ReLU, "__call__", tripled, lambda x: NESTED(x)),
     "method": (torch.Tensor, "exp", tripled, lambda x: x.exp()),
     "method of parameters": (nn.Parameter, "exp", tripled, lambda x: x * PARAMETER.exp()),
+    "operator": (torch.Tensor, "__add__", lambda a, b: a * b, lambda x: x + 5),
+    "operator from the right": (torch.Tensor, "__rsub__", lambda a, b: a * b, lambda x: 5 - x),
+    "operator in place": (torch.Tensor, "__imul__", lambda a, b: a + b, lambda x: scaled(x)),
+    "operator of places": (torch.Tensor, "__getitem__", lambda a, k: a * 3, lambda x: x[:]),
     "of the class of a class": (
         Kind,
         "factor",

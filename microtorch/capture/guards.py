@@ -59,6 +59,11 @@ _RECORDED = (Optimizer, Value, Generator)
 
 
 _OF_TENSORS = frozenset(dir(Tensor))
+# Methods that code calls without naming them.
+_OPERATORS = {
+    n for n in _OF_TENSORS if n[:2] == "__" and {n, n.replace("__r", "__")} & vars(operator).keys()
+} - {"__doc__"}
+_CALLED = {"forward", "__call__"}
 # The flag of classes that nobody can change.
 _IMMUTABLE = 1 << 8
 _ABSENT = object()
@@ -323,7 +328,7 @@ class Guards(Comparisons):
                 if not is_library(None, base.__module__):
                     for name in self._used_in(base):
                         self.note(f"{base.__name__}.{name}", base, f".__dict__[{name!r}]")
-            for name in self._names | {"forward", "__call__"}:
+            for name in self._names | (_OPERATORS if value is Tensor else _CALLED):
                 self._method(value, name)
             if not is_library(None, type(value).__module__):
                 self._visit(type(value))
