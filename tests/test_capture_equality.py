@@ -918,7 +918,7 @@ def random_programs(count, executor):
 @pytest.mark.parametrize("executor", ["interpreted", "compiled"])
 def test_random_programs(executor):
     try:
-        random_programs(PROGRAMS if executor == "interpreted" else PROGRAMS // 3, executor)()
+        random_programs(PROGRAMS if executor == "interpreted" else -(-PROGRAMS // 3), executor)()
     finally:
         # What became of them; pytest -s shows it.
         print(*(f"{n:6} {kind}" for kind, n in sorted(COUNTS.items())), sep="\n")

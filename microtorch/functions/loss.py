@@ -87,17 +87,18 @@ class RowLoss:
         else:
             if a.ndim != 1:
                 a, b = a.reshape(-1), b.reshape(-1)
-            rows = [cpu.spread(p, a.shape) for p in numbers]
+            rows = [cpu.spread(p, a.shape) for p in numbers] if numbers else ()
             array = self.kernels[reduction][a.dtype](a, b, *rows)
         z = new(Tensor)
         z._array = array
         z._node = None
-        if mode.enabled and (x._node is not None or y._node is not None):
-            op = self.ops[reduction][x._node is not None, y._node is not None]
+        from_x, from_y = edge(x), edge(y)
+        if mode.enabled and (from_x is not None or from_y is not None):
+            op = self.ops[reduction][from_x is not None, from_y is not None]
             z._node = node = new(Node)
             node.op = op
             node.seq = next_seq()
-            node.parents = (edge(x), edge(y))
+            node.parents = (from_x, from_y)
             save_x, save_y = op.saves[:2]
             node.saved = (x, y) if save_x and save_y else (x,) if save_x else (y,) * save_y
             if numbers:

@@ -83,17 +83,22 @@ def record(
     z._array = array
     z._node = None
     if mode.enabled:
+        parents, wanted = [], False
         for x in inputs:
-            if x is not None and x._node is not None:
-                break
-        else:
-            return z  # type: ignore[no-any-return]
-        z._node = node = new(Node)
-        node.op = op
-        node.seq = next_seq()
-        node.parents = [None if x is None else x if x._node is LEAF else x._node for x in inputs]
-        node.saved = (*saved[:-1], array) if op.saves_result else saved
-        node.const = const
+            # Where its gradient goes, as in `edge`.
+            if x is not None:
+                node = x._node
+                if node is not LEAF:
+                    x = node
+                wanted = wanted or node is not None
+            parents.append(x)
+        if wanted:
+            z._node = node = new(Node)
+            node.op = op
+            node.seq = next_seq()
+            node.parents = parents
+            node.saved = (*saved[:-1], array) if op.saves_result else saved
+            node.const = const
     return z  # type: ignore[no-any-return]
 
 

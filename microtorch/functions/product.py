@@ -242,8 +242,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if bias is None:
         op = LINEAR_MM if a.ndim == 2 else LINEAR_UNSAFE_VIEW if a.ndim > 2 else LINEAR_SQUEEZE
         return record(op, array, (input, weight), needs(input, weight), (shape, len(w), False))
-    b = bias._array
-    array = cpu.add_into(array, b.reshape(()) if b.size == 1 and array.ndim else b)
+    array = cpu.add_into(array, bias._array)
     op = ADDMM if len(shape) == 2 else LINEAR_VIEW
     return record(op, array, (input, weight, bias), needs(input, weight), (shape, len(w), True))
 

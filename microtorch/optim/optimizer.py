@@ -334,10 +334,12 @@ class Update:
 
     def each(self, calls: Sequence[tuple[list[Any], tuple[float, ...]]]) -> None:
         """Several updates; an error in one leaves all parameters as they are."""
-        if len(calls) > 1:
-            for lines, _ in calls:
-                for line in lines:
-                    check_shapes(line)
+        if len(calls) == 1:
+            self(*calls[0])
+            return
+        for lines, _ in calls:
+            for line in lines:
+                check_shapes(line)
         for lines, numbers in calls:
             self(lines, numbers)
 
