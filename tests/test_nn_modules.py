@@ -591,3 +591,18 @@ def test_a_dimension_that_is_not_named_is_warned_of(code):
         found.append([str(w.message) for w in caught])
     assert found[0] == found[1]
     assert caught[0].filename == "<string>"
+
+
+def test_a_state_that_is_assigned():
+    torch, nn = microtorch, microtorch.nn
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    model[0].bias.requires_grad_(False)
+    old, state = model[0].weight, {k: v.clone() for k, v in model.state_dict().items()}
+    state["0.bias"] = given = nn.Parameter(torch.ones(2))
+    model.load_state_dict(state, assign=True)
+    assert model[0].weight is not old and isinstance(model[0].weight, nn.Parameter)
+    assert model[0].weight.data_ptr() == state["0.weight"].data_ptr()
+    assert model[0].bias is given and not given.requires_grad and model[0].weight.requires_grad
+    assert model[1].running_mean is state["1.running_mean"]
+    with pytest.raises(RuntimeError, match="size mismatch for 0.weight"):
+        model.load_state_dict(state | {"0.weight": torch.ones(3)}, assign=True)

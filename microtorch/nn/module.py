@@ -393,6 +393,8 @@ class Module(Hooked, Paths):
     ) -> _IncompatibleKeys:
         """Copy a state into the parameters and buffers; all is checked before any is changed.
 
+        assign: put the state's tensors in their places instead.
+
         Raises:
             TypeError: if it is no mapping.
             RuntimeError: for wrong shapes, and if strict for missing or unexpected keys.
@@ -432,7 +434,8 @@ class Module(Hooked, Paths):
         for key, tensor in own.items():
             if key in state_dict:
                 if assign:
-                    tensor._array = state_dict[key]._array
+                    path, _, name = key.rpartition(".")
+                    setattr(self.get_submodule(path), name, _as(tensor, state_dict[key]))
                 else:
                     np.copyto(tensor._array, state_dict[key]._array, casting="unsafe")
                     changed(tensor)
@@ -465,6 +468,15 @@ class Module(Hooked, Paths):
         if not children and len(lines) <= 1:
             return f"{name}({extra})"
         return f"{name}(\n  " + "\n  ".join(lines + children) + "\n)"
+
+
+def _as(old: Tensor, given: Tensor) -> Tensor:
+    """What is put in the place of a parameter or buffer."""
+    if not isinstance(old, Parameter):
+        return given
+    if isinstance(given, Parameter):
+        return given.requires_grad_(old.requires_grad)
+    return Parameter(given, old.requires_grad)
 
 
 def indented(text: str) -> str:
