@@ -165,3 +165,57 @@ def test_a_method_of_a_class_of_optimizers_is_noticed(monkeypatch):
         with pytest.raises(CaptureError, match=r"Optimizer\.step is not the package's own"):
             step()
     assert [step().item() for _ in range(2)] == [5, 4.5]
+
+
+SCALE = 2.0
+
+
+class Scaled:
+    """An object whose `__init__` reads a global."""
+
+    def __init__(self, x):
+        self.value = x * SCALE
+        self.steps = 0
+
+    def again(self, x):
+        return type(self)(x).value
+
+    def as_class(self, x):
+        return self.__class__(x).value
+
+    @classmethod
+    def made(cls, x):
+        return cls(x).value
+
+    def by_method(self, x):
+        return self.made(x)
+
+    def counted(self, x):
+        return x + self.value
+
+
+class Fixed(Scaled):
+    """Its objects are made elsewhere."""
+
+
+@pytest.mark.parametrize("name", ["again", "as_class", "made", "by_method"])
+def test_what_init_reads_where_objects_are_made(name, monkeypatch):
+    one, x = Fixed(torch.ones(2)), torch.ones(2)
+    compiled = torch.compile(getattr(one, name))
+    for _ in range(4):
+        assert compiled(x).tolist() == [2.0, 2.0]
+    monkeypatch.setitem(globals(), "SCALE", 3.0)
+    assert compiled(x).tolist() == [3.0, 3.0]
+
+
+def test_what_only_init_names_is_not_compared(monkeypatch):
+    one, x = Fixed(torch.ones(2)), torch.ones(2)
+    compiled = torch.compile(one.counted)
+    for _ in range(4):
+        assert compiled(x).tolist() == [3.0, 3.0]
+        one.steps += 1
+    monkeypatch.setitem(globals(), "SCALE", 3.0)
+    assert compiled(x).tolist() == [3.0, 3.0]
+    assert sum(map(len, compiled.programs.values())) == 1
+    one.value = torch.zeros(2)
+    assert compiled(x).tolist() == [1.0, 1.0]

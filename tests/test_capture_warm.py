@@ -466,3 +466,15 @@ def test_an_interrupt_while_values_are_compared(monkeypatch):
         compiled(x)
     monkeypatch.setattr(SETTINGS, "raises", None)
     assert compiled(x).tolist() == [2.0] * 3
+
+
+def test_parts_of_arguments_in_called_operations():
+    """Views at the beginning of an argument, and arguments with gaps."""
+    table = torch.nn.Embedding(15, 4)
+    places = torch.randint(0, 15, (8, 10))
+    for cut in (lambda v: v[:, 0], lambda v: v[:, :-1], lambda v: v.unbind(1)[0], lambda v: v.T):
+        inside, outside = torch.compile(lambda v: table(cut(v))), torch.compile(lambda v: table(v))
+        for _ in range(4):
+            places = (places + 1) % 15
+            assert torch.equal(inside(places), table(cut(places)))
+            assert torch.equal(outside(cut(places)), table(cut(places)))

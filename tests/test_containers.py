@@ -157,17 +157,3 @@ def test_hooks_of_states_beside_pytorch():
         with pytest.raises(RuntimeError, match="state_dict post-hook must return None"):
             net.state_dict()
     assert found[0] == found[1]
-
-
-def test_a_state_that_is_assigned():
-    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    model[0].bias.requires_grad_(False)
-    old, state = model[0].weight, {k: v.clone() for k, v in model.state_dict().items()}
-    state["0.bias"] = given = nn.Parameter(torch.ones(2))
-    model.load_state_dict(state, assign=True)
-    assert model[0].weight is not old and isinstance(model[0].weight, nn.Parameter)
-    assert model[0].weight.data_ptr() == state["0.weight"].data_ptr()
-    assert model[0].bias is given and not given.requires_grad and model[0].weight.requires_grad
-    assert model[1].running_mean is state["1.running_mean"]
-    with pytest.raises(RuntimeError, match="size mismatch for 0.weight"):
-        model.load_state_dict(state | {"0.weight": torch.ones(3)}, assign=True)

@@ -213,9 +213,11 @@ class Program:
         for views, refs in ((outs, op.outs), (ins, op.ins)):
             for k, ref in enumerate(refs):
                 word = self.writer.places[ref.storage]
-                views.append(_view(ref, int(table[word])))
                 if ref.storage.kind in GIVEN:
+                    views.append(np.empty(0))
                     moving.append((views, k, ref, word))
+                else:
+                    views.append(_view(ref, int(table[word])))
         starts = [0] * len(moving)
 
         def run() -> None:

@@ -64,6 +64,10 @@ _OPERATORS = {
     n for n in _OF_TENSORS if n[:2] == "__" and {n, n.replace("__r", "__")} & vars(operator).keys()
 } - {"__doc__"}
 _CALLED = {"forward", "__call__"}
+# Methods that make objects of a class, and names by which code makes some of a class that it does
+# not name.
+_MAKERS = {"__init__", "__new__"}
+_MAKES = {"type", "__class__", "__new__"}
 # The flag of classes that nobody can change.
 _IMMUTABLE = 1 << 8
 _ABSENT = object()
@@ -90,6 +94,9 @@ class Guards(Comparisons):
         self._names: set[str] = set()
         self._by_text: set[str] = set()
         self._seen: dict[int, Any] = {}
+        # Classes of which only objects were found, by their ids; whether code may make such.
+        self._unmade: set[int] = set()
+        self._makes = False
         self._random: list[tuple[Any, Callable[[], Any], Any]] = []
         # The module whose hooks are called outside, as its forward alone is compiled.
         self._outer = getattr(function, "__self__", None) if (
@@ -153,7 +160,7 @@ class Guards(Comparisons):
         for part in (*parts_of(value), getattr(value, "__dict__", None)):
             self._arguments(part)
         if type(value) not in CONTAINERS:
-            self._visit(type(value))
+            self._kind(value)
         return None
 
     def _refuse(self, problem: str, name: str) -> None:
@@ -199,8 +206,16 @@ class Guards(Comparisons):
         for value in values:
             self._visit(value, words)
 
+    def _kind(self, value: Any) -> None:
+        """Walk through an object's class, of which code may make no other objects."""
+        kind = type(value)
+        if id(kind) not in self._seen:
+            self._seen[id(kind)] = kind
+            self._unmade.add(id(kind))
+
     def _visit(self, value: Any, words: str = "") -> None:
         """Walk through a value, once; `words` say where a container was found."""
+        self._unmade.discard(id(value))
         if isinstance(value, SIMPLE) or id(value) in self._seen:
             return
         self._seen[id(value)] = value
@@ -209,6 +224,7 @@ class Guards(Comparisons):
         if isinstance(value, types.FunctionType):
             self._function(value)
         elif isinstance(value, _WRAPPERS):
+            self._makes = self._makes or isinstance(value, classmethod)
             self._visit_all((value.__func__, getattr(value, "__self__", None)))
         elif isinstance(value, property):
             self._visit(value.fget)
@@ -232,7 +248,7 @@ class Guards(Comparisons):
                 self.modules.setdefault(module, module_state(module))
                 for name, t in (*module._parameters.items(), *module._buffers.items()):
                     self.labels.setdefault(id(t), name)
-                self._visit(type(module))
+                self._kind(module)
                 if module is not self._outer:
                     self._visit_all(f for k in hooks_of(module).values() for f in k.values())
         elif isinstance(value, Optimizer):
@@ -280,6 +296,7 @@ class Guards(Comparisons):
                          rows=self.rows_of(function, "." + n, found))  # fmt: skip
             names = names_of_code(code)
             self._names |= names.attributes
+            self._makes = self._makes or bool(_MAKES & (names.attributes | names.variables))
             self._by_text |= names.texts
             self._imported(names.modules, function.__globals__)
             for name in names.variables:
@@ -326,7 +343,10 @@ class Guards(Comparisons):
         elif isinstance(value, type):
             for base in value.__mro__:
                 if not is_library(None, base.__module__):
-                    for name in self._used_in(base):
+                    used = self._used_in(base)
+                    if id(value) in self._unmade and not self._makes:
+                        used -= _MAKERS
+                    for name in used:
                         self.note(f"{base.__name__}.{name}", base, f".__dict__[{name!r}]")
             for name in self._names | (_OPERATORS if value is Tensor else _CALLED):
                 self._method(value, name)
@@ -350,7 +370,7 @@ class Guards(Comparisons):
                         self._visit(found, name)
                     else:
                         self.note(f"{type(value).__name__}.{name}", value, f".{name}")
-                self._visit(type(value))
+                self._kind(value)
 
     def _method(self, kind: type, name: str) -> None:
         """Note where a class has a method: what is added before it would hide it."""
