@@ -1070,6 +1070,20 @@ def test_many_signatures_warn_once():
     assert sum(map(len, f.programs.values())) == 8
 
 
+def test_what_made_so_many_programs_is_named():
+    class Trainer:
+        count = 0
+
+        def step(self, x):
+            return x * self.count
+
+    trainer, x = Trainer(), torch.ones(2)
+    compiled = torch.compile(trainer.step)
+    with pytest.warns(UserWarning, match=r"as Trainer\.count differs \(.*test_capture\.py:\d+\)"):
+        for trainer.count in range(30):
+            assert compiled(x).tolist() == [trainer.count] * 2
+
+
 def test_calls_of_ever_new_signatures_run_eagerly_in_the_end(monkeypatch):
     recordings, record = [], program.Compiled._record
 
@@ -1079,9 +1093,12 @@ def test_calls_of_ever_new_signatures_run_eagerly_in_the_end(monkeypatch):
 
     monkeypatch.setattr(program.Compiled, "_record", counting)
     compiled, x = torch.compile(lambda x, rate: x * rate), torch.ones(2)
-    with pytest.warns(UserWarning, match=r"more than 8 signatures, .*\(float32\[2\], 0\.09\)"):
+    with pytest.warns(UserWarning) as caught:
         for k in range(1, 100):
             assert compiled(x, k / 100).tolist() == (x * (k / 100)).tolist()
+    first, second = [str(w.message) for w in caught]
+    assert "compiled for 3 values of the number rate" in first
+    assert "more than 8 signatures" in second and "(float32[2], 0.09)" in second
     assert 8 < len(recordings) < 16
     # Whoever comes to stay gets a program.
     for _ in range(300):

@@ -1,6 +1,7 @@
 """`microtorch.compile`: one program a signature, and what a call does around it."""
 
 import functools
+import inspect
 import threading
 import types
 from collections.abc import Callable
@@ -23,6 +24,12 @@ from .values import CONTAINERS, SIMPLE, simple
 MOST_SIGNATURES = 8
 # A program that was dropped before it ran so often was recorded in vain.
 ENOUGH_RUNS = 8
+# Most calls that are made without a look for a program that fits, where none did.
+LONGEST_PAUSE = 16
+# With each program that was recorded in vain twice as many calls go by until the next is recorded.
+MOST_DOUBLINGS = 13
+# So many values of a number, each with a program of its own, are warned of.
+MANY_VALUES = 3
 # Calls that may make lasting things (an optimizer's state) before that is an error.
 WARM_UP = 2
 
@@ -121,6 +128,10 @@ class Compiled(functools.partial[Any]):
         self.tries: dict[Any, int] = {}
         # Programs that were recorded in vain, and calls that none fitted since the last recording.
         self.wasted = self.missed = 0
+        # Calls without a run since, the runs before them, and calls that no program is sought for.
+        self.in_row = self.runs = self.pause = 0
+        # The values of each number among the arguments.
+        self.numbers: dict[str, set[float]] = {}
         self.lock = threading.RLock()
         self.warned = False
         functools.update_wrapper(self, function, updated=())
@@ -145,6 +156,9 @@ class Compiled(functools.partial[Any]):
         """A call with arguments of any kind, recorded if no program fits."""
         if self.eager or active.tape is not None:
             return self.function(*args, **kwargs)
+        if self.pause:
+            self.pause, self.missed = self.pause - 1, self.missed + 1
+            return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
         held: list[Any] = []
         given = flatten(args, tensors, held), flatten(kwargs, tensors, held)
@@ -157,9 +171,13 @@ class Compiled(functools.partial[Any]):
                     self._use(kept, args, kwargs)
                     return found
             self.missed += 1
-            if self.missed >= 2 ** min(self.wasted, 10):
+            if self.missed >= 2 ** min(self.wasted, MOST_DOUBLINGS):
                 self.missed = 0
                 return self._record(key, args, kwargs, tensors, held)
+            # To look for a program takes time, too.
+            runs = self.latest.uses if self.latest else 0
+            self.in_row = self.in_row + 1 if runs == self.runs else 0
+            self.runs, self.pause = runs, min(self.in_row, LONGEST_PAUSE)
         return self.function(*args, **kwargs)
 
     def _use(self, kept: Kept, args: Any, kwargs: Any) -> None:
@@ -235,6 +253,7 @@ class Compiled(functools.partial[Any]):
                     )
                     self._keep(key, kept)
                     self._use(kept, args, kwargs)
+                    self._note_numbers(args, kwargs)
                 return result
             self.tries[key] = self.tries.get(key, 0) + 1
             if self.tries[key] > WARM_UP:
@@ -336,6 +355,23 @@ class Compiled(functools.partial[Any]):
         self._call(self.function)
         warn(f"microtorch.compile runs eagerly from now on: {reason}")
 
+    def _note_numbers(self, args: Any, kwargs: Any) -> None:
+        """Warn of numbers that differ from call to call."""
+        try:
+            given = inspect.signature(self.function).bind(*args, **kwargs).arguments
+        except (TypeError, ValueError):
+            return
+        for name, value in given.items():
+            if type(value) is float:
+                values = self.numbers.setdefault(name, set())
+                values.add(value)
+                if len(values) == MANY_VALUES:
+                    warn(
+                        f"{self._name()} has been compiled for {MANY_VALUES} values of the number "
+                        f"{name}, each for itself. Pass a tensor, torch.tensor({name}), whose "
+                        "value is read at every call"
+                    )
+
     def _keep(self, key: Any, kept: Kept) -> None:
         kept.instead, kept.lock = self._search, self.lock
         kept.ready()
@@ -345,10 +381,13 @@ class Compiled(functools.partial[Any]):
         if len(every) > MOST_SIGNATURES:
             if not self.warned:
                 self.warned = True
+                changed = known[1].guards.changes()[:1] if len(known) > 1 else ()
+                because = "".join(f", as {words} differs ({at})" for at, words in changed)
                 warn(
                     f"{self._name()} has been compiled for more than {MOST_SIGNATURES} "
-                    f"signatures, the last of which is {kept.title}; from now on the least used "
-                    "program is dropped, and calls run eagerly while recording does not pay"
+                    f"signatures, the last of which is {kept.title}{because}; from now on the "
+                    "least used program is dropped, and calls run eagerly while recording does "
+                    "not pay"
                 )
             k, least = min((e for e in every if e[1] is not kept), key=lambda e: e[1].uses)
             self.wasted += least.uses < ENOUGH_RUNS
