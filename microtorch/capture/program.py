@@ -305,7 +305,8 @@ class Compiled(functools.partial[Any]):
                 if session.live and (at := guards.drawn()):
                     raise CaptureError(
                         f"{at}: random numbers that are not microtorch's are drawn "
-                        'inside a compiled function. Use torch.rand, or fallback="eager".'
+                        "inside a compiled function. Draw them outside, or use torch.rand where "
+                        'tensors are wanted, or compile with fallback="eager".'
                     )
                 if session.live:
                     kind: Any = KeptScalars if scalars.used else Kept
@@ -321,8 +322,8 @@ class Compiled(functools.partial[Any]):
         """Why a recording cannot be used again: it changed what it cannot change again."""
         if kept.escaped:
             return (f"{kept.escaped[0]}: a tensor made inside a compiled function is kept outside "
-                    "of it, where later calls would not replace it. Return it, or compile with "
-                    'fallback="eager".')  # fmt: skip
+                    "of it, where later calls would not replace it. Write into the old one with "
+                    'copy_, or return it, or compile with fallback="eager".')  # fmt: skip
         guards = kept.guards
         changed = guards.changes()
         for number in session.numbers.values():

@@ -80,12 +80,16 @@ def refusal(what: str, remedy: str, at: str = "") -> CaptureError:
 _CHOICES = ("bool", "in", "contains", "equal", "allclose", "is_nonzero")
 
 
+_OUTSIDE = "Call it outside, as the shape of its result depends on values"
+_REMEDIES = {"one_hot": "Pass num_classes", "repeat_interleave": _OUTSIDE, "bincount": _OUTSIDE}
+
+
 def read_error(what: str) -> CaptureError:
     """The error for a value that Python code asks for, by the name of what the user has called."""
     names = [frame and frame.f_code.co_name for frame in callers()]
     called = names[-2] if len(names) > 1 else what
-    name = (called if hasattr(Tensor, called) else what).strip("_")
-    remedy = "Return the tensor and read it after the call"
+    name = (called if hasattr(Tensor, called) or called in _REMEDIES else what).strip("_")
+    remedy = _REMEDIES.get(name, "Return the tensor and read it after the call")
     if name in _CHOICES:
         remedy = "Use torch.where for the choice, or choose after the call"
     return refusal(
