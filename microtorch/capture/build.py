@@ -13,7 +13,7 @@ import numpy as np
 
 from ..kernels import entry, jit, threads
 from .emit import Writer
-from .fuse import Item, Loop, cost, fuse, ins_of, keep, outs_of
+from .fuse import Item, Loop, cost, fuse, ins_of, is_long, keep, outs_of
 from .ir import Array, Call, Product, Recording, Ref, Storage
 from .loops import comment
 from .passes import lower, numbers, prune
@@ -48,11 +48,13 @@ class Program:
         started = time.perf_counter()
         ops, self.results = lower(recording)
         self.arguments = recording.arguments
-        self.items = fuse(prune(numbers(ops), self.results))
+        ops = prune(numbers(ops), self.results)
+        self.items = fuse(ops)
         shared = threads.start() and max(map(cost, self.items), default=0) >= SHARED
-        keep(self.items, shared)
+        apart = shared or is_long(ops)
+        keep(self.items, apart)
         slots, sizes = plan(self.items)
-        self.writer = writer = Writer(self.items, slots, shared)
+        self.writer = writer = Writer(self.items, slots, shared, apart)
         self.calls = [op for op in self.items if isinstance(op, Call)]
         for ref in (r for op in self.calls for r in (*op.outs, *op.ins)):
             writer.place(ref.storage)

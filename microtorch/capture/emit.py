@@ -43,13 +43,15 @@ class Writer:
 
     source: its loops. places: the word of each storage's address in the table. tables: `(word,
     values)` of what else stands there. scalars: numbers that are
-    variables. slots: which temporaries have one memory.
+    variables, unless loops are apart. slots: which temporaries have one memory.
     """
 
-    def __init__(self, items: list[Item], slots: dict[Storage, int], shared: bool) -> None:
+    def __init__(
+        self, items: list[Item], slots: dict[Storage, int], shared: bool, apart: bool
+    ) -> None:
         floats = [r.dtype.name for item in items for r in outs_of(item) if r.dtype.kind == "f"]
         self.primary = max(sorted(set(floats)), key=floats.count, default="float32")
-        self.slots, self.shared = slots, shared
+        self.slots, self.shared, self.apart = slots, shared, apart
         self.places: dict[Storage, int] = {}
         self.words = threads.FIRST
         self.tables: list[tuple[int, list[int]]] = []
@@ -74,7 +76,7 @@ class Writer:
             parts[-1] += [] if isinstance(item, Call) else [item]
         self.segments = len(parts)
         self.often = 1 if len(items) > MOST else OFTEN
-        self.forms = Counter(form(item)[0] for item in items if isinstance(item, Loop))
+        self.forms = Counter(form(item, apart)[0] for item in items if isinstance(item, Loop))
         # The name of the function with the loops of a form, and which memory it takes.
         self.functions: dict[Any, tuple[str, list[int]]] = {}
         # The texts of functions.
@@ -156,7 +158,7 @@ class Writer:
         If it occurs often, that is a call of a function, with a row of the table that says where
         its memory is.
         """
-        key, bases = form(loop)
+        key, bases = form(loop, self.apart)
         parted = shared and any(True in w.folded[:1] for w in loop.works)
         if key is None or self.forms[key] < self.often or parted:
             return LoopText(self, loop, shared).lines()

@@ -15,6 +15,7 @@ from .space import Dims, Work, covers, merged, overlap, span, work_of
 SMALL = 1024
 # Of so many operations, loops become no longer than so many works: what a recurrent layer does at
 # every step gives equal loops then.
+# (Element by element they may become three times as long.)
 LONG, SHORT = 300, 16
 # What occurs so often has its text once.
 OFTEN = 4
@@ -64,7 +65,7 @@ def ins_of(item: Item | Work | Op) -> list[Ref]:
 def fuse(ops: list[Op]) -> list[Item]:
     """The operations as loops, and what is none, in an order that keeps every dependency."""
     items: list[Item] = []
-    most = SHORT if len(ops) > LONG else len(ops)
+    most = SHORT if is_long(ops) else math.inf
     updates = Counter(op.label for op in ops if isinstance(op, Map) and columns(op))
     for op in ops:
         if isinstance(op, Map) and updates[op.label] >= OFTEN and columns(op):
@@ -122,16 +123,17 @@ def _gather(items: list[Item], op: Map) -> None:
     items.append(Table([op]))
 
 
-def _place(items: list[Item], work: Work, most: int) -> None:
+def _place(items: list[Item], work: Work, most: float) -> None:
     """Into the last loop that it may join, before all that it need not follow."""
     chosen: tuple[Loop, int] | None = None
     storages = {ref.storage for ref in (*work.outs, *work.ins)}
     for item in reversed(items):
         if isinstance(item, Loop):
             related = any(r.storage in storages for r in outs_of(item) + ins_of(item))
-            short = len(item.works) < most
-            small = short and math.prod(work.dims) <= SMALL and chosen is None
-            k = _stage(item, work, related and short) if related or small else None
+            small = chosen is None and most == math.inf and math.prod(work.dims) <= SMALL
+            count = len(item.works)
+            new = related and count < most
+            k = _stage(item, work, new) if small or (related and count < 3 * most) else None
             if k is not None:
                 chosen = item, k
                 if related:
@@ -198,11 +200,17 @@ def place(ref: Ref) -> tuple[Storage, int, Dims]:
     return ref.storage, ref.offset, strides
 
 
-def keep(items: list[Item], shared: bool) -> None:
+def is_long(ops: list[Op]) -> bool:
+    """Whether so much is done that equal loops are looked for."""
+    return len(ops) > LONG
+
+
+def keep(items: list[Item], apart: bool) -> None:
     """Mark what loops must store: all that is read where no variable holds it.
 
     A variable is seen in its stage; one for each row in its loop; one that is a single number in
-    what follows, up to the next call, unless threads share the program.
+    what follows, up to the next call, unless loops are apart (as threads share them, or some are
+    functions).
     """
     readers: dict[Storage, list[tuple[int, int, int, Ref]]] = defaultdict(list)
     parts, part = [], 0
@@ -219,7 +227,7 @@ def keep(items: list[Item], shared: bool) -> None:
         for j, stage in enumerate(item.stages if isinstance(item, Loop) else []):
             for work, out in ((w, r) for w in stage for r in w.outs):
                 found = [r for r in readers[out.storage] if overlap(out, r[3])]
-                if out.storage.size == 1 and not shared:
+                if out.storage.size == 1 and not apart:
                     stored = any(r[0] != parts[k] for r in found)
                 elif len(place(out)[2]) == 1 and (not work.fold or True not in work.folded[:1]):
                     stored = any(r[1] != k or place(r[3]) != place(out) for r in found)

@@ -102,7 +102,7 @@ class LoopText:
             for ref, name in stores[-len(work.outs) :]:
                 self.forget(ref)
                 self.values[place(ref)] = name, ref
-                if not dims and ref.storage.size == 1 and not self.writer.shared:
+                if not dims and ref.storage.size == 1 and not self.writer.apart:
                     self.writer.scalars[ref.storage] = name
         body[first:] = common_terms(body[first:], self.writer)
         last = {ref: name for ref, name in stores if ref in self.loop.kept}
@@ -202,7 +202,7 @@ class LoopText:
                     end.append(f"{self.element(out)} = {result}")
                 if depth == 1:
                     self.values[place(out)] = result, out
-                elif depth == 0 and out.storage.size == 1 and not writer.shared:
+                elif depth == 0 and out.storage.size == 1 and not writer.apart:
                     writer.scalars[out.storage] = result
         else:
             cell = self.element(target, block)

@@ -13,17 +13,17 @@ def _literal(ref: Ref) -> bool:
     return ref.storage.kind == "constant" and not place(ref)[2]
 
 
-def form(loop: Loop) -> tuple[Any, list[Ref]]:
+def form(loop: Loop, apart: bool) -> tuple[Any, list[Ref]]:
     """What is equal of loops that differ in their memory alone, and where that memory begins.
 
-    The form is None where a number may be a variable.
+    The form is None where a number may be a variable. apart: those of loops are their own.
     """
     offsets: dict[Storage, list[int]] = defaultdict(list)
     refs = [r for r in outs_of(loop) + ins_of(loop) if not _literal(r)]
     for ref in refs:
         offsets[ref.storage].append(ref.offset)
     bases = [Ref(s, (2,), (1,), min(found)) for s, found in offsets.items()]
-    if any(b.storage.kind == "number" or b.storage.size == 1 for b in bases):
+    if any(b.storage.kind == "number" or (b.storage.size == 1 and not apart) for b in bases):
         return None, bases
     numbers = {b.storage: k for k, b in enumerate(bases)}
 
