@@ -82,12 +82,6 @@ def permuted(ref: Ref, order: Sequence[int]) -> Ref:
     return ref.over([ref.shape[d] for d in order], [ref.strides[d] for d in order])
 
 
-def inserted(ref: Ref, dim: int) -> Ref:
-    """The view with a dimension of length 1 more."""
-    shape, strides = ref.shape, ref.strides
-    return ref.over((*shape[:dim], 1, *shape[dim:]), (*strides[:dim], 0, *strides[dim:]))
-
-
 def span(*refs: Ref) -> tuple[int, int]:
     """First and last element that views reach."""
     ends = [(r.offset, [(n - 1) * s for n, s in zip(r.shape, r.strides)]) for r in refs]
