@@ -57,19 +57,30 @@ def paused() -> Iterator[Any]:
         active.tape = tape
 
 
-class _Slot(int):
-    """The place of a recorded array among the arguments of a call."""
-
-
 def again(function: Any, given: Any, places: list[int]) -> Any:
     """`f(outs, ins)` that calls the function with the arrays of a later call."""
+    scope: dict[str, Any] = {"function": function}
     count = iter(range(len(recorded(given))))
-    kept = replaced(given, lambda x: _Slot(next(count)) if type(x) is Traced else x)
+
+    def text(value: Any) -> str:
+        kind = type(value)
+        if kind in (tuple, list):
+            left, right = "()" if kind is tuple else "[]"
+            return left + "".join(f"{text(v)}, " for v in value) + right
+        if kind is dict:
+            return "{" + "".join(f"{text(k)}: {text(v)}, " for k, v in value.items()) + "}"
+        if kind is Traced:
+            return f"ins[{next(count)}]"
+        name = f"v{len(scope)}"
+        scope[name] = value
+        return name
+
+    args, options = given
+    call = eval(f"lambda ins: function(*{text(args)}, **{text(options)})", scope)
 
     def once_more(outs: list[Any], ins: list[Any]) -> None:
-        args, options = replaced(kept, lambda x: ins[x] if type(x) is _Slot else x)
         with np.errstate(all="ignore"):
-            found = function(*args, **options)
+            found = call(ins)
         found = found if isinstance(found, (tuple, list)) else (found,)
         for out, k in zip(outs, places, strict=False):
             value = np.asarray(found[k])
