@@ -139,7 +139,7 @@ def _in_other_names(formula: str, names: dict[str, str]) -> str:
 def _function(row: Row) -> Callable[..., Any]:
     """The row as a function of Tensors, of Values, and of both."""
     simple = len(row.operands) == 1 or (len(row.inputs) == 2 and not row.params)
-    of_tensors = make(row) if simple else _general(row)
+    of_tensors = make(row) if simple else general(row)
     of_values = _of_values(row)
     count = len(row.operands)
 
@@ -172,7 +172,7 @@ class _GeneralOp(RowOp):
         needed = self.needed
 
         def backward(node: Node, g: Array) -> tuple[Any, ...]:
-            found = kernels[g.dtype](g, *arrays(node.saved), out=...)
+            found = kernels[g.dtype](g, *arrays(node.saved))
             gradients = iter(found if isinstance(found, tuple) else (found,))
             return tuple(
                 [
@@ -193,7 +193,7 @@ class _GeneralOp(RowOp):
         )
 
 
-def _general(row: Row) -> Callable[..., Tensor]:
+def general(row: Row) -> Callable[..., Tensor]:
     """A row of any number of inputs and params on Tensors."""
     kernels = cpu.kernels_of(row)
     ops: dict[tuple[bool, ...], _GeneralOp] = {}
@@ -208,7 +208,7 @@ def _general(row: Row) -> Callable[..., Tensor]:
         numbers = [cpu.constant(p, dtype) for p in operands[count:]]
         arrays = [x._array for x in xs]
         try:
-            array = kernels[dtype](*arrays, *numbers, out=...)
+            array = kernels[dtype](*arrays, *numbers)
         except ValueError:
             shapes = [a.shape for a in arrays]
             for k, shape in enumerate(shapes[1:]):
