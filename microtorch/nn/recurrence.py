@@ -7,7 +7,7 @@ x, and the gradients of the weights.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,9 +109,19 @@ class _Buffers(NamedTuple):
 
     gates: Array
     states: Array
-    hidden: Array | None = None
-    cells: Array | None = None
-    outputs: Array | None = None
+    hidden: Any = None
+    cells: Any = None
+    outputs: Any = None
+
+
+class _Gradients(NamedTuple):
+    """Of the gates, of their part that is linear in h, of the first h and c, of the projections."""
+
+    gates: Array
+    hidden: Array
+    h: Array
+    c: Any = None
+    projected: Any = None
 
 
 def _parts(x: Array, count: int) -> list[Array]:
@@ -120,9 +130,15 @@ def _parts(x: Array, count: int) -> list[Array]:
     return [x[..., k * size : (k + 1) * size] for k in range(count)]
 
 
-def _back(*arrays: Array) -> Any:
-    """The steps of the arrays, the last one first."""
-    return zip(*(a[::-1] for a in arrays), strict=True)
+def _around(states: Array) -> tuple[list[Array], list[Array]]:
+    """The states before each step, and after it."""
+    found = list(states)
+    return found[:-1], found[1:]
+
+
+def _back(*arrays: Any) -> Any:
+    """The steps of arrays or lists, the last one first."""
+    return zip(*[a[::-1] for a in arrays], strict=True)
 
 
 def _like(x: Array, *shape: int) -> Array:
@@ -132,32 +148,30 @@ def _like(x: Array, *shape: int) -> Array:
 def _rnn_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> None:
     activation, into = _FORWARD[mode][w_hh.dtype], cpu.IN_PLACE["add"][w_hh.dtype]
     product = _like(b.gates, *b.gates.shape[1:])
-    for gate, h, next_h in zip(b.gates, b.states[:-1], b.states[1:], strict=True):
+    for gate, h, next_h in zip(b.gates, *_around(b.states), strict=True):
         np.dot(h, w_hh.T, out=product)
         into(gate, product, gate)
         activation(gate, next_h)
 
 
-def _rnn_backward(
-    mode: str, b: _Buffers, g: Array, _: Any, w_hh: Array, w_hr: Any
-) -> tuple[Any, ...]:
+def _rnn_backward(mode: str, b: _Buffers, g: Array, _: Any, w_hh: Array, w_hr: Any) -> _Gradients:
     activation, add = _BACKWARD[mode][w_hh.dtype], cpu.ROW_KERNELS["add"][w_hh.dtype]
     gates, dh = np.empty_like(b.gates), cpu.zeros_of(b.states[0])
-    for gate, d, next_h in _back(gates, g, b.states[1:]):
-        activation(add(d, dh), next_h, gate)
-        np.dot(gate, w_hh, out=dh)
-    return gates, gates, dh, None, None
+    for d_gate, d, next_h in _back(gates, g, b.states[1:]):
+        activation(add(d, dh), next_h, d_gate)
+        np.dot(d_gate, w_hh, out=dh)
+    return _Gradients(gates, gates, dh)
 
 
 def _lstm_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> None:
-    assert b.cells is not None and b.outputs is not None
     dtype = w_hh.dtype
     cell, output = _FORWARD["lstm_cell"][dtype], _FORWARD["lstm_output"][dtype]
     into, product = cpu.IN_PLACE["add"][dtype], _like(b.gates, *b.gates.shape[1:])
-    for gate, i, f, w, o, h, c, next_c, out, next_h in zip(
-        b.gates, *_parts(b.gates, 4), b.states[:-1], b.cells[:-1], b.cells[1:], b.outputs,
-        b.states[1:], strict=True,
-    ):  # fmt: skip
+    states = _around(b.states)
+    outputs = states[1] if w_hr is None else b.outputs
+    for gate, i, f, w, o, h, next_h, c, next_c, out in zip(
+        b.gates, *_parts(b.gates, 4), *states, *_around(b.cells), outputs, strict=True
+    ):
         np.dot(h, w_hh.T, out=product)
         into(gate, product, gate)
         cell(i, f, w, c, next_c)
@@ -168,64 +182,60 @@ def _lstm_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> 
 
 def _lstm_backward(
     mode: str, b: _Buffers, g: Array, dc: Array, w_hh: Array, w_hr: Any
-) -> tuple[Any, ...]:
-    assert b.cells is not None
+) -> _Gradients:
     dtype = w_hh.dtype
     cell, output = _BACKWARD["lstm_cell"][dtype], _BACKWARD["lstm_output"][dtype]
     add, into = cpu.ROW_KERNELS["add"][dtype], cpu.IN_PLACE["add"][dtype]
-    gates, dh, here = np.empty_like(b.gates), cpu.zeros_of(b.states[0]), np.empty_like(b.cells[0])
-    dc = dc.copy()
-    projected = None if w_hr is None else _like(g, *g.shape)
-    for gate, di, df, dw, do, i, f, w, o, c, next_c, d, p in _back(
-        gates, *_parts(gates, 4), *_parts(b.gates, 4), b.cells[:-1], b.cells[1:], g,
-        g if projected is None else projected,
-    ):  # fmt: skip
-        if w_hr is None:
-            d = add(d, dh)
-        else:
-            add(d, dh, p)
-            d = np.dot(p, w_hr)
-        output(d, o, next_c, do, here)
-        into(here, dc, here)
-        cell(here, i, f, w, c, di, df, dw, dc)
-        np.dot(gate, w_hh, out=dh)
-    return gates, gates, dh, dc, projected
+    gates, dh, dc = np.empty_like(b.gates), cpu.zeros_of(b.states[0]), dc.copy()
+    projected, through_h = [], np.empty_like(dc)
+    for d_gate, di, df, dw, do, i, f, w, o, c, next_c, d in _back(
+        gates, *_parts(gates, 4), *_parts(b.gates, 4), *_around(b.cells), g
+    ):
+        d = add(d, dh)
+        if w_hr is not None:
+            projected.append(d)
+            d = np.dot(d, w_hr)
+        output(d, o, next_c, do, through_h)
+        into(through_h, dc, through_h)
+        cell(through_h, i, f, w, c, di, df, dw, dc)
+        np.dot(d_gate, w_hh, out=dh)
+    return _Gradients(gates, gates, dh, dc, np.stack(projected[::-1]) if projected else None)
 
 
 def _gru_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> None:
-    assert b.hidden is not None
     cell, into = _FORWARD["gru_cell"][w_hh.dtype], cpu.IN_PLACE["add"][w_hh.dtype]
     for r, u, w, hidden, p, q, v, h, next_h in zip(
-        *_parts(b.gates, 3), b.hidden, *_parts(b.hidden, 3), b.states[:-1], b.states[1:],
-        strict=True,
-    ):  # fmt: skip
+        *_parts(b.gates, 3), b.hidden, *_parts(b.hidden, 3), *_around(b.states), strict=True
+    ):
         np.dot(h, w_hh.T, out=hidden)
         if b_hh is not None:
             into(hidden, b_hh, hidden)
         cell(r, u, w, p, q, v, h, next_h)
 
 
-def _gru_backward(
-    mode: str, b: _Buffers, g: Array, _: Any, w_hh: Array, w_hr: Any
-) -> tuple[Any, ...]:
-    assert b.hidden is not None
-    cell, add = _BACKWARD["gru_cell"][w_hh.dtype], cpu.ROW_KERNELS["add"][w_hh.dtype]
-    into = cpu.IN_PLACE["add"][w_hh.dtype]
+def _gru_backward(mode: str, b: _Buffers, g: Array, _: Any, w_hh: Array, w_hr: Any) -> _Gradients:
+    dtype = w_hh.dtype
+    cell, add, into = (
+        _BACKWARD["gru_cell"][dtype],
+        cpu.ROW_KERNELS["add"][dtype],
+        cpu.IN_PLACE["add"][dtype],
+    )
     gates, hidden = np.empty_like(b.gates), np.empty_like(b.hidden)
-    dh = cpu.zeros_of(b.states[0])
-    product, (*_, dw) = np.empty_like(dh), _parts(gates, 3)
-    for part, dr, du, dv, dw_, r, u, w, p, q, v, h, d in _back(
-        hidden, *_parts(hidden, 3), dw, *_parts(b.gates, 3), *_parts(b.hidden, 3), b.states[:-1], g
-    ):
-        cell(add(d, dh), r, u, w, p, q, v, h, dr, du, dw_, dv, dh)
-        np.dot(part, w_hh, out=product)
+    dh, product = cpu.zeros_of(b.states[0]), _like(b.states, *b.states.shape[1:])
+    for d_hidden, dr, du, dv, dw, r, u, w, p, q, v, h, d in _back(
+        hidden, *_parts(hidden, 3), _parts(gates, 3)[2], *_parts(b.gates, 3),
+        *_parts(b.hidden, 3), b.states[:-1], g,
+    ):  # fmt: skip
+        cell(add(d, dh), r, u, w, p, q, v, h, dr, du, dw, dv, dh)
+        np.dot(d_hidden, w_hh, out=product)
         into(dh, product, dh)
-    same = 2 * h.shape[-1]
-    gates[..., :same] = hidden[..., :same]
-    return gates, hidden, dh, None, None
+    # Gates of which nothing but sums is known have one gradient for both parts.
+    for x, y in zip(_parts(gates, 3)[:2], _parts(hidden, 3), strict=False):
+        x[...] = y
+    return _Gradients(gates, hidden, dh)
 
 
-_LOOPS: dict[str, tuple[Callable[..., None], Callable[..., tuple[Any, ...]]]] = {
+_LOOPS: dict[str, tuple[Callable[..., None], Callable[..., _Gradients]]] = {
     "RNN_TANH": (_rnn_forward, _rnn_backward),
     "RNN_RELU": (_rnn_forward, _rnn_backward),
     "LSTM": (_lstm_forward, _lstm_backward),
@@ -238,20 +248,23 @@ def _rows(x: Array) -> Array:
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
+def _arrays(tensors: Iterable[Any]) -> list[Any]:
+    return [None if t is None else t._array for t in tensors]
+
+
 class _Layer(Function):
     """All steps of a layer in one direction: their outputs, and the last c of an LSTM."""
 
     @staticmethod
     def forward(ctx: Any, mode: str, backwards: bool, *inputs: Any) -> Any:
         """The arguments are those of `_composed`."""
-        arrays = [None if x is None else x._array for x in inputs]
-        x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr = arrays
+        x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr = _arrays(inputs)
         order = slice(None, None, -1 if backwards else 1)
         (steps, batch, _), (rows, given) = x.shape, w_hh.shape
         gates = np.dot(_rows(x[order]), w_ih.T)
         if b_ih is not None:
-            # A GRU needs the part of h alone.
-            cpu.add_into(gates, b_ih if mode == "GRU" else cpu.add(b_ih, b_hh))
+            # A GRU needs its part of h apart.
+            gates = cpu.add_into(gates, b_ih if mode == "GRU" else cpu.add(b_ih, b_hh))
         states = _like(x, steps + 1, batch, given)
         states[0] = h
         hidden = cells = outputs = None
@@ -260,12 +273,12 @@ class _Layer(Function):
         if c is not None:
             cells = _like(x, steps + 1, *c.shape)
             cells[0] = c
-            outputs = states[1:] if w_hr is None else _like(x, steps, *c.shape)
+            outputs = None if w_hr is None else _like(x, steps, *c.shape)
         b = _Buffers(gates.reshape(steps, batch, rows), states, hidden, cells, outputs)
         _LOOPS[mode][0](mode, b, w_hh, b_hh, w_hr)
         ctx.options = mode, backwards
-        ctx.save_for_backward(*inputs, *(None if a is None else wrap(a) for a in b))
-        # Changes of the results change nothing that is kept.
+        ctx.save_for_backward(*inputs, *[None if a is None else wrap(a) for a in b])
+        # In-place changes of the results change nothing that is kept.
         out = wrap(states[1:][order].copy())
         return out if cells is None else (out, wrap(cells[-1].copy()))
 
@@ -276,27 +289,33 @@ class _Layer(Function):
         if grad_mode.enabled:
             return None, None, *_composed_gradients(ctx, inputs, (g, dc))
         (mode, backwards), needed = ctx.options, ctx.needs_input_grad[2:]
-        x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr = (t if t is None else t._array for t in inputs)
-        b = _Buffers(*(t if t is None else t._array for t in kept))
+        x, _, _, w_ih, w_hh, b_ih, _, w_hr = _arrays(inputs)
+        b = _Buffers(*_arrays(kept))
         order = slice(None, None, -1 if backwards else 1)
-        gates, hidden, dh, dc, projected = _LOOPS[mode][1](
+        found = _LOOPS[mode][1](
             mode, b, g._array[order], None if dc is None else dc._array, w_hh, w_hr
         )
-        of_x, of_h = _rows(gates), _rows(hidden)
+        gates, hidden = _rows(found.gates), _rows(found.hidden)
+        biases: Any = (None, None)
+        if b_ih is not None:
+            of_x = cpu.reduce("sum", gates, (0,))
+            biases = of_x, cpu.reduce("sum", hidden, (0,)) if mode == "GRU" else of_x
         made = (
-            lambda: np.dot(of_x, w_ih).reshape(x.shape)[order],
-            lambda: dh,
-            lambda: dc,
-            lambda: np.dot(of_x.T, _rows(x[order])),
-            lambda: np.dot(of_h.T, _rows(b.states[:-1])),
-            lambda: cpu.reduce("sum", of_x, (0,)),
-            lambda: cpu.reduce("sum", of_h, (0,)),
-            lambda: np.dot(_rows(projected).T, _rows(b.outputs)),
+            np.dot(gates, w_ih).reshape(x.shape)[order] if needed[0] else None,
+            found.h,
+            found.c,
+            np.dot(gates.T, _rows(x[order])) if needed[3] else None,
+            np.dot(hidden.T, _rows(b.states[:-1])) if needed[4] else None,
+            *biases,
+            None if w_hr is None else np.dot(_rows(found.projected).T, _rows(b.outputs)),
         )
         return (
             None,
             None,
-            *(wrap(make()) if on else None for make, on in zip(made, needed, strict=True)),
+            *[
+                wrap(a) if on and a is not None else None
+                for a, on in zip(made, needed, strict=True)
+            ],
         )
 
 
@@ -330,14 +349,16 @@ def _fits(
 ) -> bool:  # fmt: skip
     """Whether all are of one dtype and device, and weights of the right shapes: for others the
     operations on Tensors have the messages."""
-    size, given = (h if c is None else c).shape[-1], h.shape[-1]
-    shapes = (
-        (w_ih, (blocks * size, x.shape[-1])), (w_hh, (blocks * size, given)), (h, h.shape),
-        (c, h.shape[:-1] + (size,)), (b_ih, (blocks * size,)), (b_hh, (blocks * size,)),
-        (w_hr, (given, size)),
-    )  # fmt: skip
+    given = h._array.shape[-1]
+    size = given if c is None else c._array.shape[-1]
+    rows = blocks * size
+    shapes = ((rows, x._array.shape[-1]), (rows, given), (rows,), (rows,), (given, size))
     dtype, device = x._array.dtype, x.device
-    return dtype in FLOATS and all(
-        t is None or (t._array.shape == shape and t._array.dtype == dtype and t.device is device)
-        for t, shape in shapes
+    weights = (w_ih, w_hh, b_ih, b_hh, w_hr)
+    return (
+        dtype in FLOATS
+        and all(t is None or t._array.shape == s for t, s in zip(weights, shapes, strict=True))
+        and all(
+            t is None or (t._array.dtype is dtype and t.device is device) for t in (h, c, *weights)
+        )
     )
