@@ -88,7 +88,7 @@ def _composed(
     b_ih: Tensor | None, b_hh: Tensor | None, w_hr: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """What `_Layer` gives, as operations on Tensors."""
-    state: State = (h,) if c is None else (h, c)
+    state = tuple(s.squeeze(0) for s in (h, c) if s is not None)
     inputs = _Unbind.apply(F.linear(x, w_ih, b_ih))
     outputs = []
     for part in reversed(inputs) if backwards else inputs:
@@ -96,7 +96,8 @@ def _composed(
         if w_hr is not None:
             state = (F.linear(state[0], w_hr), *state[1:])
         outputs.append(state[0])
-    return stack(outputs[::-1] if backwards else outputs), *state[1:]
+    ends = [s.unsqueeze(0) for s in state]
+    return stack(outputs[::-1] if backwards else outputs), *ends
 
 
 # ----------------------------------------------------------------------------- on arrays
@@ -154,9 +155,11 @@ def _rnn_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> N
         activation(gate, next_h)
 
 
-def _rnn_backward(mode: str, b: _Buffers, g: Array, _: Any, w_hh: Array, w_hr: Any) -> _Gradients:
+def _rnn_backward(
+    mode: str, b: _Buffers, g: Array, dh: Array, _: Any, w_hh: Array, w_hr: Any
+) -> _Gradients:
     activation, add = _BACKWARD[mode][w_hh.dtype], cpu.ROW_KERNELS["add"][w_hh.dtype]
-    gates, dh = np.empty_like(b.gates), cpu.zeros_of(b.states[0])
+    gates = np.empty_like(b.gates)
     for d_gate, d, next_h in _back(gates, g, b.states[1:]):
         activation(add(d, dh), next_h, d_gate)
         np.dot(d_gate, w_hh, out=dh)
@@ -181,13 +184,12 @@ def _lstm_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> 
 
 
 def _lstm_backward(
-    mode: str, b: _Buffers, g: Array, dc: Array, w_hh: Array, w_hr: Any
+    mode: str, b: _Buffers, g: Array, dh: Array, dc: Array, w_hh: Array, w_hr: Any
 ) -> _Gradients:
     dtype = w_hh.dtype
     cell, output = _BACKWARD["lstm_cell"][dtype], _BACKWARD["lstm_output"][dtype]
     add, into = cpu.ROW_KERNELS["add"][dtype], cpu.IN_PLACE["add"][dtype]
-    gates, dh, dc = np.empty_like(b.gates), cpu.zeros_of(b.states[0]), dc.copy()
-    projected, through_h = [], np.empty_like(dc)
+    gates, projected, through_h = np.empty_like(b.gates), [], np.empty_like(dc)
     for d_gate, di, df, dw, do, i, f, w, o, c, next_c, d in _back(
         gates, *_parts(gates, 4), *_parts(b.gates, 4), *_around(b.cells), g
     ):
@@ -213,15 +215,16 @@ def _gru_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> N
         cell(r, u, w, p, q, v, h, next_h)
 
 
-def _gru_backward(mode: str, b: _Buffers, g: Array, _: Any, w_hh: Array, w_hr: Any) -> _Gradients:
+def _gru_backward(
+    mode: str, b: _Buffers, g: Array, dh: Array, _: Any, w_hh: Array, w_hr: Any
+) -> _Gradients:
     dtype = w_hh.dtype
     cell, add, into = (
         _BACKWARD["gru_cell"][dtype],
         cpu.ROW_KERNELS["add"][dtype],
         cpu.IN_PLACE["add"][dtype],
     )
-    gates, hidden = np.empty_like(b.gates), np.empty_like(b.hidden)
-    dh, product = cpu.zeros_of(b.states[0]), _like(b.states, *b.states.shape[1:])
+    gates, hidden, product = np.empty_like(b.gates), np.empty_like(b.hidden), np.empty_like(dh)
     for d_hidden, dr, du, dv, dw, r, u, w, p, q, v, h, d in _back(
         hidden, *_parts(hidden, 3), _parts(gates, 3)[2], *_parts(b.gates, 3),
         *_parts(b.hidden, 3), b.states[:-1], g,
@@ -253,7 +256,7 @@ def _arrays(tensors: Iterable[Any]) -> list[Any]:
 
 
 class _Layer(Function):
-    """All steps of a layer in one direction: their outputs, and the last c of an LSTM."""
+    """All steps of a layer in one direction: their outputs, and the last state (1, N, ...)."""
 
     @staticmethod
     def forward(ctx: Any, mode: str, backwards: bool, *inputs: Any) -> Any:
@@ -266,34 +269,42 @@ class _Layer(Function):
             # A GRU needs its part of h apart.
             gates = cpu.add_into(gates, b_ih if mode == "GRU" else cpu.add(b_ih, b_hh))
         states = _like(x, steps + 1, batch, given)
-        states[0] = h
+        states[0] = h[0]
         hidden = cells = outputs = None
         if mode == "GRU":
             hidden = _like(x, steps, batch, rows)
         if c is not None:
-            cells = _like(x, steps + 1, *c.shape)
-            cells[0] = c
-            outputs = None if w_hr is None else _like(x, steps, *c.shape)
+            cells = _like(x, steps + 1, batch, rows // 4)
+            cells[0] = c[0]
+            outputs = None if w_hr is None else _like(x, steps, batch, rows // 4)
         b = _Buffers(gates.reshape(steps, batch, rows), states, hidden, cells, outputs)
         _LOOPS[mode][0](mode, b, w_hh, b_hh, w_hr)
         ctx.options = mode, backwards
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, *[None if a is None else wrap(a) for a in b])
         # In-place changes of the results change nothing that is kept.
         out = wrap(states[1:][order].copy())
-        return out if cells is None else (out, wrap(cells[-1].copy()))
+        return out, *[wrap(a[-1:].copy()) for a in (states, cells) if a is not None]
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, dc: Any = None) -> Any:
+    def backward(ctx: Any, *given: Any) -> Any:
         """Gradients of the inputs; those that have a graph are of the composed operations."""
         inputs, kept = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
         if grad_mode.enabled:
-            return None, None, *_composed_gradients(ctx, inputs, (g, dc))
+            return None, None, *_composed_gradients(ctx, inputs, given)
         (mode, backwards), needed = ctx.options, ctx.needs_input_grad[2:]
-        x, _, _, w_ih, w_hh, b_ih, _, w_hr = _arrays(inputs)
+        x, h, c, w_ih, w_hh, b_ih, _, w_hr = _arrays(inputs)
         b = _Buffers(*_arrays(kept))
         order = slice(None, None, -1 if backwards else 1)
+        g, dh, dc = (*_arrays(given), None)[:3]
         found = _LOOPS[mode][1](
-            mode, b, g._array[order], None if dc is None else dc._array, w_hh, w_hr
+            mode,
+            b,
+            cpu.zeros_of(b.states[1:]) if g is None else g[order],
+            cpu.zeros_of(b.states[0]) if dh is None else dh[0].copy(),
+            None if c is None else cpu.zeros_of(b.cells[0]) if dc is None else dc[0].copy(),
+            w_hh,
+            w_hr,
         )
         gates, hidden = _rows(found.gates), _rows(found.hidden)
         biases: Any = (None, None)
@@ -302,8 +313,8 @@ class _Layer(Function):
             biases = of_x, cpu.reduce("sum", hidden, (0,)) if mode == "GRU" else of_x
         made = (
             np.dot(gates, w_ih).reshape(x.shape)[order] if needed[0] else None,
-            found.h,
-            found.c,
+            found.h.reshape(h.shape),
+            None if c is None else found.c.reshape(c.shape),
             np.dot(gates.T, _rows(x[order])) if needed[3] else None,
             np.dot(hidden.T, _rows(b.states[:-1])) if needed[4] else None,
             *biases,
@@ -325,8 +336,10 @@ def _composed_gradients(ctx: Any, inputs: Sequence[Any], given: tuple[Any, ...])
     # Views: an input may depend on another one.
     own = [x.view_as(x) if on else x for x, on in zip(inputs, needed, strict=True)]
     results = _composed(*ctx.options, *own)
+    pairs = [(z, g) for z, g in zip(results, given, strict=True) if g is not None]
     wanted = [x for x, on in zip(own, needed, strict=True) if on]
-    found = iter(grad(results, wanted, given[: len(results)], create_graph=True, allow_unused=True))
+    outputs, gradients = zip(*pairs, strict=True)
+    found = iter(grad(outputs, wanted, gradients, create_graph=True, allow_unused=True))
     return [next(found) if on else None for on in needed]
 
 
@@ -334,13 +347,13 @@ def along_layer(
     mode: str, backwards: bool, x: Tensor, state: Sequence[Tensor], w_ih: Tensor, w_hh: Tensor,
     b_ih: Tensor | None = None, b_hh: Tensor | None = None, w_hr: Tensor | None = None,
 ) -> tuple[Tensor, State]:  # fmt: skip
-    """The outputs of a layer in one direction for x (T, N, I), and its last state."""
+    """The outputs of a layer in one direction for x (T, N, I), and its last state; states are
+    (1, N, ...)."""
     h, c = (*state, None)[:2]
-    inputs = (x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr)
+    inputs: Any = (x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr)
     fits = _fits(BLOCKS[mode], *inputs)
     found = _Layer.apply(mode, backwards, *inputs) if fits else _composed(mode, backwards, *inputs)
-    out, *rest = found if isinstance(found, tuple) else (found,)
-    return out, (out[0 if backwards else -1], *rest)
+    return found[0], found[1:]
 
 
 def _fits(

@@ -5,7 +5,7 @@ import warnings
 from typing import Any
 
 from ..errors import argument_error
-from ..functions.cat import cat, stack
+from ..functions.cat import cat
 from ..functions.creation import empty, zeros
 from ..functions.op import need_tensor
 from ..tensor import Tensor
@@ -117,7 +117,8 @@ class RNNBase(Module):
         sizes = [self.proj_size or self.hidden_size] + [self.hidden_size] * lstm
         shapes = [(len(self._names), x.shape[1], size) for size in sizes]
         if state is None:
-            state = tuple(zeros(shape, dtype=x.dtype, device=x.device) for shape in shapes)
+            made = {shape: zeros(shape, dtype=x.dtype, device=x.device) for shape in set(shapes)}
+            state = tuple(made[shape] for shape in shapes)
         for k, (s, shape) in enumerate(zip(state, shapes, strict=True)):
             if tuple(s.shape) != shape:
                 what = f"hidden[{k}]" if lstm else "hidden"
@@ -144,6 +145,10 @@ class RNNBase(Module):
 
     def _layers(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         directions = 1 + self.bidirectional
+        # A state (1, N, ...) for each layer and direction.
+        starts = [state]
+        if len(self._names) > 1:
+            starts = list(zip(*(s.split(1) for s in state), strict=True))
         ends: list[State] = []
         for layer in range(self.num_layers):
             outputs = []
@@ -152,15 +157,15 @@ class RNNBase(Module):
                 weights = [getattr(self, name) for name in self._names[number]]
                 if not self.bias:
                     weights[2:2] = [None, None]
-                found, end = along_layer(
-                    self.mode, bool(direction), x, [s[number] for s in state], *weights
-                )
+                found, end = along_layer(self.mode, bool(direction), x, starts[number], *weights)
                 outputs.append(found)
                 ends.append(end)
             x = outputs[0] if directions == 1 else cat(outputs, -1)
             if layer + 1 < self.num_layers:
                 x = F.dropout(x, self.dropout, self.training)
-        return x, tuple(stack(states) for states in zip(*ends, strict=True))
+        if len(ends) == 1:
+            return x, ends[0]
+        return x, tuple(cat(states) for states in zip(*ends, strict=True))
 
 
 def _check_options(
