@@ -143,7 +143,8 @@ def _back(*arrays: Any) -> Any:
 
 
 def _like(x: Array, *shape: int) -> Array:
-    return np.empty(shape, x.dtype, like=x)
+    """An array of a shape, by default that of x."""
+    return np.empty(shape or x.shape, x.dtype, like=x)
 
 
 def _rnn_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> None:
@@ -159,7 +160,7 @@ def _rnn_backward(
     mode: str, b: _Buffers, g: Array, dh: Array, _: Any, w_hh: Array, w_hr: Any
 ) -> _Gradients:
     activation, add = _BACKWARD[mode][w_hh.dtype], cpu.ROW_KERNELS["add"][w_hh.dtype]
-    gates = np.empty_like(b.gates)
+    gates = _like(b.gates)
     for d_gate, d, next_h in _back(gates, g, b.states[1:]):
         activation(add(d, dh), next_h, d_gate)
         np.dot(d_gate, w_hh, out=dh)
@@ -189,7 +190,7 @@ def _lstm_backward(
     dtype = w_hh.dtype
     cell, output = _BACKWARD["lstm_cell"][dtype], _BACKWARD["lstm_output"][dtype]
     add, into = cpu.ROW_KERNELS["add"][dtype], cpu.IN_PLACE["add"][dtype]
-    gates, projected, through_h = np.empty_like(b.gates), [], np.empty_like(dc)
+    gates, projected, through_h = _like(b.gates), [], _like(dc)
     for d_gate, di, df, dw, do, i, f, w, o, c, next_c, d in _back(
         gates, *_parts(gates, 4), *_parts(b.gates, 4), *_around(b.cells), g
     ):
@@ -224,7 +225,7 @@ def _gru_backward(
         cpu.ROW_KERNELS["add"][dtype],
         cpu.IN_PLACE["add"][dtype],
     )
-    gates, hidden, product = np.empty_like(b.gates), np.empty_like(b.hidden), np.empty_like(dh)
+    gates, hidden, product = _like(b.gates), _like(b.hidden), _like(dh)
     for d_hidden, dr, du, dv, dw, r, u, w, p, q, v, h, d in _back(
         hidden, *_parts(hidden, 3), _parts(gates, 3)[2], *_parts(b.gates, 3),
         *_parts(b.hidden, 3), b.states[:-1], g,
