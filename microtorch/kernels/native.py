@@ -4,7 +4,7 @@ A ufunc call takes 0.28 us and a gufunc call 0.54 us, nearly all of it preparati
 that `function(...)` gives looks at the operands itself and, where they are contiguous arrays of the
 kernel's dtype and of one shape or a single element, makes the result and runs the loop: 0.12 us.
 So it does for matrices of contiguous rows, row by row (parts of the columns of a matrix, as the
-gates of a recurrent layer are). Everything else, and everything large, goes to the ufunc, so the
+gates of a recurrent layer are), and for a vector beside them. Everything else, and everything large, goes to the ufunc, so the
 results are the same.
 
 This reads CPython's and NumPy's objects in memory. `available` compares every place that is read
@@ -97,7 +97,10 @@ def kernel(self, args, nargs, names):
             elif n == 1:
                 s[k] = where(size == 1, c[3], 0)
             elif nd < rank:
-                good = False
+                # A vector that stands for every row.
+                good = good & whole & (nd == 1) & (rank == 2)
+                good = good & (lengths[0] == i64_at(shape)[rank - 1])
+                gaps = True
             elif size == 1:
                 for j in range(k):
                     s[j] = 0

@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd.backward import grad
-from ..autograd.function import Function
+from ..autograd.function import Function, Parts
 from ..custom import general
 from ..functions.cat import stack
 from ..functions.elementwise import FLOATS
 from ..functions.op import Array
+from ..graph.node import Node, next_seq
 from ..graph.node import mode as grad_mode
 from ..kernels import cpu
 from ..table import CELLS, ROWS
-from ..tensor import Tensor, wrap
+from ..tensor import Tensor, edge, new, wrap
 from . import functional as F
 
 # The state of a cell: (h,), or (h, c) of an LSTM.
@@ -87,7 +88,7 @@ def _composed(
     mode: str, backwards: bool, x: Tensor, h: Tensor, c: Tensor | None, w_ih: Tensor, w_hh: Tensor,
     b_ih: Tensor | None, b_hh: Tensor | None, w_hr: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """What `_Layer` gives, as operations on Tensors."""
+    """The outputs and the last state (1, N, ...) of a layer, as operations on Tensors."""
     state = tuple(s.squeeze(0) for s in (h, c) if s is not None)
     inputs = _Unbind.apply(F.linear(x, w_ih, b_ih))
     outputs = []
@@ -149,9 +150,9 @@ def _like(x: Array, *shape: int) -> Array:
 
 def _rnn_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> None:
     activation, into = _FORWARD[mode][w_hh.dtype], cpu.IN_PLACE["add"][w_hh.dtype]
-    product = _like(b.gates, *b.gates.shape[1:])
+    product, turned = _like(b.gates, *b.gates.shape[1:]), w_hh.T.copy()
     for gate, h, next_h in zip(b.gates, *_around(b.states), strict=True):
-        np.dot(h, w_hh.T, out=product)
+        np.dot(h, turned, out=product)
         into(gate, product, gate)
         activation(gate, next_h)
 
@@ -171,12 +172,12 @@ def _lstm_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> 
     dtype = w_hh.dtype
     cell, output = _FORWARD["lstm_cell"][dtype], _FORWARD["lstm_output"][dtype]
     into, product = cpu.IN_PLACE["add"][dtype], _like(b.gates, *b.gates.shape[1:])
-    states = _around(b.states)
+    states, turned = _around(b.states), w_hh.T.copy()
     outputs = states[1] if w_hr is None else b.outputs
     for gate, i, f, w, o, h, next_h, c, next_c, out in zip(
         b.gates, *_parts(b.gates, 4), *states, *_around(b.cells), outputs, strict=True
     ):
-        np.dot(h, w_hh.T, out=product)
+        np.dot(h, turned, out=product)
         into(gate, product, gate)
         cell(i, f, w, c, next_c)
         output(o, next_c, out)
@@ -207,10 +208,11 @@ def _lstm_backward(
 
 def _gru_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> None:
     cell, into = _FORWARD["gru_cell"][w_hh.dtype], cpu.IN_PLACE["add"][w_hh.dtype]
+    turned = w_hh.T.copy()
     for r, u, w, hidden, p, q, v, h, next_h in zip(
         *_parts(b.gates, 3), b.hidden, *_parts(b.hidden, 3), *_around(b.states), strict=True
     ):
-        np.dot(h, w_hh.T, out=hidden)
+        np.dot(h, turned, out=hidden)
         if b_hh is not None:
             into(hidden, b_hh, hidden)
         cell(r, u, w, p, q, v, h, next_h)
@@ -252,96 +254,117 @@ def _rows(x: Array) -> Array:
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def _arrays(tensors: Iterable[Any]) -> list[Any]:
-    return [None if t is None else t._array for t in tensors]
+def _arrays(saved: Iterable[Any]) -> list[Any]:
+    return [s._array if isinstance(s, Tensor) else s for s in saved]
 
 
-class _Layer(Function):
-    """All steps of a layer in one direction: their outputs, and the last state (1, N, ...)."""
-
-    @staticmethod
-    def forward(ctx: Any, mode: str, backwards: bool, *inputs: Any) -> Any:
-        """The arguments are those of `_composed`."""
-        x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr = _arrays(inputs)
-        order = slice(None, None, -1 if backwards else 1)
-        (steps, batch, _), (rows, given) = x.shape, w_hh.shape
-        gates = np.dot(_rows(x[order]), w_ih.T)
-        if b_ih is not None:
-            # A GRU needs its part of h apart.
-            gates = cpu.add_into(gates, b_ih if mode == "GRU" else cpu.add(b_ih, b_hh))
-        states = _like(x, steps + 1, batch, given)
-        states[0] = h[0]
-        hidden = cells = outputs = None
-        if mode == "GRU":
-            hidden = _like(x, steps, batch, rows)
-        if c is not None:
-            cells = _like(x, steps + 1, batch, rows // 4)
-            cells[0] = c[0]
-            outputs = None if w_hr is None else _like(x, steps, batch, rows // 4)
-        b = _Buffers(gates.reshape(steps, batch, rows), states, hidden, cells, outputs)
-        _LOOPS[mode][0](mode, b, w_hh, b_hh, w_hr)
-        ctx.options = mode, backwards
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs, *[None if a is None else wrap(a) for a in b])
-        # In-place changes of the results change nothing that is kept.
-        out = wrap(states[1:][order].copy())
-        return out, *[wrap(a[-1:].copy()) for a in (states, cells) if a is not None]
-
-    @staticmethod
-    def backward(ctx: Any, *given: Any) -> Any:
-        """Gradients of the inputs; those that have a graph are of the composed operations."""
-        inputs, kept = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
-        if grad_mode.enabled:
-            return None, None, *_composed_gradients(ctx, inputs, given)
-        (mode, backwards), needed = ctx.options, ctx.needs_input_grad[2:]
-        x, h, c, w_ih, w_hh, b_ih, _, w_hr = _arrays(inputs)
-        b = _Buffers(*_arrays(kept))
-        order = slice(None, None, -1 if backwards else 1)
-        g, dh, dc = (*_arrays(given), None)[:3]
-        found = _LOOPS[mode][1](
-            mode,
-            b,
-            cpu.zeros_of(b.states[1:]) if g is None else g[order],
-            cpu.zeros_of(b.states[0]) if dh is None else dh[0].copy(),
-            None if c is None else cpu.zeros_of(b.cells[0]) if dc is None else dc[0].copy(),
-            w_hh,
-            w_hr,
-        )
-        gates, hidden = _rows(found.gates), _rows(found.hidden)
-        biases: Any = (None, None)
-        if b_ih is not None:
-            of_x = cpu.reduce("sum", gates, (0,))
-            biases = of_x, cpu.reduce("sum", hidden, (0,)) if mode == "GRU" else of_x
-        made = (
-            np.dot(gates, w_ih).reshape(x.shape)[order] if needed[0] else None,
-            found.h.reshape(h.shape),
-            None if c is None else found.c.reshape(c.shape),
-            np.dot(gates.T, _rows(x[order])) if needed[3] else None,
-            np.dot(hidden.T, _rows(b.states[:-1])) if needed[4] else None,
-            *biases,
-            None if w_hr is None else np.dot(_rows(found.projected).T, _rows(b.outputs)),
-        )
-        return (
-            None,
-            None,
-            *[
-                wrap(a) if on and a is not None else None
-                for a, on in zip(made, needed, strict=True)
-            ],
-        )
+def _forward(
+    mode: str, backwards: bool, x: Array, h: Array, c: Any, w_ih: Array, w_hh: Array, b_ih: Any,
+    b_hh: Any, w_hr: Any,
+) -> tuple[list[Array], _Buffers]:  # fmt: skip
+    """What `_composed` gives, as arrays, and what backward needs."""
+    (steps, batch, _), (rows, given) = x.shape, w_hh.shape
+    gates = np.dot(_rows(x[::-1] if backwards else x), w_ih.T)
+    if b_ih is not None:
+        # A GRU needs its part of h apart.
+        gates = cpu.add_into(gates, b_ih if mode == "GRU" else cpu.add(b_ih, b_hh))
+    states = _like(x, steps + 1, batch, given)
+    states[0] = h[0]
+    hidden = cells = outputs = None
+    if mode == "GRU":
+        hidden = _like(x, steps, batch, rows)
+    if c is not None:
+        cells = _like(x, steps + 1, batch, rows // 4)
+        cells[0] = c[0]
+        outputs = None if w_hr is None else _like(x, steps, batch, rows // 4)
+    b = _Buffers(gates.reshape(steps, batch, rows), states, hidden, cells, outputs)
+    _LOOPS[mode][0](mode, b, w_hh, b_hh, w_hr)
+    # In-place changes of the results change nothing that is kept.
+    results = [(states[:0:-1] if backwards else states[1:]).copy(), states[-1:].copy()]
+    return results if c is None else [*results, cells[-1:].copy()], b  # type: ignore[index]
 
 
-def _composed_gradients(ctx: Any, inputs: Sequence[Any], given: tuple[Any, ...]) -> list[Any]:
-    """Gradients that can be differentiated again."""
-    needed = ctx.needs_input_grad[2:]
-    # Views: an input may depend on another one.
-    own = [x.view_as(x) if on else x for x, on in zip(inputs, needed, strict=True)]
-    results = _composed(*ctx.options, *own)
-    pairs = [(z, g) for z, g in zip(results, given, strict=True) if g is not None]
-    wanted = [x for x, on in zip(own, needed, strict=True) if on]
-    outputs, gradients = zip(*pairs, strict=True)
-    found = iter(grad(outputs, wanted, gradients, create_graph=True, allow_unused=True))
-    return [next(found) if on else None for on in needed]
+def _backward(node: Node, given: list[Any]) -> tuple[Any, ...]:
+    """Gradients of the inputs that have an edge, from those of the results or None."""
+    mode, backwards = node.const
+    x, h, c, w_ih, w_hh, b_ih, _, w_hr, *kept = _arrays(node.saved)  # type: ignore[arg-type]
+    b = _Buffers(*kept)
+    g, dh, dc = (*given, None)[:3]
+    g = cpu.zeros_of(b.states[1:]) if g is None else g[::-1] if backwards else g
+    found = _LOOPS[mode][1](
+        mode,
+        b,
+        g,
+        cpu.zeros_of(b.states[0]) if dh is None else dh[0].copy(),
+        None if c is None else cpu.zeros_of(b.cells[0]) if dc is None else dc[0].copy(),
+        w_hh,
+        w_hr,
+    )
+    gates, hidden = _rows(found.gates), _rows(found.hidden)
+    dx, dw_ih, dw_hh, db_ih, db_hh, dw_hr = (None,) * 6
+    of_x, _, _, of_w_ih, of_w_hh, *_ = node.parents
+    if of_x is not None:
+        dx = np.dot(gates, w_ih).reshape(x.shape)
+        dx = dx[::-1] if backwards else dx
+    if of_w_ih is not None:
+        dw_ih = np.dot(gates.T, _rows(x[::-1] if backwards else x))
+    if of_w_hh is not None:
+        dw_hh = np.dot(hidden.T, _rows(b.states[:-1]))
+    if b_ih is not None:
+        db_ih = cpu.reduce("sum", gates, (0,))
+        db_hh = cpu.reduce("sum", hidden, (0,)) if mode == "GRU" else db_ih
+    if w_hr is not None:
+        dw_hr = np.dot(_rows(found.projected).T, _rows(b.outputs))
+    dc = None if c is None else found.c.reshape(c.shape)
+    return dx, found.h.reshape(h.shape), dc, dw_ih, dw_hh, db_ih, db_hh, dw_hr
+
+
+# ----------------------------------------------------------------------------- in the graph
+class _Layer:
+    """The op of a node that saves the inputs of `_composed` and the buffers; it is given the
+    gradients of the results by number."""
+
+    kind = "RecurrentBackward0"
+    saves_result = False
+
+    def backward(self, node: Node, g: Parts) -> tuple[Any, ...]:
+        """Gradients of the inputs, as arrays."""
+        return _backward(node, [g.get(k) for k in range(3)])
+
+    def differentiate(self, node: Node, g: Parts) -> tuple[Any, ...]:
+        """Gradients of the inputs, as Tensors: those of the composed operations."""
+        inputs: Any = node.saved[:8]  # type: ignore[index]
+        needed = [edge is not None for edge in node.parents]
+        # Views: an input may depend on another one.
+        own = [x.view_as(x) if on else x for x, on in zip(inputs, needed, strict=True)]
+        results = _composed(*node.const, *own)
+        wanted = [x for x, on in zip(own, needed, strict=True) if on]
+        of = [results[k] for k in g]
+        found = iter(grad(of, wanted, list(g.values()), create_graph=True, allow_unused=True))
+        return tuple([next(found) if on else None for on in needed])
+
+
+class _Output:
+    """The op of the node of one result: it hands its gradient to the layer's node."""
+
+    kind = "RecurrentBackward0"
+    saves_result = False
+
+    def backward(self, node: Node, g: Any) -> tuple[Parts]:
+        """The gradient with the number of the result."""
+        return (Parts({node.const: g}),)
+
+    differentiate = backward
+
+
+_LAYER, _OUTPUT = _Layer(), _Output()
+
+
+def _node(op: Any, parents: Iterable[Any], saved: tuple[Any, ...], const: Any) -> Node:
+    node: Node = new(Node)
+    node.op, node.seq, node.parents = op, next_seq(), tuple(parents)
+    node.saved, node.const = saved, const
+    return node
 
 
 def along_layer(
@@ -352,9 +375,17 @@ def along_layer(
     (1, N, ...)."""
     h, c = (*state, None)[:2]
     inputs: Any = (x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr)
-    fits = _fits(BLOCKS[mode], *inputs)
-    found = _Layer.apply(mode, backwards, *inputs) if fits else _composed(mode, backwards, *inputs)
-    return found[0], found[1:]
+    if not _fits(BLOCKS[mode], *inputs):
+        out, *ends = _composed(mode, backwards, *inputs)
+        return out, tuple(ends)
+    arrays, buffers = _forward(mode, backwards, *_arrays(inputs))
+    out, *ends = results = [wrap(a) for a in arrays]
+    edges = [None if t is None else edge(t) for t in inputs]
+    if grad_mode.enabled and any(e is not None for e in edges):
+        node = _node(_LAYER, edges, (*inputs, *buffers), (mode, backwards))
+        for k, z in enumerate(results):
+            z._node = _node(_OUTPUT, (node,), (), k)
+    return out, tuple(ends)
 
 
 def _fits(
