@@ -4,8 +4,8 @@ A ufunc call takes 0.28 us and a gufunc call 0.54 us, nearly all of it preparati
 that `function(...)` gives looks at the operands itself and, where they are contiguous arrays of the
 kernel's dtype and of one shape or a single element, makes the result and runs the loop: 0.12 us.
 So it does for matrices of contiguous rows, row by row (parts of the columns of a matrix, as the
-gates of a recurrent layer are), and for a vector beside them. Everything else, and everything large, goes to the ufunc, so the
-results are the same.
+gates of a recurrent layer are), and for a vector beside them. Everything else, and everything
+large, goes to the ufunc, so the results are the same.
 
 This reads CPython's and NumPy's objects in memory. `available` compares every place that is read
 with a probe first; where one differs (another interpreter), kernels stay plain ufuncs.

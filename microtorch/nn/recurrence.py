@@ -20,7 +20,7 @@ from ..functions.elementwise import FLOATS
 from ..functions.op import Array
 from ..graph.node import Node, next_seq
 from ..graph.node import mode as grad_mode
-from ..kernels import cpu
+from ..kernels import cpu, gemm
 from ..table import CELLS, ROWS
 from ..tensor import Tensor, edge, new, wrap
 from . import functional as F
@@ -151,8 +151,9 @@ def _like(x: Array, *shape: int) -> Array:
 def _rnn_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> None:
     activation, into = _FORWARD[mode][w_hh.dtype], cpu.IN_PLACE["add"][w_hh.dtype]
     product, turned = _like(b.gates, *b.gates.shape[1:]), w_hh.T.copy()
+    multiply = gemm.into(w_hh.dtype)
     for gate, h, next_h in zip(b.gates, *_around(b.states), strict=True):
-        np.dot(h, turned, out=product)
+        multiply(h, turned, product)
         into(gate, product, gate)
         activation(gate, next_h)
 
@@ -161,10 +162,10 @@ def _rnn_backward(
     mode: str, b: _Buffers, g: Array, dh: Array, _: Any, w_hh: Array, w_hr: Any
 ) -> _Gradients:
     activation, add = _BACKWARD[mode][w_hh.dtype], cpu.ROW_KERNELS["add"][w_hh.dtype]
-    gates = _like(b.gates)
+    gates, multiply = _like(b.gates), gemm.into(w_hh.dtype)
     for d_gate, d, next_h in _back(gates, g, b.states[1:]):
         activation(add(d, dh), next_h, d_gate)
-        np.dot(d_gate, w_hh, out=dh)
+        multiply(d_gate, w_hh, dh)
     return _Gradients(gates, gates, dh)
 
 
@@ -172,17 +173,17 @@ def _lstm_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> 
     dtype = w_hh.dtype
     cell, output = _FORWARD["lstm_cell"][dtype], _FORWARD["lstm_output"][dtype]
     into, product = cpu.IN_PLACE["add"][dtype], _like(b.gates, *b.gates.shape[1:])
-    states, turned = _around(b.states), w_hh.T.copy()
+    states, turned, multiply = _around(b.states), w_hh.T.copy(), gemm.into(dtype)
     outputs = states[1] if w_hr is None else b.outputs
     for gate, i, f, w, o, h, next_h, c, next_c, out in zip(
         b.gates, *_parts(b.gates, 4), *states, *_around(b.cells), outputs, strict=True
     ):
-        np.dot(h, turned, out=product)
+        multiply(h, turned, product)
         into(gate, product, gate)
         cell(i, f, w, c, next_c)
         output(o, next_c, out)
         if w_hr is not None:
-            np.dot(out, w_hr.T, out=next_h)
+            multiply(out, w_hr.T, next_h)
 
 
 def _lstm_backward(
@@ -192,6 +193,7 @@ def _lstm_backward(
     cell, output = _BACKWARD["lstm_cell"][dtype], _BACKWARD["lstm_output"][dtype]
     add, into = cpu.ROW_KERNELS["add"][dtype], cpu.IN_PLACE["add"][dtype]
     gates, projected, through_h = _like(b.gates), [], _like(dc)
+    multiply = gemm.into(dtype)
     for d_gate, di, df, dw, do, i, f, w, o, c, next_c, d in _back(
         gates, *_parts(gates, 4), *_parts(b.gates, 4), *_around(b.cells), g
     ):
@@ -202,17 +204,17 @@ def _lstm_backward(
         output(d, o, next_c, do, through_h)
         into(through_h, dc, through_h)
         cell(through_h, i, f, w, c, di, df, dw, dc)
-        np.dot(d_gate, w_hh, out=dh)
+        multiply(d_gate, w_hh, dh)
     return _Gradients(gates, gates, dh, dc, np.stack(projected[::-1]) if projected else None)
 
 
 def _gru_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> None:
     cell, into = _FORWARD["gru_cell"][w_hh.dtype], cpu.IN_PLACE["add"][w_hh.dtype]
-    turned = w_hh.T.copy()
+    turned, multiply = w_hh.T.copy(), gemm.into(w_hh.dtype)
     for r, u, w, hidden, p, q, v, h, next_h in zip(
         *_parts(b.gates, 3), b.hidden, *_parts(b.hidden, 3), *_around(b.states), strict=True
     ):
-        np.dot(h, turned, out=hidden)
+        multiply(h, turned, hidden)
         if b_hh is not None:
             into(hidden, b_hh, hidden)
         cell(r, u, w, p, q, v, h, next_h)
@@ -228,12 +230,13 @@ def _gru_backward(
         cpu.IN_PLACE["add"][dtype],
     )
     gates, hidden, product = _like(b.gates), _like(b.hidden), _like(dh)
+    multiply = gemm.into(dtype)
     for d_hidden, dr, du, dv, dw, r, u, w, p, q, v, h, d in _back(
         hidden, *_parts(hidden, 3), _parts(gates, 3)[2], *_parts(b.gates, 3),
         *_parts(b.hidden, 3), b.states[:-1], g,
     ):  # fmt: skip
         cell(add(d, dh), r, u, w, p, q, v, h, dr, du, dw, dv, dh)
-        np.dot(d_hidden, w_hh, out=product)
+        multiply(d_hidden, w_hh, product)
         into(dh, product, dh)
     # Gates of which nothing but sums is known have one gradient for both parts.
     for x, y in zip(_parts(gates, 3)[:2], _parts(hidden, 3), strict=False):
