@@ -246,7 +246,7 @@ def test_a_vector_beside_a_matrix():
 def test_products_into_memory(dtype, n, k, m):
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape).astype(dtype) for shape in ((n, k), (k, m)))
-    multiply, tolerance = gemm.into(a.dtype), 1e-4 if dtype == "f4" else 1e-12
+    multiply, tolerance = gemm.into[a.dtype], 1e-4 if dtype == "f4" else 1e-12
     for x in (a, a.T.copy().T, np.repeat(a, 2, 1)[:, ::2], a[::-1].copy()[::-1]):
         for y in (b, b.T.copy().T, np.repeat(b, 2, 0)[::2]):
             out = np.full((n, m), np.nan, dtype)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import jit, native
+from .ufuncs import ByDtype
 
 DEPTH = 256
 # Products of fewer rows, and of more multiplications, are OpenBLAS's.
@@ -136,13 +137,7 @@ def kernel(self, args, nargs, names):
 """
 
 
-@functools.cache
-def into(dtype: np.dtype[Any]) -> Callable[..., None]:
-    """`product(a, b, out)`: a @ b of matrices, written into another one without gaps.
-
-    Small ones are multiplied here, where that is faster than OpenBLAS.
-    """
-
+def _into(dtype: np.dtype[Any]) -> Callable[..., None]:
     def instead(a: Any, b: Any, out: Any) -> None:
         np.dot(a, b, out=out)
 
@@ -155,3 +150,8 @@ def into(dtype: np.dtype[Any]) -> Callable[..., None]:
         address(dtype.name), id(None), incref,
     ]  # fmt: skip
     return native.builtin("product", at, context, (instead, dtype))
+
+
+# `into[dtype](a, b, out)` writes a @ b of matrices into another one, without gaps and apart from
+# both. Small ones are multiplied here, where that is faster than OpenBLAS.
+into = ByDtype(_into)

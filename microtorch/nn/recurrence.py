@@ -151,7 +151,7 @@ def _like(x: Array, *shape: int) -> Array:
 def _rnn_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> None:
     activation, into = _FORWARD[mode][w_hh.dtype], cpu.IN_PLACE["add"][w_hh.dtype]
     product, turned = _like(b.gates, *b.gates.shape[1:]), w_hh.T.copy()
-    multiply = gemm.into(w_hh.dtype)
+    multiply = gemm.into[w_hh.dtype]
     for gate, h, next_h in zip(b.gates, *_around(b.states), strict=True):
         multiply(h, turned, product)
         into(gate, product, gate)
@@ -162,7 +162,7 @@ def _rnn_backward(
     mode: str, b: _Buffers, g: Array, dh: Array, _: Any, w_hh: Array, w_hr: Any
 ) -> _Gradients:
     activation, add = _BACKWARD[mode][w_hh.dtype], cpu.ROW_KERNELS["add"][w_hh.dtype]
-    gates, multiply = _like(b.gates), gemm.into(w_hh.dtype)
+    gates, multiply = _like(b.gates), gemm.into[w_hh.dtype]
     for d_gate, d, next_h in _back(gates, g, b.states[1:]):
         activation(add(d, dh), next_h, d_gate)
         multiply(d_gate, w_hh, dh)
@@ -173,7 +173,7 @@ def _lstm_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> 
     dtype = w_hh.dtype
     cell, output = _FORWARD["lstm_cell"][dtype], _FORWARD["lstm_output"][dtype]
     into, product = cpu.IN_PLACE["add"][dtype], _like(b.gates, *b.gates.shape[1:])
-    states, turned, multiply = _around(b.states), w_hh.T.copy(), gemm.into(dtype)
+    states, turned, multiply = _around(b.states), w_hh.T.copy(), gemm.into[dtype]
     outputs = states[1] if w_hr is None else b.outputs
     for gate, i, f, w, o, h, next_h, c, next_c, out in zip(
         b.gates, *_parts(b.gates, 4), *states, *_around(b.cells), outputs, strict=True
@@ -193,7 +193,7 @@ def _lstm_backward(
     cell, output = _BACKWARD["lstm_cell"][dtype], _BACKWARD["lstm_output"][dtype]
     add, into = cpu.ROW_KERNELS["add"][dtype], cpu.IN_PLACE["add"][dtype]
     gates, projected, through_h = _like(b.gates), [], _like(dc)
-    multiply = gemm.into(dtype)
+    multiply = gemm.into[dtype]
     for d_gate, di, df, dw, do, i, f, w, o, c, next_c, d in _back(
         gates, *_parts(gates, 4), *_parts(b.gates, 4), *_around(b.cells), g
     ):
@@ -210,7 +210,7 @@ def _lstm_backward(
 
 def _gru_forward(mode: str, b: _Buffers, w_hh: Array, b_hh: Any, w_hr: Any) -> None:
     cell, into = _FORWARD["gru_cell"][w_hh.dtype], cpu.IN_PLACE["add"][w_hh.dtype]
-    turned, multiply = w_hh.T.copy(), gemm.into(w_hh.dtype)
+    turned, multiply = w_hh.T.copy(), gemm.into[w_hh.dtype]
     for r, u, w, hidden, p, q, v, h, next_h in zip(
         *_parts(b.gates, 3), b.hidden, *_parts(b.hidden, 3), *_around(b.states), strict=True
     ):
@@ -230,7 +230,7 @@ def _gru_backward(
         cpu.IN_PLACE["add"][dtype],
     )
     gates, hidden, product = _like(b.gates), _like(b.hidden), _like(dh)
-    multiply = gemm.into(dtype)
+    multiply = gemm.into[dtype]
     for d_hidden, dr, du, dv, dw, r, u, w, p, q, v, h, d in _back(
         hidden, *_parts(hidden, 3), _parts(gates, 3)[2], *_parts(b.gates, 3),
         *_parts(b.hidden, 3), b.states[:-1], g,
