@@ -254,3 +254,21 @@ def test_products_into_memory(dtype, n, k, m):
             np.testing.assert_allclose(out, a @ b, rtol=0, atol=tolerance)
     with pytest.raises(ValueError):
         multiply(a, b, np.empty((n, m + 1), dtype))
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_a_recording_is_of_kernels_and_products(name):
+    net, x = getattr(nn, name)(D, H, bidirectional=True), torch.randn(T, N, D)
+
+    def step(x):
+        net.zero_grad()
+        out, _ = net(x)
+        (out**2).sum().backward()
+        return out
+
+    compiled = torch.compile(step)
+    for _ in range(3):
+        found, expected = compiled(x), step(x)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    kinds = {line.split()[0] for line in compiled.explain().splitlines()[1:] if line}
+    assert kinds & {"loop", "product"} and "call" not in kinds

@@ -34,7 +34,7 @@ _FUNCTIONS = {name: general(row) for name, row in CELLS.items()}
 _FORWARD = {name: cpu.forward(row) for name, row in CELLS.items()} | {
     f"RNN_{name.upper()}": cpu.ROW_KERNELS[name] for name in ("tanh", "relu")
 }
-# The gates of a GRU have one gradient for their part of x and that of h, but the new one.
+# Of a GRU's reset and update gates the parts of x and of h have one gradient.
 _BACKWARD = {
     "lstm_cell": cpu.backward(CELLS["lstm_cell"], (True,) * 4),
     "lstm_output": cpu.backward(CELLS["lstm_output"], (True,) * 2),
@@ -238,7 +238,7 @@ def _gru_backward(
         cell(add(d, dh), r, u, w, p, q, v, h, dr, du, dw, dv, dh)
         multiply(d_hidden, w_hh, product)
         into(dh, product, dh)
-    # Gates of which nothing but sums is known have one gradient for both parts.
+    # Reset and update depend on the sum of both parts, which have one gradient.
     for x, y in zip(_parts(gates, 3)[:2], _parts(hidden, 3), strict=False):
         x[...] = y
     return _Gradients(gates, hidden, dh)
