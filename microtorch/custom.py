@@ -136,32 +136,6 @@ def _in_other_names(formula: str, names: dict[str, str]) -> str:
     return re.sub(r"(?<![\w.])[A-Za-z_]\w*", lambda m: names.get(m[0], m[0]), formula.strip())
 
 
-def _function(row: Row) -> Callable[..., Any]:
-    """The row as a function of Tensors, of Values, and of both."""
-    simple = len(row.operands) == 1 or (len(row.inputs) == 2 and not row.params)
-    of_tensors = make(row) if simple else _general(row)
-    of_values = _of_values(row)
-    count = len(row.operands)
-
-    def unary(input: Any) -> Any:
-        return of_values(input) if isinstance(input, Value) else of_tensors(input)
-
-    def general(*operands: Any) -> Any:
-        if len(operands) != count:
-            raise TypeError(f"{row.name}() takes {count} arguments, but {len(operands)} were given")
-        if not any(isinstance(x, Value) for x in operands):
-            return of_tensors(*operands)
-        like = next((x for x in operands if isinstance(x, Tensor)), None)
-        if like is None:
-            return of_values(*operands)
-        return of_tensors(*[x.as_tensor(like) if isinstance(x, Value) else x for x in operands])
-
-    function = unary if count == 1 else general
-    function.__name__ = function.__qualname__ = row.name
-    function.__doc__ = row.doc
-    return function
-
-
 class _GeneralOp(RowOp):
     """A row of any number of inputs; a node's const is their shapes."""
 
@@ -172,7 +146,7 @@ class _GeneralOp(RowOp):
         needed = self.needed
 
         def backward(node: Node, g: Array) -> tuple[Any, ...]:
-            found = kernels[g.dtype](g, *arrays(node.saved), out=...)
+            found = kernels[g.dtype](g, *arrays(node.saved))
             gradients = iter(found if isinstance(found, tuple) else (found,))
             return tuple(
                 [
@@ -193,7 +167,7 @@ class _GeneralOp(RowOp):
         )
 
 
-def _general(row: Row) -> Callable[..., Tensor]:
+def general(row: Row) -> Callable[..., Tensor]:
     """A row of any number of inputs and params on Tensors."""
     kernels = cpu.kernels_of(row)
     ops: dict[tuple[bool, ...], _GeneralOp] = {}
@@ -208,7 +182,7 @@ def _general(row: Row) -> Callable[..., Tensor]:
         numbers = [cpu.constant(p, dtype) for p in operands[count:]]
         arrays = [x._array for x in xs]
         try:
-            array = kernels[dtype](*arrays, *numbers, out=...)
+            array = kernels[dtype](*arrays, *numbers)
         except ValueError:
             shapes = [a.shape for a in arrays]
             for k, shape in enumerate(shapes[1:]):
@@ -233,6 +207,32 @@ def _check_shapes(a: tuple[int, ...], b: tuple[int, ...]) -> None:
         np.broadcast_shapes(a, b)
     except ValueError:
         raise broadcast_error(a, b) from None
+
+
+def _function(row: Row) -> Callable[..., Any]:
+    """The row as a function of Tensors, of Values, and of both."""
+    simple = len(row.operands) == 1 or (len(row.inputs) == 2 and not row.params)
+    of_tensors = make(row) if simple else general(row)
+    of_values = _of_values(row)
+    count = len(row.operands)
+
+    def unary(input: Any) -> Any:
+        return of_values(input) if isinstance(input, Value) else of_tensors(input)
+
+    def several(*operands: Any) -> Any:
+        if len(operands) != count:
+            raise TypeError(f"{row.name}() takes {count} arguments, but {len(operands)} were given")
+        if not any(isinstance(x, Value) for x in operands):
+            return of_tensors(*operands)
+        like = next((x for x in operands if isinstance(x, Tensor)), None)
+        if like is None:
+            return of_values(*operands)
+        return of_tensors(*[x.as_tensor(like) if isinstance(x, Value) else x for x in operands])
+
+    function = unary if count == 1 else several
+    function.__name__ = function.__qualname__ = row.name
+    function.__doc__ = row.doc
+    return function
 
 
 def _of_values(row: Row) -> Callable[..., Value]:

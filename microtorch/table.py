@@ -381,6 +381,38 @@ ROWS: dict[str, Row] = {
 }  # fmt: skip
 
 
+# The gates of a GRU: each is a part that is linear in x and one that is linear in h.
+_GATES = {
+    "reset": "sigmoid(r + p)",
+    "update": "sigmoid(u + q)",
+    "new": "tanh(w + sigmoid(r + p) * v)",
+}
+# What recurrent layers do an element and step, between their products. nn has the functions.
+CELLS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        Row("lstm_cell", "x f w c", "sigmoid(f) * c + sigmoid(x) * tanh(w)",
+            "(1 - sigmoid(x)) * sigmoid(x) * tanh(w); (1 - sigmoid(f)) * sigmoid(f) * c;"
+            "(1 - tanh(w) * tanh(w)) * sigmoid(x); sigmoid(f)", types="real", public=False,
+            doc="Next c of an LSTM from its gates (input, forget, new), before activation, and c."),
+        Row("lstm_output", "o c", "sigmoid(o) * tanh(c)",
+            "(1 - sigmoid(o)) * sigmoid(o) * tanh(c); (1 - tanh(c) * tanh(c)) * sigmoid(o)",
+            types="real", public=False, doc="Next h of an LSTM from its output gate and next c."),
+        Row("gru_cell", "r u w p q v h", substitute("(h - new) * update + new", _GATES),
+            substitute(
+                "(1 - update) * (1 - new * new) * (1 - reset) * reset * v;"
+                "(h - new) * (1 - update) * update;"
+                "(1 - update) * (1 - new * new);"
+                "(1 - update) * (1 - new * new) * (1 - reset) * reset * v;"
+                "(h - new) * (1 - update) * update;"
+                "(1 - update) * (1 - new * new) * reset;"
+                "update", _GATES,
+            ), types="real", public=False,
+            doc="Next h of a GRU from its gates (reset, update, new) of x and of h, and h."),
+    )
+}  # fmt: skip
+
+
 class Fold:
     """One reduction: `a` the running value, `b` the next element, `n` the number of elements."""
 
@@ -552,7 +584,7 @@ def markdown() -> Iterator[str]:
     """The table as lines of Markdown."""
     yield "| op | formula | derivatives | doc |"
     yield "| --- | --- | --- | --- |"
-    for row in ROWS.values():
+    for row in (*ROWS.values(), *CELLS.values()):
         derivatives = "; ".join(row.derivatives or ("-",))
         operands = ", ".join(row.operands)
         yield f"| {row.name}({operands}) | `{row.formula}` | `{derivatives}` | {row.doc} |"

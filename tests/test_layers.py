@@ -78,7 +78,7 @@ LONGEST = 450
 LONGER = {
     "capture.guards": (470, "one walk, with a case for each kind of value"),
     "tensor": (710, "one class with the attributes and conversions that PyTorch gives it"),
-    "table": (560, "the table is one, and read as one"),
+    "table": (600, "the table is one, and read as one"),
     "nn.module": (480, "one class with the methods that PyTorch gives it"),
     "kernels.vecmath": (650, "a text for each function and each width, with its error bounds"),
     "random": (510, "a method for each distribution, with PyTorch's errors"),

@@ -9,20 +9,22 @@ from test_table import DOUBLE, draw
 
 import microtorch as torch
 from microtorch import Value, derive
-from microtorch.table import ROWS, VOCABULARY
+from microtorch.table import CELLS, ROWS, VOCABULARY
 
 NAMES = (f"mine{k}" for k in itertools.count())
 
 
 def evaluated(formula, values):
     """A formula on arrays of float64."""
-    return np.broadcast_to(oracle.numpy_value(formula, DOUBLE, values), values["x"].shape)
+    return np.broadcast_to(
+        oracle.numpy_value(formula, DOUBLE, values), next(iter(values.values())).shape
+    )
 
 
 # ---------------------------------------------------------------------------- derivation
-@pytest.mark.parametrize("name", [n for n, r in ROWS.items() if r.derivatives])
+@pytest.mark.parametrize("name", [n for n, r in {**ROWS, **CELLS}.items() if r.derivatives])
 def test_derived_derivatives_are_those_of_the_table(name):
-    row = ROWS[name]
+    row = {**ROWS, **CELLS}[name]
     arrays, params = draw(row, np.random.default_rng(0), DOUBLE, 200)
     values = dict(zip(row.operands, [*arrays, *map(np.float64, params)], strict=True))
     values["z"] = evaluated(row.formula, values)

@@ -254,7 +254,7 @@ def freed_node(node: Node) -> Node | None:
     for x in engine.topological([node])[0]:
         if isinstance(x, Node) and x is not LEAF and x.saved is None:
             made = object.__new__(Node)
-            made.op, made.seq, made.parents = _Freed(node.op.kind), next_seq(), ()
+            made.op, made.seq, made.parents = _Freed(node.name()), next_seq(), ()
             made.saved = made.const = None
             return made
     return None

@@ -97,7 +97,8 @@ def perform(
 ) -> Any:
     """Do an operation and record it.
 
-    target: what it writes into. effect: it changes what no array shows, or asks for that.
+    target: what it writes into, or a tuple of that. effect: it changes what no array shows, or
+    asks for that.
 
     Raises:
         CaptureError: for what cannot be done again.
@@ -122,20 +123,22 @@ def perform(
     if target is None:
         if not known:
             _refuse_by_value(name, args)
-    elif type(target) is not Traced:
-        raise refusal("a recorded array is written into a plain one", "Use tensors")
-    elif known and tape.untouched(target):
-        with paused():
-            function(*plain(args), **plain(options))
-        return target
-    else:
-        tape.writable(target)
+    targets = target if isinstance(target, tuple) else (target,)
+    if target is not None:
+        if any(type(t) is not Traced for t in targets):
+            raise refusal("a recorded array is written into a plain one", "Use tensors")
+        if known and all(tape.untouched(t) for t in targets):
+            with paused():
+                function(*plain(args), **plain(options))
+            return target
+        for t in targets:
+            tape.writable(t)
     with paused():
         found = function(*plain(args), **plain(options))
     several = isinstance(found, (tuple, list))
     values = list(found) if several else [found]
     if target is not None:
-        results, new = [target], [0]
+        results, new = list(targets), list(range(len(targets)))
     elif all(isinstance(v, (np.ndarray, np.generic)) for v in values):
         parents = [next((s for s in sources if _within(v, s)), None) for v in values]
         # What is made of constants may be written later, by what is no constant.
@@ -155,7 +158,9 @@ def perform(
         RULES, Notes(tape, results), function, args, options) is NotImplemented):  # fmt: skip
         outs = [results[k] for k in new]
         _call(tape, function, given, outs, [] if target is not None else new, effect)
-    if not several or target is not None:
+    if target is not None:
+        return target
+    if not several:
         return results[0]
     return type(found)(*results) if hasattr(found, "_fields") else type(found)(results)
 
@@ -230,12 +235,14 @@ class Notes:
     ) -> None:
         """Formulas over whole arrays; a target of another shape or dtype gets a copy."""
         shape, made = np.broadcast_shapes(*(x.shape for x in ins)), self.results
-        direct = out is None or (shape == out.shape and kinds[-1] == out.dtype)
-        if not direct:
-            made = [self.tape.fresh(np.empty(shape, kinds[-1], like=out.value))]
+        if out is not None:
+            made = [z if (z.shape, z.dtype) == (shape, kind)
+                    else self.tape.fresh(np.empty(shape, kind, like=z.value))
+                    for z, kind in zip(made, kinds, strict=True)]  # fmt: skip
         self._map(label, made, ins, formulas, names)
-        if not direct:
-            self.copy(out, made[0])
+        for z, own in zip(self.results, made, strict=True):
+            if z is not own:
+                self.copy(z, own)
 
     def fold(
         self, name: str, ins: Any, dims: Any, kind: Any, formula: str = "x", names: Any = ("x",),
@@ -261,7 +268,7 @@ class Notes:
         refs += [broadcast(x.ref, lead) for x in ins[count:]]
         self.tape.emit(Rows((permuted(result, order),), tuple(refs), name=name, label=name))
 
-    def product(self, x: Any, y: Any, shape: tuple[int, ...]) -> None:
+    def product(self, x: Any, y: Any, shape: tuple[int, ...], out: Any = None) -> None:
         """A product of stacks of matrices."""
         lead = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
         target = _shaped(self.results[0].ref, (*lead, x.shape[-2], y.shape[-1]))

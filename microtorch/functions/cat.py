@@ -132,7 +132,8 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None)
                 f"{list(x._array.shape)} at entry {k}"
             )
     dim = normal_dim(dim, len(shape) + 1)
-    dtype = dtypes.result_type([(x.dtype, 2) for x in parts])
-    parts = [primitives.cast(x, dtype) for x in parts]
+    if len({x._array.dtype for x in parts}) > 1:
+        dtype = dtypes.result_type([(x.dtype, 2) for x in parts])
+        parts = [primitives.cast(x, dtype) for x in parts]
     array = np.asarray(np.stack([x._array for x in parts], dim), order="C")
     return deliver(record(STACK, array, tuple(parts), const=(dim, len(parts), shape)), out)

@@ -253,18 +253,19 @@ def rows(name: str, ins: list[Array], dim: int) -> Array:
     return made
 
 
-def product(x: Array, y: Array) -> Array:
-    """`x @ y` of stacks of matrices (..., n, k) and (..., k, m)."""
+def product(x: Array, y: Array, out: Array | None = None) -> Array:
+    """`x @ y` of stacks of matrices (..., n, k) and (..., k, m), into memory without gaps."""
     lead = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     (n, k), m = x.shape[-2:], y.shape[-1]
-    made = empty((*lead, n, m), x.dtype)
+    made = empty((*lead, n, m), x.dtype) if out is None else out
     if not made.size:
         return made
     x, y = spread(x, (*lead, n, k)), spread(y, (*lead, k, m))
     lengths, steps = merged(lead, [distances(v)[:-2] for v in (x, y)])
     if len(lengths) > 1:
         # Matrices that no one distance leads to are brought together.
-        return product(copied(x).reshape(-1, n, k), copied(y).reshape(-1, k, m)).reshape(made.shape)
+        stacks = copied(x).reshape(-1, n, k), copied(y).reshape(-1, k, m)
+        return product(*stacks, made.reshape(-1, n, m)).reshape(made.shape)
     if blas.product(x, y, made, lengths[0], steps):
         return made
     tile, depth, each = SMALL_TILES if start().simulated else TILES[made.dtype.name]

@@ -122,14 +122,17 @@ class There:
             made = [laid(shape, ins, d) for d in kinds]
             map_(made, ins, formulas, names)
             return made[0] if len(made) == 1 else tuple(made)
-        if type(out) is not Array:
+        outs = out if isinstance(out, tuple) else (out,)
+        if any(type(z) is not Array for z in outs):
             raise RuntimeError(DIFFERENT)
-        if out.shape != np.broadcast_shapes(shape, out.shape):
-            raise ValueError(f"non-broadcastable output operand with shape {out.shape}")
-        direct = out if out.dtype == kinds[-1] else empty(shape, kinds[-1])
-        map_([direct], ins, formulas, names)
-        if direct is not out:
-            copy(out, direct)
+        for z in outs:
+            if z.shape != np.broadcast_shapes(shape, z.shape):
+                raise ValueError(f"non-broadcastable output operand with shape {z.shape}")
+        made = [z if z.dtype == d else empty(shape, d) for z, d in zip(outs, kinds, strict=True)]
+        map_(made, ins, formulas, names)
+        for z, own in zip(outs, made, strict=True):
+            if z is not own:
+                copy(z, own)
         return out
 
     @staticmethod
@@ -140,9 +143,12 @@ class There:
         return made.reshape(kept) if keepdims else made
 
     @staticmethod
-    def product(x: Array, y: Array, shape: tuple[int, ...]) -> Array:
-        """A product of stacks of matrices, in a shape."""
-        return launch.product(x, y).reshape(shape)
+    def product(x: Array, y: Array, shape: tuple[int, ...], out: Any = None) -> Array:
+        """A product of stacks of matrices, in a shape, or written into contiguous memory."""
+        if out is None:
+            return launch.product(x, y).reshape(shape)
+        launch.product(x, y, out)
+        return out  # type: ignore[no-any-return]
 
     @staticmethod
     def part(x: Array, key: Any) -> Array:

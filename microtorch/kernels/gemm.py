@@ -1,4 +1,4 @@
-"""Products of matrices of any strides, with fused multiply-add, for compiled programs.
+"""Products of matrices of any strides, with fused multiply-add, for compiled programs and loops.
 
 A block of rows by two vectors of columns is summed in registers over up to DEPTH of the inner
 dimension; the columns are copied into a panel first, which stays in the nearest cache. On CPUs
@@ -7,10 +7,17 @@ longer of rows and columns.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
-from . import jit
+import numpy as np
+
+from . import jit, native
+from .ufuncs import ByDtype
 
 DEPTH = 256
+# Products of fewer rows, and of more multiplications, are OpenBLAS's.
+FEW, MOST = 4, 1 << 18
 
 _GEMM = """
 def packed(panel, b, by_row, by_column, depth, width):
@@ -94,3 +101,57 @@ def address(dtype: str) -> int:
         after="\n".join(" " * 16 + line for line in after),
     )  # fmt: skip
     return jit.address("gemm", text, "void(i64,i64,i64,i64,i64,i64)")
+
+
+# The context: 0 ndarray, 1 dtype, 2 log2 of the item size, 3 PyObject_Vectorcall, 4 what is called
+# instead, 5 `gemm`, 6 None, 7 Py_IncRef. Of an array object see `native`.
+_INTO = f"""
+def kernel(self, args, nargs, names):
+    c = i64_at(self + {{bytes}})
+    given = i64_at(args)
+    sizes = words(8)
+    s = i64_at(sizes)
+    good = (nargs == 3) & (names == 0)
+    if good:
+        for k in range(3):
+            x = i64_at(given[k])
+            if x[1] != c[0]:
+                good = False
+                break
+            flags = i32_at(given[k] + 64)[0]
+            good = good & (x[7] == c[1]) & (i32_at(given[k] + 24)[0] == 2)
+            good = good & ((flags & 0x100) != 0) & ((k < 2) | ((flags & 0x401) == 0x401))
+    if good:
+        a, b, z = i64_at(given[0]), i64_at(given[1]), i64_at(given[2])
+        n, depth, m = i64_at(a[4])[0], i64_at(a[4])[1], i64_at(b[4])[1]
+        good = (depth == i64_at(b[4])[0]) & (n == i64_at(z[4])[0]) & (m == i64_at(z[4])[1])
+        good = good & (n >= {FEW}) & (m * depth > 0) & (n * depth * m <= {MOST})
+    if not good:
+        return call(c[3], (c[4], args, nargs, names))
+    s[0], s[1], s[2], s[7] = n, depth, m, m
+    s[3], s[4] = i64_at(a[5])[0] >> c[2], i64_at(a[5])[1] >> c[2]
+    s[5], s[6] = i64_at(b[5])[0] >> c[2], i64_at(b[5])[1] >> c[2]
+    call(c[5], (a[2], b[2], z[2], sizes, 0, 1))
+    call(c[7], (c[6],))
+    return c[6]
+"""
+
+
+def _into(dtype: np.dtype[Any]) -> Callable[..., None]:
+    def instead(a: Any, b: Any, out: Any) -> None:
+        np.dot(a, b, out=out)
+
+    if jit.vector_bytes() < 64 or not native.available():
+        return instead
+    at = jit.address("kernel", _INTO.format(bytes=native.BYTES), "i64(i64,i64,i64,i64)")
+    vectorcall, _, incref = native.api()
+    context = [
+        id(np.ndarray), id(dtype), dtype.itemsize.bit_length() - 1, vectorcall, id(instead),
+        address(dtype.name), id(None), incref,
+    ]  # fmt: skip
+    return native.builtin("product", at, context, (instead, dtype))
+
+
+# `into[dtype](a, b, out)` writes a @ b of matrices into another one, without gaps and apart from
+# both. Small ones are multiplied here, where that is faster than OpenBLAS.
+into = ByDtype(_into)

@@ -3,7 +3,9 @@
 A ufunc call takes 0.28 us and a gufunc call 0.54 us, nearly all of it preparation. The function
 that `function(...)` gives looks at the operands itself and, where they are contiguous arrays of the
 kernel's dtype and of one shape or a single element, makes the result and runs the loop: 0.12 us.
-Everything else, and everything large, goes to the ufunc, so the results are the same.
+So it does for matrices of contiguous rows, row by row (parts of the columns of a matrix, as the
+gates of a recurrent layer are), and for a vector beside them. Everything else, and everything
+large, goes to the ufunc, so the results are the same.
 
 This reads CPython's and NumPy's objects in memory. `available` compares every place that is read
 with a probe first; where one differs (another interpreter), kernels stay plain ufuncs.
@@ -22,25 +24,32 @@ from . import jit
 
 # More elements than this go to the ufunc, which lets other threads run meanwhile.
 MOST = 1 << 16
+# So do more rows that do not lie together, which NumPy goes through faster.
+ROWS = 128
 
 # The context, a bytes object, as words: 0 number of inputs, 1 ndarray, 2 dtype, 3 item size,
-# 4 PyObject_Vectorcall, 5 what is called instead, 6 PyArray_NewFromDescr, 7 dtype of the result,
-# 8 loop, 9 its data, 10 item size of the result, 11 Py_IncRef, 12 whether all elements are folded,
-# whatever the rank, to an array of one.
+# 4 PyObject_Vectorcall, 5 what is called instead, 6 PyArray_NewFromDescr, 7 dtype of the results,
+# 8 loop, 9 its data, 10 item size of the results, 11 Py_IncRef, 12 whether all elements are folded,
+# whatever the rank, to an array of one, 13 number of results, 14 None.
 # An array object: 8 type, 16 data, 24 rank, 32 shape, 40 strides, 56 dtype, 64 flags.
 _MAP = f"""
 def kernel(self, args, nargs, names):
     c = i64_at(self + {{bytes}})
     count = c[0]
     given = i64_at(args)
-    operands = words(8)
+    operands = words(16)
     a = i64_at(operands)
-    steps = words(8)
+    steps = words(16)
     s = i64_at(steps)
+    # Distances of rows, and the bytes from the first element to the last.
+    jumps = i64_at(words(16))
+    spans = i64_at(words(16))
     shape = 0
     rank = i64(-1)
     size = i64(1)
-    good = (names == 0) & ((nargs == count) | (nargs == count + 1)) & (nargs < 8)
+    gaps = False
+    good = (names == 0) & (((nargs == count) & (c[13] == 1)) | (nargs == count + c[13]))
+    good = good & (nargs < 16)
     if good:
         for k in range(nargs):
             x = i64_at(given[k])
@@ -50,27 +59,38 @@ def kernel(self, args, nargs, names):
             flags = i32_at(given[k] + 64)[0]
             nd = i64(i32_at(given[k] + 24)[0])
             lengths = i64_at(x[4])
+            strides = i64_at(x[5])
+            item = where(k < count, c[3], c[10])
             n = i64(1)
             still = i64(0)
             for d in range(nd):
                 n = n * lengths[d]
-                still = still | i64_at(x[5])[d]
-            # Without gaps, or one element repeated.
+                still = still | strides[d]
+            # Without gaps, or one element repeated, or rows without gaps.
             whole = (flags & 1) != 0
-            good = good & (x[7] == where(k == count, c[7], c[2]))
-            good = good & ((flags & 0x100) != 0) & (whole | (still == 0))
+            rows = False
+            jumps[k] = 0
+            spans[k] = n * item
+            if nd == 2:
+                rows = (strides[1] == item) & (strides[0] >= 0) & (not whole)
+                jumps[k] = strides[0]
+                if rows:
+                    gaps = True
+                    spans[k] = (lengths[0] - 1) * strides[0] + lengths[1] * item
+            good = good & (x[7] == where(k < count, c[2], c[7]))
+            good = good & ((flags & 0x100) != 0) & (whole | rows | (still == 0))
             a[k] = x[2]
-            s[k] = where(whole, where(k == count, c[10], c[3]), 0)
-            if k == count:
+            s[k] = where(whole | rows, item, 0)
+            if k >= count:
                 # The result is given: of the shape found, and an operand or apart from all.
-                good = good & whole & (n == size) & (nd == rank) & ((flags & 0x400) != 0)
+                good = good & (whole | rows) & (n == size) & (nd == rank) & ((flags & 0x400) != 0)
                 if good:
                     for d in range(nd):
                         good = good & (lengths[d] == i64_at(shape)[d])
-                    for j in range(k):
-                        end = a[j] + size * c[3]
-                        apart = (end <= a[k]) | (a[k] + size * c[10] <= a[j])
-                        good = good & (apart | ((a[j] == a[k]) & ((s[j] != 0) | (size == 1))))
+                    for j in range(count):
+                        apart = (a[j] + spans[j] <= a[k]) | (a[k] + spans[k] <= a[j])
+                        same = (a[j] == a[k]) & ((s[j] != 0) | (size == 1)) & (jumps[j] == jumps[k])
+                        good = good & (apart | same)
             elif nd > rank:
                 good = good & (size == 1)
                 for j in range(k):
@@ -79,7 +99,10 @@ def kernel(self, args, nargs, names):
             elif n == 1:
                 s[k] = where(size == 1, c[3], 0)
             elif nd < rank:
-                good = False
+                # A vector that stands for every row.
+                good = good & whole & (nd == 1) & (rank == 2)
+                good = good & (lengths[0] == i64_at(shape)[rank - 1])
+                gaps = True
             elif size == 1:
                 for j in range(k):
                     s[j] = 0
@@ -88,6 +111,8 @@ def kernel(self, args, nargs, names):
                 for d in range(nd):
                     good = good & (lengths[d] == i64_at(shape)[d])
         good = good & (size <= {MOST})
+        if good & gaps:
+            good = i64_at(shape)[0] <= {ROWS}
     if not good:
         return call(c[4], (c[5], args, nargs, names))
     if nargs == count:
@@ -97,12 +122,23 @@ def kernel(self, args, nargs, names):
             return 0
         a[count] = i64_at(out)[2]
         s[count] = c[10]
+        if rank == 2:
+            jumps[count] = i64_at(shape)[1] * c[10]
     else:
         out = given[count]
+        if c[13] > 1:
+            out = c[14]
         call(c[11], (out,))
     length = words(1)
     i64_at(length)[0] = size
-    call(c[8], (operands, length, steps, c[9]))
+    if gaps:
+        i64_at(length)[0] = i64_at(shape)[1]
+        for row in range(i64_at(shape)[0]):
+            call(c[8], (operands, length, steps, c[9]))
+            for k in range(count + c[13]):
+                a[k] += where(s[k] != 0, jumps[k], 0)
+    else:
+        call(c[8], (operands, length, steps, c[9]))
     return out
 """
 
@@ -277,18 +313,21 @@ def function(
     fold: bool = False,
     total: bool = False,
 ) -> Callable[..., Any]:
-    """The kernel of a ufunc with one result, which is always an array, as a built-in function.
+    """The kernel of a ufunc, whose result is always an array, as a built-in function.
 
-    types: dtypes of the inputs, which are one, and of the result. total: a fold takes all elements
-    of operands of one shape, and gives an array of shape (1,).
+    types: dtypes of the inputs, which are one, and of the results, which are one. total: a fold
+    takes all elements of operands of one shape, and gives an array of shape (1,). A kernel of
+    several results gives None where it was given the arrays for them.
     """
+    inputs, outputs = ufunc.nin, ufunc.nout
 
     def instead(*operands: Any, **options: Any) -> Any:
         if total:
             return ufunc(*[x.ravel() for x in operands], out=...).reshape(1)
-        if len(operands) == len(types) - 1:
+        if len(operands) == inputs:
             options.setdefault("out", ...)
-        return ufunc(*operands, **options)
+        found = ufunc(*operands, **options)
+        return found if outputs == 1 or len(operands) == inputs else None
 
     if not available():
         return instead
@@ -296,8 +335,8 @@ def function(
     address = jit.address("kernel", text, "i64(i64,i64,i64,i64)")
     vectorcall, new_array, incref = api()
     context = [
-        len(types) - 1, id(np.ndarray), id(types[0]), types[0].itemsize, vectorcall, id(instead),
-        new_array, id(types[-1]), loop, data, types[-1].itemsize, incref, total,
+        inputs, id(np.ndarray), id(types[0]), types[0].itemsize, vectorcall, id(instead),
+        new_array, id(types[-1]), loop, data, types[-1].itemsize, incref, total, outputs, id(None),
     ]  # fmt: skip
     return builtin(ufunc.__name__, address, context, (instead, types))
 

@@ -147,14 +147,14 @@ def _product(to: Any, function: Any, a: Any, b: Any, out: Any = None) -> Any:
     x, y = to.lift(a), to.lift(b)
     if x.ndim == 0 or y.ndim == 0 or (function is np.dot and max(x.ndim, y.ndim) > 2):
         return NotImplemented
-    if x.dtype != y.dtype or x.dtype not in FLOATS or out is not None:
+    if x.dtype != y.dtype or x.dtype not in FLOATS:
         return NotImplemented
     left = x[None] if x.ndim == 1 else x
     right = y[:, None] if y.ndim == 1 else y
     if left.shape[-1] != right.shape[-2]:
         raise ValueError(f"shapes {x.shape} and {y.shape} not aligned")
     lead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    return to.product(left, right, (*lead, *x.shape[-2:-1], *y.shape[-1:] * (y.ndim > 1)))
+    return to.product(left, right, (*lead, *x.shape[-2:-1], *y.shape[-1:] * (y.ndim > 1)), out)
 
 
 @rule("where")

@@ -63,10 +63,10 @@ def make_ufunc(
 
 def made(
     name: str, loop: int, data: int, types: list[np.dtype[Any]], meaning: Any,
-    core: str = "", total: bool = False,
+    core: str = "", total: bool = False, outputs: int = 1,
 ) -> Ufunc:  # fmt: skip
-    """A kernel of one result: a ufunc behind a built-in function, faster for small arrays."""
-    ufunc = make_ufunc(name, loop, data, types, 1, meaning, core)
+    """A kernel: a ufunc behind a built-in function, faster for small arrays."""
+    ufunc = make_ufunc(name, loop, data, types, outputs, meaning, core)
     return native.function(ufunc, loop, data, types, bool(core), total)
 
 
@@ -130,9 +130,7 @@ def backward(row: Row, needed: tuple[bool, ...], in_place: bool = False) -> ByDt
         cheap = text.is_cheap(row.derivatives or ())
         count = len(operands) + outputs
         shared, types = threads.share(loop, count, cheap), [dtype] * count
-        if outputs > 1:
-            return make_ufunc(name, *shared, types, outputs, meaning)
-        return made(name, *shared, types, meaning)
+        return made(name, *shared, types, meaning, outputs=outputs)
 
     return ByDtype(make)
 

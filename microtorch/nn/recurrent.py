@@ -2,12 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
-from ..autograd.function import Function
 from ..errors import argument_error
-from ..functions.cat import cat, stack
+from ..functions.cat import cat
 from ..functions.creation import empty, zeros
 from ..functions.op import need_tensor
 from ..tensor import Tensor
@@ -15,30 +13,7 @@ from . import functional as F
 from .init import uniform_
 from .module import Module
 from .parameter import Parameter
-
-# The state of a cell: (h,), or (h, c) of an LSTM.
-State = tuple[Tensor, ...]
-# How many blocks of hidden_size rows the weights of a cell have.
-_BLOCKS = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
-
-
-def _rnn(activation: Callable[[Tensor], Tensor], x: Tensor, w_hh: Any, b_hh: Any, h: Any) -> State:
-    return (activation(x + F.linear(h[0], w_hh, b_hh)),)
-
-
-def _lstm(x: Tensor, w_hh: Any, b_hh: Any, state: State) -> State:
-    i, f, g, o = (x + F.linear(state[0], w_hh, b_hh)).chunk(4, -1)
-    c = F.sigmoid(f) * state[1] + F.sigmoid(i) * F.tanh(g)
-    return F.sigmoid(o) * F.tanh(c), c
-
-
-def _gru(x: Tensor, w_hh: Any, b_hh: Any, state: State) -> State:
-    (h,) = state
-    x_r, x_z, x_n = x.chunk(3, -1)
-    h_r, h_z, h_n = F.linear(h, w_hh, b_hh).chunk(3, -1)
-    z = F.sigmoid(x_z + h_z)
-    n = F.tanh(x_n + F.sigmoid(x_r + h_r) * h_n)
-    return ((h - n) * z + n,)
+from .recurrence import BLOCKS, STEPS, State, along_layer
 
 
 def _parts(name: str, hx: Any, lstm: bool) -> tuple[Any, ...] | None:
@@ -49,30 +24,6 @@ def _parts(name: str, hx: Any, lstm: bool) -> tuple[Any, ...] | None:
         wanted, got = ("tuple of Tensors (h, c)", hx) if lstm else ("Tensor", hx)
         raise argument_error(name, "hx", 2, wanted, got)
     return tuple(hx) if lstm else (hx,)
-
-
-class _Steps(Function):
-    """The slices along the first dimension: `unbind`, whose backward would add up as many tensors
-    of the whole size as there are slices."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Any:
-        """The slices, as views."""
-        return x.unbind(0)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        """Their gradients, stacked."""
-        return stack(gradients)
-
-
-# (x W_ih^T + b_ih, W_hh, b_hh, state) -> the next state.
-_STEPS: dict[str, Callable[..., State]] = {
-    "RNN_TANH": lambda *args: _rnn(F.tanh, *args),
-    "RNN_RELU": lambda *args: _rnn(F.relu, *args),
-    "LSTM": _lstm,
-    "GRU": _gru,
-}
 
 
 class RNNBase(Module):
@@ -103,7 +54,7 @@ class RNNBase(Module):
         self.proj_size = proj_size
         # The names of the parameters of each layer and direction.
         self._names: list[list[str]] = []
-        rows = _BLOCKS[mode] * hidden_size
+        rows = BLOCKS[mode] * hidden_size
         given = proj_size or hidden_size
         for layer in range(num_layers):
             columns = given * (1 + bidirectional) if layer else input_size
@@ -166,7 +117,8 @@ class RNNBase(Module):
         sizes = [self.proj_size or self.hidden_size] + [self.hidden_size] * lstm
         shapes = [(len(self._names), x.shape[1], size) for size in sizes]
         if state is None:
-            state = tuple(zeros(shape, dtype=x.dtype, device=x.device) for shape in shapes)
+            made = {shape: zeros(shape, dtype=x.dtype, device=x.device) for shape in set(shapes)}
+            state = tuple(made[shape] for shape in shapes)
         for k, (s, shape) in enumerate(zip(state, shapes, strict=True)):
             if tuple(s.shape) != shape:
                 what = f"hidden[{k}]" if lstm else "hidden"
@@ -193,38 +145,27 @@ class RNNBase(Module):
 
     def _layers(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         directions = 1 + self.bidirectional
+        # A state (1, N, ...) for each layer and direction.
+        starts = [state]
+        if len(self._names) > 1:
+            starts = list(zip(*(s.split(1) for s in state), strict=True))
         ends: list[State] = []
         for layer in range(self.num_layers):
             outputs = []
             for direction in range(directions):
                 number = layer * directions + direction
-                found, end = self._along(
-                    x, [s[number] for s in state], self._names[number], bool(direction)
-                )
+                weights = [getattr(self, name) for name in self._names[number]]
+                if not self.bias:
+                    weights[2:2] = [None, None]
+                found, end = along_layer(self.mode, bool(direction), x, starts[number], *weights)
                 outputs.append(found)
                 ends.append(end)
             x = outputs[0] if directions == 1 else cat(outputs, -1)
             if layer + 1 < self.num_layers:
                 x = F.dropout(x, self.dropout, self.training)
-        return x, tuple(stack(states) for states in zip(*ends, strict=True))
-
-    def _along(
-        self, x: Tensor, start: list[Tensor], names: list[str], backwards: bool
-    ) -> tuple[Tensor, State]:
-        """The outputs of one layer in one direction, and its last state."""
-        weights = [getattr(self, name) for name in names]
-        w_ih, w_hh = weights[:2]
-        b_ih, b_hh = weights[2:4] if self.bias else (None, None)
-        step = _STEPS[self.mode]
-        inputs = _Steps.apply(F.linear(x, w_ih, b_ih))
-        state: State = tuple(start)
-        outputs = []
-        for part in reversed(inputs) if backwards else inputs:
-            state = step(part, w_hh, b_hh, state)
-            if self.proj_size:
-                state = (F.linear(state[0], weights[-1]), *state[1:])
-            outputs.append(state[0])
-        return stack(outputs[::-1] if backwards else outputs), state
+        if len(ends) == 1:
+            return x, ends[0]
+        return x, tuple(cat(states) for states in zip(*ends, strict=True))
 
 
 def _check_options(
@@ -374,7 +315,7 @@ class RNNCellBase(Module):
                     f"hidden{k} has inconsistent hidden_size: got {s.shape[1]}, expected "
                     f"{self.hidden_size}"
                 )
-        found = _STEPS[self._mode](
+        found = STEPS[self._mode](
             F.linear(x, self.weight_ih, self.bias_ih), self.weight_hh, self.bias_hh, state
         )
         return found if input.ndim == 2 else tuple(s.squeeze(0) for s in found)
