@@ -16,7 +16,7 @@ SMALL = 1024
 # Of so many operations, loops become no longer than so many works: what a recurrent layer does at
 # every step gives equal loops then.
 # (Element by element they may become three times as long.)
-LONG, SHORT = 300, 16
+LONG, SHORT = 100, 12
 # What occurs so often has its text once.
 OFTEN = 4
 
