@@ -25,19 +25,21 @@ from typing import Any
 
 import numpy as np
 
-from ..graph.node import Node
 from ..kernels import objects
 from ..nn.module import Module
 from ..optim.optimizer import Optimizer
-from ..random import Generator
 from ..tensor import Tensor
 from ..value import Value
 from .comparisons import Comparisons, last, parts_rows
 from .tape import HOOKED, CaptureError
 from .usercode import (
+    CALLED,
     CLOCKS,
+    MAKERS,
+    MAKES,
     REFUSED,
     UNREPEATABLE,
+    classes_to,
     end_of,
     imported_as,
     is_library,
@@ -45,31 +47,24 @@ from .usercode import (
     names_of,
     names_of_code,
     parts_of,
+    subclassed,
 )
-from .values import CONTAINERS, SIMPLE, frozen, generators, hooks_of, module_state, state_of
+from .values import (
+    CLOSED,
+    CONTAINERS,
+    OF_TENSORS,
+    OPERATORS,
+    RECORDED,
+    SIMPLE,
+    WHOLE,
+    WRAPPERS,
+    frozen,
+    generators,
+    hooks_of,
+    module_state,
+    state_of,
+)  # fmt: skip
 
-_WRAPPERS = (types.MethodType, staticmethod, classmethod)
-# Objects that are no owners of attributes of the user's.
-_CLOSED = (*SIMPLE, *CONTAINERS, *_WRAPPERS, types.FunctionType, types.BuiltinFunctionType,
-           property, functools.partial, np.ndarray, np.ufunc, np.dtype, Tensor, Node)  # fmt: skip
-# Objects whose attributes cannot be added, or are compared elsewhere.
-_WHOLE = (*_CLOSED, random.Random, types.ModuleType, Module)
-# Objects whose methods are recorded.
-_RECORDED = (Optimizer, Value, Generator)
-
-
-_OF_TENSORS = frozenset(dir(Tensor))
-# Methods that code calls without naming them.
-_OPERATORS = {
-    n for n in _OF_TENSORS if n[:2] == "__" and {n, n.replace("__r", "__")} & vars(operator).keys()
-} - {"__doc__"}
-_CALLED = {"forward", "__call__"}
-# Methods that make objects of a class, and names by which code makes some of a class that it does
-# not name.
-_MAKERS = {"__init__", "__new__"}
-_MAKES = {"type", "__class__", "__new__"}
-# The flag of classes that nobody can change.
-_IMMUTABLE = 1 << 8
 _ABSENT = object()
 
 
@@ -123,9 +118,7 @@ class Guards(Comparisons):
             self._finish(value)
         for t in (v for v in (*self._held.values(), *self._seen.values()) if isinstance(v, Tensor)):
             # The package's own names on tensors begin with "_".
-            names = {
-                n for n in self._names - vars(t).keys() if n[0] != "_" and n not in _OF_TENSORS
-            }
+            names = {n for n in self._names - vars(t).keys() if n[0] != "_" and n not in OF_TENSORS}
             self.lacks("a tensor's attribute", vars(t), *names, later=bool(self._by_text & names))
         problem, name = self._problem
         if problem:
@@ -223,7 +216,7 @@ class Guards(Comparisons):
             self._named[id(value)] = last(words)
         if isinstance(value, types.FunctionType):
             self._function(value)
-        elif isinstance(value, _WRAPPERS):
+        elif isinstance(value, WRAPPERS):
             self._makes = self._makes or isinstance(value, classmethod)
             self._visit_all((value.__func__, getattr(value, "__self__", None)))
         elif isinstance(value, property):
@@ -296,7 +289,7 @@ class Guards(Comparisons):
                          rows=self.rows_of(function, "." + n, found))  # fmt: skip
             names = names_of_code(code)
             self._names |= names.attributes
-            self._makes = self._makes or bool(_MAKES & (names.attributes | names.variables))
+            self._makes = self._makes or bool(MAKES & (names.attributes | names.variables))
             self._by_text |= names.texts
             self._imported(names.modules, function.__globals__)
             for name in names.variables:
@@ -343,12 +336,10 @@ class Guards(Comparisons):
         elif isinstance(value, type):
             for base in value.__mro__:
                 if not is_library(None, base.__module__):
-                    used = self._used_in(base)
-                    if id(value) in self._unmade and not self._makes:
-                        used -= _MAKERS
-                    for name in used:
+                    unmade = id(value) in self._unmade and not self._makes
+                    for name in self._used_in(base) - (MAKERS if unmade else set()):
                         self.note(f"{base.__name__}.{name}", base, f".__dict__[{name!r}]")
-            for name in self._names | (_OPERATORS if value is Tensor else _CALLED):
+            for name in self._names | (OPERATORS if value is Tensor else CALLED):
                 self._method(value, name)
             if not is_library(None, type(value).__module__):
                 self._visit(type(value))
@@ -361,7 +352,7 @@ class Guards(Comparisons):
             for name in self._names & (names_of(value) - {"data", "grad"}):
                 if name[0] != "_":
                     self.note(f"a Value's {name}", value, f".{name}")
-        elif not isinstance(value, _CLOSED) or self._subclassed(value):
+        elif not isinstance(value, CLOSED) or subclassed(value):
             if not type(value).__module__.startswith(("microtorch.capture", "numpy")):
                 for name in self._used(value, names_of(value)):
                     found = value.__dict__.get(name) if isinstance(value, Module) else None
@@ -374,9 +365,7 @@ class Guards(Comparisons):
 
     def _method(self, kind: type, name: str) -> None:
         """Note where a class has a method: what is added before it would hide it."""
-        line = [base for base in kind.__mro__ if not base.__flags__ & _IMMUTABLE]
-        found = next((k for k, base in enumerate(line) if name in vars(base)), -1)
-        for base in line[: found + 1]:
+        for base in classes_to(kind, name):
             if is_library(None, base.__module__):
                 self._of_library(base.__name__, base, objects.dict_of(base), name)
 
@@ -407,10 +396,6 @@ class Guards(Comparisons):
             return {n for n in names if n[0] != "_"} | self._names.intersection(names)
         return self._names.intersection(names)
 
-    def _subclassed(self, value: Any) -> bool:
-        kind = type(value)
-        return isinstance(value, CONTAINERS) and not is_library(None, kind.__module__)
-
     def _finish(self, value: Any) -> None:
         """Note what objects lack, as all names are known now, and look for what is refused."""
         kind = type(value)
@@ -439,11 +424,11 @@ class Guards(Comparisons):
             self.lacks(
                 "a function's attribute", vars(value), *self._by_text - {"*"} - vars(value).keys()
             )
-        elif not isinstance(value, (*_WHOLE, *self._generators)) or self._subclassed(value):
+        elif not isinstance(value, (*WHOLE, *self._generators)) or subclassed(value):
             held = getattr(value, "__dict__", None)
             if not isinstance(held, dict) or kind.__module__.startswith("microtorch.capture"):
                 return
-            if not isinstance(value, _RECORDED):
+            if not isinstance(value, RECORDED):
                 # A library's methods may change what no code of the user's names.
                 text = self.text("frozen({}, 2) == {}", held, frozen(held, 2))
                 self.places[id(value), ".__dict__"] = f"an attribute of {kind.__name__}", text

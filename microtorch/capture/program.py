@@ -10,7 +10,8 @@ from typing import Any, Self
 from .. import dtypes
 from ..graph.node import LEAF, mode
 from ..nn.module import Module
-from ..tensor import TENSORS, Tensor
+from ..tensor import Tensor
+from .arguments import describe, flatten
 from .fast import MISS
 from .guards import Guards
 from .kept import Kept
@@ -19,7 +20,6 @@ from .recording import recording
 from .scalars import NumberRead
 from .session import Session
 from .tape import OUTSIDE, CaptureError, active, place, refusal, warn
-from .values import CONTAINERS, SIMPLE, simple
 
 MOST_SIGNATURES = 8
 # A program that was dropped before it ran so often was recorded in vain.
@@ -32,39 +32,6 @@ MOST_DOUBLINGS = 13
 MANY_VALUES = 3
 # Calls that may make lasting things (an optimizer's state) before that is an error.
 WARM_UP = 2
-
-
-def flatten(value: Any, tensors: list[Tensor], held: list[Any]) -> Any:
-    """The key of an argument; its tensors, and what the key names by identity, are appended."""
-    kind = value.__class__
-    if kind in TENSORS or isinstance(value, Tensor):
-        tensors.append(value)
-        array, node = value._array, value._node
-        wanted = None if node is None else id(value) if node is LEAF else True
-        return (array.shape, array.strides, array.dtype, type(array), wanted)
-    if isinstance(value, SIMPLE):
-        return simple(value)
-    if isinstance(value, CONTAINERS):
-        more = getattr(value, "__dict__", None)
-        own = (flatten(more, tensors, held),) if more else ()
-        if isinstance(value, dict):
-            pairs = [(k, flatten(v, tensors, held)) for k, v in value.items()]
-            return (kind, getattr(value, "default_factory", None), *own, *pairs)
-        return (kind, *own, *[flatten(v, tensors, held) for v in value])
-    held.append(value)
-    return (kind, id(value))
-
-
-def describe(value: Any) -> str:
-    """An argument in a few words."""
-    if isinstance(value, Tensor):
-        kind = str(value.dtype).rpartition(".")[2]
-        return f"{kind}{list(value.shape)}" + "@cuda" * (value.device.type != "cpu")
-    if isinstance(value, (tuple, list)):
-        left, right = "[]" if isinstance(value, list) else "()"
-        return f"{left}{', '.join(map(describe, value))}{right}"
-    text = repr(value) if isinstance(value, SIMPLE) else type(value).__name__
-    return text if len(text) <= 20 else f"{text[:17]}..."
 
 
 def _modes() -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from .tape import OUTSIDE
+from .values import CONTAINERS
 
 _INSTALLED = tuple(sysconfig.get_path(n) + os.sep for n in ("purelib", "platlib"))
 _LIBRARY = (sysconfig.get_path("stdlib"), *_INSTALLED, *OUTSIDE)
@@ -59,6 +60,14 @@ REFUSED: tuple[tuple[str, str, str, str, Callable[[Any], bool] | None], ...] = (
     ("logging", "Logger", "_log", "{}() is called", of_library),
     ("numpy.random.bit_generator", "", "randbits", "a generator is made without a seed", of_python),
 )
+
+
+# Methods that code calls without naming them.
+CALLED = {"forward", "__call__"}
+# Methods that make objects of a class, and names by which code makes some of a class that it does
+# not name.
+MAKERS = {"__init__", "__new__"}
+MAKES = {"type", "__class__", "__new__"}
 
 
 class Names(NamedTuple):
@@ -163,3 +172,19 @@ def names_of(value: Any) -> set[str]:
 def parts_of(value: Any) -> list[Any]:
     """What a container contains: of a dict, the keys and the values."""
     return [*value, *value.values()] if isinstance(value, dict) else list(value)
+
+
+# The flag of classes that nobody can change.
+_IMMUTABLE = 1 << 8
+
+
+def classes_to(kind: type, name: str) -> list[type]:
+    """The classes that a name is looked for in, up to the one that has it; none if none has."""
+    line = [base for base in kind.__mro__ if not base.__flags__ & _IMMUTABLE]
+    found = next((k for k, base in enumerate(line) if name in vars(base)), -1)
+    return line[: found + 1]
+
+
+def subclassed(value: Any) -> bool:
+    """Whether a container is of a class of the user's."""
+    return isinstance(value, CONTAINERS) and not is_library(None, type(value).__module__)

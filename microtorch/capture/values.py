@@ -1,5 +1,7 @@
 """Python values as they are now, to be compared later: by value where they are simple."""
 
+import functools
+import operator
 import random
 import sys
 import types
@@ -9,10 +11,29 @@ from typing import Any
 
 import numpy as np
 
+from ..graph.node import Node
 from ..nn.module import Module
+from ..optim.optimizer import Optimizer
+from ..random import Generator
+from ..tensor import Tensor
+from ..value import Value
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, type(...))
 CONTAINERS = (list, tuple, set, frozenset, dict, deque)
+WRAPPERS = (types.MethodType, staticmethod, classmethod)
+# Objects that are no owners of attributes of the user's.
+CLOSED = (*SIMPLE, *CONTAINERS, *WRAPPERS, types.FunctionType, types.BuiltinFunctionType,
+           property, functools.partial, np.ndarray, np.ufunc, np.dtype, Tensor, Node)  # fmt: skip
+# Objects whose attributes cannot be added, or are compared elsewhere.
+WHOLE = (*CLOSED, random.Random, types.ModuleType, Module)
+# Objects whose methods are recorded.
+RECORDED = (Optimizer, Value, Generator)
+
+OF_TENSORS = frozenset(dir(Tensor))
+# Methods that code calls without naming them.
+OPERATORS = {
+    n for n in OF_TENSORS if n[:2] == "__" and {n, n.replace("__r", "__")} & vars(operator).keys()
+} - {"__doc__"}
 
 
 def simple(value: Any) -> Any:

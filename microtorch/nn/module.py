@@ -14,7 +14,7 @@ from ..graph.node import clock
 from ..kernels import cpu
 from ..tensor import Tensor, changed, wrap
 from .hooks import Hooked, in_use
-from .parameter import Parameter
+from .parameter import Parameter, in_place_of
 from .paths import Paths
 
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -435,7 +435,7 @@ class Module(Hooked, Paths):
             if key in state_dict:
                 if assign:
                     path, _, name = key.rpartition(".")
-                    setattr(self.get_submodule(path), name, _as(tensor, state_dict[key]))
+                    setattr(self.get_submodule(path), name, in_place_of(tensor, state_dict[key]))
                 else:
                     np.copyto(tensor._array, state_dict[key]._array, casting="unsafe")
                     changed(tensor)
@@ -468,15 +468,6 @@ class Module(Hooked, Paths):
         if not children and len(lines) <= 1:
             return f"{name}({extra})"
         return f"{name}(\n  " + "\n  ".join(lines + children) + "\n)"
-
-
-def _as(old: Tensor, given: Tensor) -> Tensor:
-    """What is put in the place of a parameter or buffer."""
-    if not isinstance(old, Parameter):
-        return given
-    if isinstance(given, Parameter):
-        return given.requires_grad_(old.requires_grad)
-    return Parameter(given, old.requires_grad)
 
 
 def indented(text: str) -> str:

@@ -48,3 +48,12 @@ def parameter(shape: tuple[int, ...], dtype: Any = None, device: Any = None) -> 
     """A parameter that is still to be initialized."""
     kind = (dtype or dtypes.get_default_dtype()).numpy
     return Parameter(wrap(uninitialized(shape, kind, device)))
+
+
+def in_place_of(old: Tensor, given: Tensor) -> Tensor:
+    """What is put in the place of a parameter or buffer."""
+    if not isinstance(old, Parameter):
+        return given
+    if isinstance(given, Parameter):
+        return given.requires_grad_(old.requires_grad)
+    return Parameter(given, old.requires_grad)
