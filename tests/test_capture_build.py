@@ -509,3 +509,24 @@ def test_a_long_program_says_how_long_it_takes(monkeypatch, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         torch.compile(function)(torch.ones(7))
+
+
+@pytest.mark.parametrize("step", [0, 9])
+def test_a_constant_that_is_read_as_an_array_and_as_a_number(step):
+    matrix = torch.randn(64, 64) * 0.1
+    rows = [([0.5 + 0.01 * k * (i + 1) for k in range(64)], 3 + step * i) for i in range(6)]
+
+    def function(x):
+        found = []
+        for values, place in rows:
+            c = torch.tensor(values)
+            x = torch.tanh(x * c * 0.1 + c[place])
+            found.append(x)
+            x = x @ matrix
+        return found
+
+    compiled, x = torch.compile(function), torch.randn(40, 64)
+    for _ in range(3):
+        for got, expected in zip(compiled(x), function(x)):
+            np.testing.assert_allclose(got.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
+    assert ("loop(t" in compiled.source) == (step == 0)

@@ -1185,3 +1185,18 @@ def identities(compiled):
 @pytest.mark.parametrize("name", CASES)
 def test_changes(name):
     check(CASES[name], REFUSED[name])
+
+
+def test_a_gradient_that_is_the_parameter_itself():
+    def losses(compiling):
+        p = torch.zeros(3).requires_grad_()
+        optimizer = torch.optim.SGD([p], lr=0.1)
+        step = lambda: optimizer.step()  # noqa: E731
+        step, found = torch.compile(step) if compiling else step, []
+        for k in range(6):
+            p.grad = p.detach() if k % 3 == 2 else torch.ones(3) * (k + 1)
+            step()
+            found.append((p.tolist(), p.grad.tolist()))
+        return found
+
+    assert losses(True) == losses(False)

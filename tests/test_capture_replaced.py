@@ -4,6 +4,7 @@ import builtins
 import math
 import sys
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -219,3 +220,24 @@ def test_what_only_init_names_is_not_compared(monkeypatch):
     assert sum(map(len, compiled.programs.values())) == 1
     one.value = torch.zeros(2)
     assert compiled(x).tolist() == [1.0, 1.0]
+
+
+class Reset(Scaled):
+    def reset(self, x):
+        self.__init__(x)
+        return self.value
+
+    def by_name(self, x, kind=type):
+        return kind(self)(x).value
+
+
+@pytest.mark.parametrize("name", ["reset", "by_name"])
+def test_what_init_reads_where_it_is_called(name, monkeypatch):
+    one, x = Reset(torch.ones(2)), torch.ones(2)
+    compiled = torch.compile(getattr(one, name), fallback="eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(4):
+            assert compiled(x).tolist() == [2.0, 2.0]
+        monkeypatch.setitem(globals(), "SCALE", 3.0)
+        assert compiled(x).tolist() == [3.0, 3.0]

@@ -478,3 +478,56 @@ def test_parts_of_arguments_in_called_operations():
             places = (places + 1) % 15
             assert torch.equal(inside(places), table(cut(places)))
             assert torch.equal(outside(cut(places)), table(cut(places)))
+
+
+def test_arguments_that_get_other_memory_while_a_call_runs():
+    """A call of several parts holds the arrays that it began with."""
+    p = torch.nn.Parameter(torch.zeros(3000))
+    p.grad = torch.full((3000,), 1.0)
+
+    def function(x):
+        found, _ = torch.sort(x, 1)
+        return found, p.grad * 2
+
+    compiled, x, stop = warm(function, torch.randn(60, 60)), torch.randn(60, 60), threading.Event()
+
+    def other():
+        value = 1.0
+        while not stop.is_set():
+            value = value % 50 + 1
+            p.grad = torch.full((3000,), value)
+            torch.full((3000,), -512.0)
+
+    thread, wrong = threading.Thread(target=other), []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for _ in range(400):
+            doubled = compiled(x)[1]
+            if not (doubled == doubled[0]).all() or not 2 <= doubled[0].item() <= 100:
+                wrong.append(doubled)
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert not wrong
+
+
+def test_a_call_that_is_made_again_while_it_runs(monkeypatch):
+    """Such as a handler of signals makes: it runs eagerly."""
+    x, y, inside = torch.randn(7, 5), torch.randn(7, 5), []
+    function = lambda x: (x * 3).cumsum(0).sort(0).values  # noqa: E731
+    compiled = warm(function, x)
+    between = compiled.latest.program.between[0]
+    call = between.__closure__[between.__code__.co_freevars.index("op")].cell_contents
+    once = call.function
+
+    def again(*arrays):
+        once(*arrays)
+        if not inside:
+            inside.append(None)
+            inside[0] = compiled(y)
+
+    call.function = again
+    assert torch.equal(compiled(x), function(x)) and torch.equal(inside[0], function(y))

@@ -1,10 +1,8 @@
 """From a recording to a program: passes, one native function, memory, and its calls."""
 
-import contextlib
 import ctypes
 import math
 import re
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +17,7 @@ from .loops import comment
 from .passes import lower, numbers, prune
 from .space import contiguous, span
 from .tape import warn
+from .turn import Turn
 
 ALIGNED = 64
 # Kinds of memory that is elsewhere at every call.
@@ -84,7 +83,7 @@ class Program:
         # may run meanwhile.
         self.failed: list[Callable[[], None]] = []
         self.between = [self._between(op) for op in self.calls]
-        self.lock: Any = threading.RLock() if self.calls else contextlib.nullcontext()
+        self.turn = Turn()
         self.words: dict[str, Any] = {
             "table": self.table.ctypes.data, "program": run, "segments": len(self.calls) + 1,
             "between": [*map(id, self.between)],
@@ -139,6 +138,7 @@ class Program:
         def again(arguments: tuple[Array, ...]) -> list[Array]:
             for storage, _ in self.numbers:
                 float(storage.source())  # type: ignore[misc]
+            self.turn.check()
             return builtin(self._fitting(arguments))  # type: ignore[no-any-return]
 
         reached = [(r, (entry.ARRAY, k, 0, 0, 0)) for k, r in enumerate(self.arguments)]
@@ -176,12 +176,14 @@ class Program:
             truth = 0 if n.truth is None or not compared else 2 - n.truth
             read += [id(n.owner), id(n.key), n.place, *place, truth]
         ranges = [end for b in apart for end in (b.ctypes.data, b.ctypes.data + b.nbytes)]
+        turn: dict[str, Any] = {"busy": [0]}
         if self.calls:
-            self.words |= {"acquire": self.lock.acquire, "release": self.lock.release}
+            lock = self.turn.lock
+            turn = {"busy": self.turn.busy, "acquire": lock.acquire, "release": lock.release}
         return {
-            **self.words, "arguments": len(reached), "rows": given, "results": made,
+            **self.words, **turn, "arguments": len(reached), "rows": given, "results": made,
             "results_count": len(self.owners), "numbers": read, "numbers_count": len(numbers),
-            "ranges": ranges, "ranges_count": len(apart),
+            "ranges": ranges, "ranges_count": len(apart), "held": [0] * (len(reached) + 1),
         }  # fmt: skip
 
     def parts(self, found: list[Array]) -> list[Array]:
@@ -195,7 +197,7 @@ class Program:
             base[0] = storage.source()  # type: ignore[misc]
         places, given = self.writer.places, self._fitting(arguments)
         made = {r.storage: np.empty(r.storage.size, r.dtype) for r in self.results}
-        with self.lock:
+        with self.turn:
             for ref, array in zip(self.arguments, given):
                 if ref.storage in places:
                     start = array.ctypes.data - ref.offset * array.itemsize

@@ -34,8 +34,7 @@ def builtin(
     were before all was compared, and of the epoch.
     """
     program, gradients = kept.program, kept.gradients
-    if program.calls:
-        program.lock, program.failed[:] = kept.lock, [gradients.take_back]
+    program.failed[:] = [gradients.take_back]
     placed = {storage.source for storage, _ in program.numbers}
     numbers = [(storage.source, base) for storage, base in program.numbers]
     numbers += [(n, None) for n in kept.numbers if n not in placed]

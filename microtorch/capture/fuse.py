@@ -13,9 +13,9 @@ from .space import Dims, Work, covers, merged, overlap, span, work_of
 
 # Loops over so few elements are joined even where they share nothing.
 SMALL = 1024
-# Of so many operations, loops become no longer than so many works: what a recurrent layer does at
-# every step gives equal loops then.
-# (Element by element they may become three times as long.)
+# In programs of more than LONG operations, a loop of SHORT works gets no further stages, and one of
+# three times as many no further works: what a recurrent layer does at every step gives equal loops
+# then.
 LONG, SHORT = 100, 12
 # What occurs so often has its text once.
 OFTEN = 4

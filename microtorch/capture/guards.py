@@ -46,6 +46,7 @@ from .usercode import (
     line_of,
     names_of,
     names_of_code,
+    only_made_by_name,
     parts_of,
     subclassed,
 )
@@ -202,13 +203,16 @@ class Guards(Comparisons):
     def _kind(self, value: Any) -> None:
         """Walk through an object's class, of which code may make no other objects."""
         kind = type(value)
-        if id(kind) not in self._seen:
+        if id(kind) not in self._seen and only_made_by_name(kind):
             self._seen[id(kind)] = kind
             self._unmade.add(id(kind))
+        elif id(kind) not in self._unmade:
+            self._visit(kind)
 
     def _visit(self, value: Any, words: str = "") -> None:
         """Walk through a value, once; `words` say where a container was found."""
         self._unmade.discard(id(value))
+        self._makes = self._makes or value is type
         if isinstance(value, SIMPLE) or id(value) in self._seen:
             return
         self._seen[id(value)] = value
@@ -256,6 +260,7 @@ class Guards(Comparisons):
         elif isinstance(value, (operator.attrgetter, operator.methodcaller)):
             names = [a for a in value.__reduce__()[1] if isinstance(a, str)]
             self._names.update(n for name in names for n in name.split("."))
+            self._makes = self._makes or bool(MAKES & self._names)
         elif isinstance(value, os._Environ):
             data = vars(value)["_data"]
             self.places[id(value), ""] = "os.environ", self.add("{} == {}", data, dict(data))

@@ -23,11 +23,12 @@ from .choice import build
 from .fast import GRAD, MISS, builtin
 from .gradients import Gradients
 from .guards import Guards
-from .ir import Recording, Ref
+from .ir import Recording, Ref, Storage
 from .results import Results, escaped
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
+from .turn import Turn
 from .values import frozen
 from .versions import Changes, Runs
 
@@ -40,7 +41,8 @@ class Kept:
     """A recorded call.
 
     recording: what its program is made of. instead: what decides about a call that `fast` does not
-    expect; it takes the lock. fast: what does it again, where there is a built-in function for it.
+    expect. turn: that of all programs of the function. fast: what does it again, where there is a
+    built-in function for it.
     """
 
     # What its arguments were, in words.
@@ -48,7 +50,7 @@ class Kept:
     program: Any = None
     fast: Callable[..., Any] | None = None
     instead: Callable[..., Any]
-    lock: Any
+    turn: Turn
     # What the key names by identity.
     held: list[Any]
 
@@ -167,6 +169,8 @@ class Kept:
         """Gradients at entry and at exit; gives those that are new."""
         new_ones: dict[int, tuple[Tensor, str]] = {}
         self.own: list[Ref] = []
+        # The memory of gradients at entry that is handed in.
+        self._of_gradients: set[Storage] = set()
         self._leaves: list[Tensor] = []
         # Those whose gradients at entry are changed.
         self.stamped: list[Tensor] = []
@@ -190,6 +194,7 @@ class Kept:
                 if array is None:
                     self.rows.append(None)
                 elif self._further(session.known[id(array)][1], name, node, places, how):
+                    self._of_gradients.add(session.known[id(array)][1].ref.storage)
                     self.rows.append(self.guards.dict_row(t))
                     del session.tensors[id(was)]
                     if root_of(was).__dict__.get("_changes") != changes:
@@ -247,8 +252,10 @@ class Kept:
         names = [name for _, name in self._inputs]
         owners = [_owner(a) for a in self._arrays]
         writes = {o for o, s in captured if s in self.written}
-        # A tensor from outside that is an argument too is taken for the argument.
-        good = not any(s.kind == "argument" and s.position < self.count for _, s in outside)
+        # A tensor from outside that is an argument too, or a gradient, is taken for that.
+        given = self._of_gradients
+        good = not any(s.kind == "argument" and (s.position < self.count or s in given)
+                       for _, s in outside)  # fmt: skip
         if any(r.storage in self.written for r in self.refs):
             writes |= {o for o, _ in captured}
             good = good and len(set(owners)) == len(owners)
@@ -288,6 +295,7 @@ class Kept:
         for part in (self, self.adjoint):
             if part is not None:
                 part.program = build(part.recording)
+        self.program.turn = self.turn
         like = [(r.shape, r.dtype, r.storage.device) for r in self.own]
         self.gradients = Gradients(self._leaves, like)
         scope = self.guards.scope

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import threading
 import types
 from collections.abc import Callable
 from typing import Any, Self
@@ -20,6 +19,7 @@ from .recording import recording
 from .scalars import NumberRead
 from .session import Session
 from .tape import OUTSIDE, CaptureError, active, place, refusal, warn
+from .turn import Turn
 
 MOST_SIGNATURES = 8
 # A program that was dropped before it ran so often was recorded in vain.
@@ -46,7 +46,7 @@ class KeptScalars:
     title: str
     fast = None
     instead: Callable[..., Any]
-    lock: Any
+    turn: Turn
     held: list[Any]
 
     def __init__(
@@ -99,7 +99,7 @@ class Compiled(functools.partial[Any]):
         self.in_row = self.runs = self.pause = 0
         # The values of each number among the arguments.
         self.numbers: dict[str, set[float]] = {}
-        self.lock = threading.RLock()
+        self.turn = Turn()
         self.warned = False
         functools.update_wrapper(self, function, updated=())
         self._call(None)
@@ -123,7 +123,7 @@ class Compiled(functools.partial[Any]):
         """A call with arguments of any kind, recorded if no program fits."""
         if self.eager or active.tape is not None:
             return self.function(*args, **kwargs)
-        if self.pause:
+        if self.pause > 0:
             self.pause, self.missed = self.pause - 1, self.missed + 1
             return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
@@ -131,7 +131,10 @@ class Compiled(functools.partial[Any]):
         given = flatten(args, tensors, held), flatten(kwargs, tensors, held)
         same = [id(t._array) for t in tensors]
         key = (_modes(), *given, *map(same.index, same))
-        with self.lock:
+        with self.turn.lock:
+            if self.turn.busy[0]:
+                # Called by what a program of the function calls.
+                return self.function(*args, **kwargs)
             for kept in self.programs.get(key, ()):
                 found = kept.call(tensors)
                 if found is not MISS:
@@ -341,7 +344,7 @@ class Compiled(functools.partial[Any]):
                     )
 
     def _keep(self, key: Any, kept: Kept) -> None:
-        kept.instead, kept.lock = self._search, self.lock
+        kept.instead, kept.turn = self._search, self.turn
         kept.ready()
         known = self.programs.setdefault(key, [])
         known.insert(0, kept)

@@ -19,16 +19,18 @@ def form(loop: Loop, apart: bool) -> tuple[Any, list[Ref]]:
     The form is None where a number may be a variable. apart: those of loops are their own.
     """
     offsets: dict[Storage, list[int]] = defaultdict(list)
-    refs = [r for r in outs_of(loop) + ins_of(loop) if not _literal(r)]
+    refs = outs_of(loop) + ins_of(loop)
+    arrays = {r.storage for r in refs if not _literal(r)}
     for ref in refs:
-        offsets[ref.storage].append(ref.offset)
+        if ref.storage in arrays:
+            offsets[ref.storage].append(ref.offset)
     bases = [Ref(s, (2,), (1,), min(found)) for s, found in offsets.items()]
     if any(b.storage.kind == "number" or (b.storage.size == 1 and not apart) for b in bases):
         return None, bases
     numbers = {b.storage: k for k, b in enumerate(bases)}
 
     def layout(ref: Ref) -> Any:
-        if _literal(ref):
+        if ref.storage not in arrays:
             value = None if ref.storage.array is None else ref.storage.array[ref.offset]
             return ref.dtype, repr(value)
         k = numbers[ref.storage]

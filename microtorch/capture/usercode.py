@@ -67,7 +67,7 @@ CALLED = {"forward", "__call__"}
 # Methods that make objects of a class, and names by which code makes some of a class that it does
 # not name.
 MAKERS = {"__init__", "__new__"}
-MAKES = {"type", "__class__", "__new__"}
+MAKES = {"type", "__class__", "__init__", "__new__"}
 
 
 class Names(NamedTuple):
@@ -188,3 +188,14 @@ def classes_to(kind: type, name: str) -> list[type]:
 def subclassed(value: Any) -> bool:
     """Whether a container is of a class of the user's."""
     return isinstance(value, CONTAINERS) and not is_library(None, type(value).__module__)
+
+
+def only_made_by_name(kind: type) -> bool:
+    """Whether library code makes no objects of a class of the user's by itself."""
+    known = ("builtins.object", "abc.ABC", "typing.Generic", "typing.Protocol")
+    return not hasattr(kind, "__dataclass_fields__") and all(
+        f"{base.__module__}.{base.__qualname__}" in known
+        or base.__module__.startswith("microtorch.nn")
+        or not is_library(None, base.__module__)
+        for base in kind.__mro__
+    )

@@ -30,10 +30,12 @@ WHOLE = (*CLOSED, random.Random, types.ModuleType, Module)
 RECORDED = (Optimizer, Value, Generator)
 
 OF_TENSORS = frozenset(dir(Tensor))
-# Methods that code calls without naming them.
-OPERATORS = {
-    n for n in OF_TENSORS if n[:2] == "__" and {n, n.replace("__r", "__")} & vars(operator).keys()
-} - {"__doc__"}
+# Methods that code calls without naming them: __add__, __radd__ and the like.
+OPERATORS = {"__len__", "__iter__"} | {
+    n for n in OF_TENSORS
+    if n[:2] == "__" and callable(getattr(Tensor, n))
+    and (n in vars(operator) or f"__{n[3:]}" in vars(operator))
+}  # fmt: skip
 
 
 def simple(value: Any) -> Any:

@@ -32,7 +32,7 @@ compared_count compared rest clock own follow gradients_count gradients grad sta
 changes counter written tick tensor_type node finish array_at node_at vectorcall new_array
 incref decref new_list call_none to_float clear get_item set_item get_attribute set_attribute
 new_tensor new_tuple new_int segments between acquire release fetch restore matches
-error"""
+error held busy"""
 # An argument: 0 how it is reached, 1 from what, 2 by which name, 3 type, 4 what its node must be
 # (0 whatever, 1 neither None nor a leaf's), 5 word of the table, 6 dtype, 7 rank, 8 flags, 9 bytes
 # before its first element, 10 and 11 bytes from its address to the ends, 12 the shape, the strides.
@@ -131,7 +131,9 @@ def fits(c, items):
                     return False
             ends[2 * arrays] = low
             ends[2 * arrays + 1] = high
+        i64_at(c[HELD])[arrays] = at
         arrays += 1
+        i64_at(c[HELD])[arrays] = 0
         table[q[5]] = x[2] - q[9]
         d += 96 + 16 * rank
     return True
@@ -260,6 +262,29 @@ def finished(c, items, out):
     call(c[DECREF], (given,))
     return t
 
+def others(c):
+    # The other parts, and what Python does before each; it may let go of the arguments' arrays.
+    held = i64_at(c[HELD])
+    count = i64(0)
+    while count < c[ARGUMENTS] and held[count] != 0:
+        call(c[INCREF], (held[count],))
+        count += 1
+    good = True
+    for k in range(1, c[SEGMENTS]):
+        if good:
+            x = call(c[CALL_NONE], (i64_at(c[BETWEEN])[k - 1],))
+            if x == 0:
+                good = False
+            else:
+                call(c[DECREF], (x,))
+                call(c[PROGRAM], (c[TABLE], k))
+    error = words(3)
+    call(c[FETCH], (error, error + 8, error + 16))
+    for k in range(count):
+        call(c[DECREF], (held[k],))
+    call(c[RESTORE], (i64_at(error)[0], i64_at(error)[1], i64_at(error)[2]))
+    return good
+
 def answer(c, args, nargs, names):
     # What is returned to Python, or 1 where the program does not fit.
     items = i64_at(args)
@@ -317,14 +342,10 @@ def answer(c, args, nargs, names):
             x = i64_at(i64_at(out)[3])[k]
         table[i64_at(d)[0]] = i64_at(x)[2]
         d += 32 + 8 * i64_at(d)[2]
-    for k in range(c[SEGMENTS]):
-        if k != 0:
-            x = call(c[CALL_NONE], (i64_at(c[BETWEEN])[k - 1],))
-            if x == 0:
-                call(c[DECREF], (out,))
-                return 0
-            call(c[DECREF], (x,))
-        call(c[PROGRAM], (c[TABLE], k))
+    call(c[PROGRAM], (c[TABLE], 0))
+    if c[SEGMENTS] > 1 and not others(c):
+        call(c[DECREF], (out,))
+        return 0
     if c[CALLED] == 0:
         return out
     t = i64(0)
@@ -345,7 +366,11 @@ def kernel(self, args, nargs, names):
     if c[ACQUIRE]:
         x = call(c[CALL_NONE], (c[ACQUIRE],))
     if x != 0:
-        found = answer(c, args, nargs, names)
+        found = i64(1)
+        if i64_at(c[BUSY])[0] == 0:
+            i64_at(c[BUSY])[0] = c[ACQUIRE] != 0
+            found = answer(c, args, nargs, names)
+            i64_at(c[BUSY])[0] = 0
     if c[ACQUIRE] and x != 0:
         call(c[DECREF], (x,))
         # Nothing may be called while an exception is set.
