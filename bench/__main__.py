@@ -18,6 +18,10 @@ from typing import Any
 from . import EVERY
 from .worker import MODULES
 
+# Seconds between two processes' turns: for a while after a product OpenBLAS's threads keep their
+# cores busy, which would slow down whoever comes next.
+PAUSE = 0.3
+
 LIBRARIES = (
     "microtorch",
     "torch",
@@ -95,6 +99,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         times: dict[str, list[float]] = {n: [] for n in workers}
         for _ in range(options.repeats):
             for n, worker in workers.items():
+                time.sleep(PAUSE)
                 seconds = worker.time(workload.name)
                 times[n].append(math.nan if seconds is None else seconds)
         for n, worker in workers.items():
