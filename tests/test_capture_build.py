@@ -484,6 +484,19 @@ def test_equal_loops_are_written_once(monkeypatch):
     assert program.source.count("tanh(") == 3 and program.source.count("    loop(t, t + ") == 4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_mean_of_one_number_in_a_formula(dtype):
+    a, b = torch.tensor(-0.75, dtype=dtype), torch.tensor(3.0, dtype=dtype)
+
+    def function(a):
+        mean = a.mean(0)
+        return mean**3, b / mean, b - mean, torch.tanh(mean), mean.sum(), -mean
+
+    compiled = torch.compile(function)
+    for _ in range(3):
+        assert torch.allclose(torch.stack(compiled(a)), torch.stack(function(a)))
+
+
 def test_a_program_of_many_loops():
     """Numba calls itself once for each; more often than Python allows."""
     lines = ["def many(at, me, parts, more):", "    x, total = f32_at(at), f32(0)"]

@@ -94,7 +94,8 @@ class LoopText:
                 expressions = [self.finished(FOLDS[work.fold], work.outs[0], expressions[0], 1)]
             for ref, formula, expression in zip(work.outs, work.formulas, expressions):
                 # A number that is only converted needs no variable.
-                plain = expression.isidentifier() or (formula in work.names and not dims)
+                converted = formula in work.names and not dims and not work.fold
+                plain = expression.isidentifier() or converted
                 name = expression if plain else self.local(ref)
                 if name != expression:
                     body.append(f"{name} = {expression}")
