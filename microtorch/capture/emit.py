@@ -42,8 +42,8 @@ class Writer:
     """The text of a program.
 
     source: its loops. places: the word of each storage's address in the table. tables: `(word,
-    values)` of what else stands there. scalars: numbers that are
-    variables, unless loops are apart. slots: which temporaries have one memory.
+    values)` of what else stands there. scalars: numbers that are variables, unless loops are
+    apart. slots: which temporaries have one memory.
     """
 
     def __init__(

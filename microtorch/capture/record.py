@@ -5,6 +5,7 @@ of it. For others a rule of `kernels.operations`, or of this module, says what t
 is none, or it gives NotImplemented, the program calls the same function again.
 """
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -60,7 +61,7 @@ def paused() -> Iterator[Any]:
 def again(function: Any, given: Any, places: list[int]) -> Any:
     """`f(outs, ins)` that calls the function with the arrays of a later call."""
     scope: dict[str, Any] = {"function": function}
-    count = iter(range(len(recorded(given))))
+    count = itertools.count()
 
     def text(value: Any) -> str:
         kind = type(value)
