@@ -2,6 +2,7 @@
 
 import operator
 import re
+from collections.abc import Set
 from typing import Any
 
 from ..kernels import objects
@@ -65,17 +66,21 @@ class Comparisons:
             self.name(vars(owner))
         return rows
 
-    def contents(self, value: Any) -> str:
-        """A comparison of what a container contains; containers in it are compared apart."""
+    def contents(self, value: Any, live: Set[str] = frozenset()) -> str:
+        """A comparison of what a container contains; containers in it are compared apart.
+
+        live: keys of a small dict whose values are not compared.
+        """
         me, size = self.name(value), len(value)
         keys = list(value)
         if type(value) is list and size <= _FEW:
             places = [f"{me}[{k}]" for k in range(size)]
             same = " and ".join([f"len({me}) == {size}", *map(self._is, places, value)])
-        elif type(value) is dict and size <= _FEW and {type(k) for k in keys} <= {str}:
-            places = [f"{me}[{k!r}]" for k in keys]
-            same = " and ".join([f"[*{me}] == {self.name(keys)}",
-                                 *map(self._is, places, value.values())])  # fmt: skip
+        elif few(value):
+            parts = (self._is(f"{me}[{k!r}]", v) for k, v in value.items() if k not in live)
+            same = " and ".join([f"[*{me}] == {self.name(keys)}", *parts])
+            if live:
+                return same
         else:
             same = f"len({me}) == {size} and all(map(same, {me}, {self.name(keys)}))"
             if isinstance(value, dict):
@@ -124,17 +129,26 @@ class Comparisons:
             found.append(self.compare(same, rows))
         self.places[id(optimizer), "members"] = "an optimizer's groups", " and ".join(found)
 
+    def found(self, text: str) -> Any:
+        """What a text gives now; None if nothing."""
+        try:
+            return eval(text, self.scope)
+        except (LookupError, AttributeError, ValueError):
+            return None
+
     def holds(self, text: str) -> bool:
         """Whether a comparison holds now."""
-        try:
-            return bool(eval(text, self.scope))
-        except (LookupError, AttributeError, ValueError):
-            return False
+        return bool(self.found(text))
 
 
 def last(words: str) -> str:
     """The name that the words of a place end with."""
     return re.split(r"[ .]", words)[-1]
+
+
+def few(value: Any) -> bool:
+    """Whether a container is a dict of few values, by names."""
+    return type(value) is dict and len(value) <= _FEW and {type(k) for k in value} <= {str}
 
 
 def parts_rows(value: Any) -> list[list[int]] | None:

@@ -30,7 +30,8 @@ from ..nn.module import Module
 from ..optim.optimizer import Optimizer
 from ..tensor import Tensor
 from ..value import Value
-from .comparisons import Comparisons, last, parts_rows
+from .comparisons import Comparisons, few, last, parts_rows
+from .numbers import EXACT, KINDS, Leaf, Numbers
 from .tape import HOOKED, CaptureError
 from .usercode import (
     CALLED,
@@ -63,6 +64,7 @@ from .values import (
     generators,
     hooks_of,
     module_state,
+    simple,
     state_of,
 )  # fmt: skip
 
@@ -72,9 +74,16 @@ _ABSENT = object()
 class Guards(Comparisons):
     """The walk from a function and its arguments, with what it found to compare."""
 
-    def __init__(self, function: Any, arguments: Any) -> None:
+    def __init__(self, function: Any, arguments: Any, live: Set[Any] = frozenset()) -> None:
         super().__init__()
-        self.modules: dict[Module, Any] = {}
+        # The numbers that were found, by their places: what leads to each, and what it is; those
+        # of which are to be live, and those that are.
+        self.numbers: dict[Any, tuple[str, Any]] = {}
+        self._wanted, self.live = live, Numbers()
+        # Whether the user's code calls `type`, for which no number can stand for another.
+        self.asks_types = False
+        # For each module the names of its live numbers, and what it is without them.
+        self.modules: dict[Module, tuple[set[str], Any]] = {}
         # The containers and tensors among the arguments, by their ids.
         self._held: dict[int, Any] = {}
         self.arrays: list[Any] = []
@@ -127,6 +136,11 @@ class Guards(Comparisons):
                 f"{self.where(name)}: {problem} inside a compiled function, which later calls "
                 'would not do again. Do that outside, or compile with fallback="eager".'
             )
+        for module in self.modules:
+            kind, held = type(module).__name__, vars(module)
+            live = {name for name, x in held.items()
+                    if self._is_live(f"{kind}.{name}", held, f"[{name!r}]", x, None)}  # fmt: skip
+            self.modules[module] = live, module_state(module, live)
         self._seen.clear()
 
     def _walk(self, values: Iterable[Any]) -> None:
@@ -191,9 +205,46 @@ class Guards(Comparisons):
         same = f"{{0}}{text} is {{1}}"
         if isinstance(value, (*SIMPLE, *CONTAINERS)):
             same = f"({same} or frozen({{0}}{text}) == {{2}})"
-        found = self.add(same, owner, value, frozen(value), rows=self.rows_of(owner, text, value))
-        self.places[id(owner), text] = words, found
+        same, rows = self.text(same, owner, value, frozen(value)), self.rows_of(owner, text, value)
+        self.places[id(owner), text] = words, same
+        if not self._is_live(words, owner, text, value, rows):
+            self.compare(same, rows)
         self._visit(value, words)
+
+    def _is_live(
+        self, words: str, owner: Any, text: str, value: Any, rows: list[list[int]] | None
+    ) -> bool:  # fmt: skip
+        """Whether a value, an owner followed by a text, is a live number, which is noted."""
+        put = _putting(owner, text) if type(value) in KINDS else None
+        if put is None:
+            return False
+        place, where = (id(owner), text), self.name(owner) + text
+        self.numbers[place] = where, value
+        if place not in self._wanted or not -EXACT < value < EXACT:
+            return False
+        same = self.text(f"frozen({where}) == {{}}", frozen(value))
+        self.places[place] = words, same
+        self.live.add(last(words), Leaf(place, where, value, put, same, rows))
+        return True
+
+    def moved(self) -> set[Any]:
+        """The places of numbers where other numbers are now."""
+        found = ((place, self.found(text), was) for place, (text, was) in self.numbers.items())
+        return {place for place, now, was in found
+                if type(now) in KINDS and simple(now) != simple(was)}  # fmt: skip
+
+    def settle(self) -> set[Any]:
+        """Compare the live numbers that were read after all, and let the others be computed.
+
+        Gives the places of those that were read.
+        """
+        pinned = [leaf for leaf in self.live.leaves if leaf.pinned]
+        for leaf in pinned:
+            if leaf.same:
+                self.compare(leaf.same, leaf.rows)
+        if len(pinned) < len(self.live.leaves):
+            self.compare(self.live.refresh(self.scope), None)
+        return {leaf.place for leaf in pinned}
 
     # ---------------------------------------------------------------------------- the walk
     def _visit_all(self, values: Iterable[Any], words: str = "") -> None:
@@ -231,7 +282,10 @@ class Guards(Comparisons):
             # Containers in it are compared by themselves.
             if not isinstance(value, (tuple, frozenset)):
                 words = words or f"a {type(value).__name__}"
-                found = self.compare(self.contents(value), parts_rows(value))
+                items: Any = value.items() if few(value) and isinstance(value, dict) else ()
+                live = {k for k, v in items
+                        if self._is_live(f"{words} {k}", value, f"[{k!r}]", v, None)}  # fmt: skip
+                found = self.compare(self.contents(value, live), parts_rows(value))
                 self.places.setdefault((id(value), ""), (words, found))
             self._visit_all(parts_of(value), words)
         elif isinstance(value, np.ndarray):
@@ -242,7 +296,7 @@ class Guards(Comparisons):
             self._visit_all([type(value), *value.__dict__.get("_hooks", {}).values()])
         elif isinstance(value, Module):
             for module in value.modules():
-                self.modules.setdefault(module, module_state(module))
+                self.modules[module] = set(), None
                 for name, t in (*module._parameters.items(), *module._buffers.items()):
                     self.labels.setdefault(id(t), name)
                 self._kind(module)
@@ -295,6 +349,7 @@ class Guards(Comparisons):
             names = names_of_code(code)
             self._names |= names.attributes
             self._makes = self._makes or bool(MAKES & (names.attributes | names.variables))
+            self.asks_types = self.asks_types or "type" in names.variables
             self._by_text |= names.texts
             self._imported(names.modules, function.__globals__)
             for name in names.variables:
@@ -453,7 +508,8 @@ class Guards(Comparisons):
     # ------------------------------------------------------------------------- afterwards
     def rare(self) -> bool:
         """Whether all modules are as they were; asked after epochs only."""
-        return all(module_state(m) == state for m, state in self.modules.items())
+        modules = self.modules.items()
+        return all(module_state(m, names) == state for m, (names, state) in modules)
 
     def drawn(self) -> str:
         """Where random numbers have been drawn that are not microtorch's, if any have."""
@@ -466,9 +522,22 @@ class Guards(Comparisons):
         for (owner, *_), (words, text) in self.places.items():
             if not self.holds(text):
                 found.append((self.where(last(words), labels.get(owner, "")), words))
-        for module, before in self.modules.items():
-            if (now := module_state(module)) != before:
+        for module, (live, before) in self.modules.items():
+            if (now := module_state(module, live)) != before:
                 names = [key[1] for key, _ in {*now[1][1:]} ^ {*before[1][1:]}]
                 at = self.where(*names, labels.get(id(module), ""))
                 found.append((at, f"an attribute of {type(module).__name__}"))
         return found
+
+
+def _putting(owner: Any, text: str) -> Callable[[Any], None] | None:
+    """What puts something where a text leads to from an owner, if that is simple."""
+    if isinstance(owner, types.CellType):
+        return functools.partial(setattr, owner, "cell_contents")
+    held, name = (
+        owner if isinstance(owner, dict) else getattr(owner, "__dict__", 0),
+        text.strip(".[']"),
+    )
+    return (
+        functools.partial(held.__setitem__, name) if type(held) is dict and name in held else None
+    )

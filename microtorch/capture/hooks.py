@@ -23,6 +23,7 @@ from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor, device_of
 from . import adjoint
+from .numbers import Live, plain_number
 from .record import MAKES, paused, plain, recorded
 from .scalars import HOOKS as SCALAR_HOOKS
 from .session import ARRAY, ArrayHook, GradHook
@@ -121,6 +122,14 @@ def _aside(function: Any) -> Any:
             return function(*args)
 
     return _instead(function)(real)
+
+
+def _constant(value: Any, dtype: Any) -> Any:
+    """`cpu.constant`; a live number is one of the program."""
+    if type(value) is Live and dtype.kind == "f":
+        return value.numbers.array(value, dtype)
+    with paused():
+        return CONSTANT(plain_number(value), dtype)
 
 
 def _called(function: Any) -> Any:
@@ -334,6 +343,7 @@ def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) 
 
 # -------------------------------------------------------------------------- installation
 CHECK_INSIDE, PUT_INDEX, REFUSE = cpu.check_inside, cpu.put_index, loss._refuse
+CONSTANT = cpu.constant
 CHECKS |= {
     inspect.unwrap(function).__code__: (kind, words)
     for function, kind, words in (
@@ -364,7 +374,7 @@ HOOKS: list[tuple[Any, str, Any]] = [
     (Tensor, "__setitem__", _instead(_SET_ITEM)(_set_item)),
     (Tensor, "_version", property(_refusing("_version is read", Tensor.__dict__["_version"].fget))),
     *SCALAR_HOOKS,
-    (cpu, "constant", _aside(cpu.constant)), (cpu, "full", _aside(cpu.full)),
+    (cpu, "constant", _instead(CONSTANT)(_constant)), (cpu, "full", _aside(cpu.full)),
     (cpu, "move", _instead(MOVE)(_moving)),
     (cpu, "spread", _only_traced(cpu.spread, _spread)),
     (cpu, "expand", _only_traced(cpu.expand, np.broadcast_to)),

@@ -45,8 +45,9 @@ class Kept:
     built-in function for it.
     """
 
-    # What its arguments were, in words.
+    # What its arguments were, in words, and whether they are tensors alone.
     title: str
+    plain: bool
     program: Any = None
     fast: Callable[..., Any] | None = None
     instead: Callable[..., Any]

@@ -1,9 +1,9 @@
 """`microtorch.compile`: one program a signature, and what a call does around it."""
 
 import functools
-import inspect
+import operator
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from .. import dtypes
@@ -14,12 +14,14 @@ from .arguments import describe, flatten
 from .fast import MISS
 from .guards import Guards
 from .kept import Kept
+from .numbers import KINDS, Leaf, plain_result
 from .record import paused
 from .recording import recording
 from .scalars import NumberRead
 from .session import Session
 from .tape import OUTSIDE, CaptureError, active, place, refusal, warn
 from .turn import Turn
+from .values import simple
 
 MOST_SIGNATURES = 8
 # A program that was dropped before it ran so often was recorded in vain.
@@ -38,6 +40,15 @@ def _modes() -> tuple[Any, ...]:
     return mode.enabled, mode.inference, dtypes.get_default_dtype()
 
 
+def _numbers(args: Any, kwargs: Any) -> Iterator[tuple[Any, Any]]:
+    """The numbers among arguments, by position or name."""
+    return ((k, x) for k, x in (*enumerate(args), *kwargs.items()) if type(x) in KINDS)
+
+
+def _missed(*_: Any) -> Any:
+    return MISS
+
+
 class KeptScalars:
     """One recorded call of a function of Values that can run again."""
 
@@ -45,6 +56,7 @@ class KeptScalars:
     escaped = ()
     title: str
     fast = None
+    plain: bool
     instead: Callable[..., Any]
     turn: Turn
     held: list[Any]
@@ -97,8 +109,12 @@ class Compiled(functools.partial[Any]):
         self.wasted = self.missed = 0
         # Calls without a run since, the runs before them, and calls that no program is sought for.
         self.in_row = self.runs = self.pause = 0
-        # The values of each number among the arguments.
-        self.numbers: dict[str, set[float]] = {}
+        # The values that numbers among the arguments had; those of live ones in this call.
+        self.numbers: dict[Any, set[Any]] = {}
+        self.given: dict[Any, Any] = {}
+        # The places of numbers that are live, and of those that were, but had to be read.
+        self.live: set[Any] = set()
+        self.pinned: set[Any] = set()
         self.turn = Turn()
         self.warned = False
         functools.update_wrapper(self, function, updated=())
@@ -126,34 +142,44 @@ class Compiled(functools.partial[Any]):
         if self.pause > 0:
             self.pause, self.missed = self.pause - 1, self.missed + 1
             return self.function(*args, **kwargs)
-        tensors: list[Tensor] = []
-        held: list[Any] = []
-        given = flatten(args, tensors, held), flatten(kwargs, tensors, held)
-        same = [id(t._array) for t in tensors]
-        key = (_modes(), *given, *map(same.index, same))
+        key, tensors, _, numbers = self._key(args, kwargs)
         with self.turn.lock:
             if self.turn.busy[0]:
                 # Called by what a program of the function calls.
                 return self.function(*args, **kwargs)
+            self.given.update(numbers)
             for kept in self.programs.get(key, ()):
-                found = kept.call(tensors)
+                found = kept.fast(*tensors) if kept.fast and not kept.plain else MISS
+                if found is MISS:
+                    found = kept.call(tensors)
                 if found is not MISS:
-                    self._use(kept, args, kwargs)
+                    self._use(kept)
                     return found
             self.missed += 1
             if self.missed >= 2 ** min(self.wasted, MOST_DOUBLINGS):
                 self.missed = 0
-                return self._record(key, args, kwargs, tensors, held)
+                return self._record(args, kwargs)
             # To look for a program takes time, too.
             runs = self.latest.uses if self.latest else 0
             self.in_row = self.in_row + 1 if runs == self.runs else 0
             self.runs, self.pause = runs, min(self.in_row, LONGEST_PAUSE)
         return self.function(*args, **kwargs)
 
-    def _use(self, kept: Kept, args: Any, kwargs: Any) -> None:
+    def _key(self, args: Any, kwargs: Any) -> tuple[Any, list[Tensor], list[Any], dict[Any, Any]]:
+        """What finds the programs of a call; its tensors, what is held, and its live numbers."""
+        tensors: list[Tensor] = []
+        held: list[Any] = []
+        numbers = {place: x for place, x in _numbers(args, kwargs) if place in self.live}
+        given = [flatten(type(x) if k in numbers else x, tensors, held) for k, x in enumerate(args)]
+        named = [(k, flatten(type(x) if k in numbers else x, tensors, held))
+                 for k, x in kwargs.items()]  # fmt: skip
+        same = [id(t._array) for t in tensors]
+        key = (_modes(), *given, *named, *map(same.index, same))
+        return key, tensors, held, numbers
+
+    def _use(self, kept: Kept) -> None:
         self.latest = kept
-        plain = not kwargs and all(isinstance(a, Tensor) for a in args)
-        self._call(kept.fast if plain else None)
+        self._call(kept.fast if kept.plain else None)
 
     def __getattr__(self, name: str) -> Any:
         if name == "function":
@@ -193,37 +219,48 @@ class Compiled(functools.partial[Any]):
         return self.latest.program
 
     # -------------------------------------------------------------------------- recording
-    def _record(
-        self, key: Any, args: Any, kwargs: Any, tensors: list[Tensor], held: list[Any]
-    ) -> Any:
-        guards = Guards(self.function, (args, kwargs))
+    def _record(self, args: Any, kwargs: Any) -> Any:
+        self._notice_numbers(args, kwargs)
+        key, tensors, _, numbers = self._key(args, kwargs)
+        self.given.update(numbers)
+        guards = Guards(self.function, (args, kwargs), frozenset(self.live))
+        if self.live and guards.asks_types:
+            self._pin(self.live)
+            return self._record(args, kwargs)
         session = Session(guards, self.fallback == "eager")
         session.arguments = args, kwargs
         code = getattr(self.function, "__code__", None)
-        guards.labels |= zip(map(id, args), code.co_varnames if code else ())
+        names = dict(enumerate(code.co_varnames if code else ()))
+        guards.labels |= {id(x): names[k] for k, x in enumerate(args) if k in names}
+        for at, x in numbers.items():
+            text = f"{guards.name(self.given)}[{at!r}]"
+            put = functools.partial(self.given.__setitem__, at)
+            guards.live.add(names.get(at, str(at)), Leaf(at, text, x, put))
         for position, t in enumerate(tensors):
             if t._node is not LEAF:
                 storage = session.capture(t._array, "argument", position).ref.storage
                 storage.name = guards.labels.get(id(t), "")
+        kept: Any = None
         try:
-            result, kept = self._recorded(session, args, kwargs, tensors)
+            result, kept = self._recorded(session, args, kwargs, tensors, numbers)
             if kept is None:
                 self._give_up(str(session.failure))
                 return result
             problem = self._problem(session, kept, key[0])
             if problem is None:
                 if kept.usable:
-                    kept.held = held
-                    parts = [
-                        *map(describe, args),
-                        *(f"{k}={describe(v)}" for k, v in kwargs.items()),
-                    ]
-                    kept.title = f"{self._name()}({', '.join(parts)})" + (
+                    self._pin(guards.settle())
+                    key, _, kept.held, numbers = self._key(args, kwargs)
+                    shown = [describe(x) if k not in numbers else type(x).__name__
+                             for k, x in (*enumerate(args), *kwargs.items())]  # fmt: skip
+                    named = [*("",) * len(args), *(f"{k}=" for k in kwargs)]
+                    parts = ", ".join(map(operator.add, named, shown))
+                    kept.title = f"{self._name()}({parts})" + (
                         "" if mode.enabled else " without gradients"
                     )
+                    kept.plain = not kwargs and len(tensors) == len(args)
                     self._keep(key, kept)
-                    self._use(kept, args, kwargs)
-                    self._note_numbers(args, kwargs)
+                    self._use(kept)
                 return result
             self.tries[key] = self.tries.get(key, 0) + 1
             if self.tries[key] > WARM_UP:
@@ -232,6 +269,11 @@ class Compiled(functools.partial[Any]):
                 self._give_up(problem)
             return result
         except Exception as error:
+            if guards.live.leaves and kept is None:
+                # Perhaps only because of these.
+                session.undo()
+                self._pin({leaf.place for leaf in guards.live.leaves})
+                return self._record(args, kwargs)
             gave_up = session.failure is not None
             if session.lenient if gave_up else not isinstance(error, CaptureError):
                 # The user's own.
@@ -247,18 +289,22 @@ class Compiled(functools.partial[Any]):
         return self.function(*args, **kwargs)
 
     def _recorded(
-        self, session: Session, args: Any, kwargs: Any, tensors: list[Tensor]
+        self, session: Session, args: Any, kwargs: Any, tensors: list[Tensor], numbers: Any
     ) -> tuple[Any, Any]:
         """The call's result, and what can run again; None if it went on eagerly."""
         guards, scalars = session.guards, session.scalars
         kept: Any = None
         with recording(session):
             try:
-                result = self.function(*args, **kwargs)
+                with guards.live.standing(guards.scope):
+                    given = [self.given[k] if k in numbers else x for k, x in enumerate(args)]
+                    named = {k: self.given[k] if k in numbers else x for k, x in kwargs.items()}
+                    result = plain_result(self.function(*given, **named))
             except NumberRead as error:
                 session.give_up(error)
             except Exception as error:
-                if scalars.used and not session.ops and not isinstance(error, CaptureError):
+                done = scalars.used and not (session.ops or guards.live.leaves)
+                if done and not isinstance(error, CaptureError):
                     # What has been done to Values so far.
                     program = scalars.program(None)
                     scalars.restore()
@@ -326,25 +372,33 @@ class Compiled(functools.partial[Any]):
         self._call(self.function)
         warn(f"microtorch.compile runs eagerly from now on: {reason}")
 
-    def _note_numbers(self, args: Any, kwargs: Any) -> None:
-        """Warn of numbers that differ from call to call."""
-        try:
-            given = inspect.signature(self.function).bind(*args, **kwargs).arguments
-        except (TypeError, ValueError):
-            return
-        for name, value in given.items():
-            if type(value) is float:
-                values = self.numbers.setdefault(name, set())
-                values.add(value)
-                if len(values) == MANY_VALUES:
-                    warn(
-                        f"{self._name()} has been compiled for {MANY_VALUES} values of the number "
-                        f"{name}, each for itself. Pass a tensor, torch.tensor({name}), whose "
-                        "value is read at every call"
-                    )
+    def _notice_numbers(self, args: Any, kwargs: Any) -> None:
+        """Let numbers be live that are not what they were when a program was recorded.
+
+        Warns of arguments that had to be read and still differ.
+        """
+        for at, x in _numbers(args, kwargs):
+            values = self.numbers.setdefault(at, set())
+            values.add(simple(x))
+            if len(values) > 1:
+                self.live.add(at)
+            if len(values) == MANY_VALUES and at in self.pinned and type(x) is float:
+                code = getattr(self.function, "__code__", None)
+                name = at if isinstance(at, str) or not code else code.co_varnames[at]
+                warn(
+                    f"{self._name()} has been compiled for {MANY_VALUES} values of the number "
+                    f"{name}, each for itself, as it reads it. Pass a tensor, "
+                    f"torch.tensor({name}), or only compute with it"
+                )
+        every = (kept.guards.moved() for programs in self.programs.values() for kept in programs)
+        self.live = self.live.union(*every) - self.pinned
+
+    def _pin(self, places: set[Any]) -> None:
+        self.pinned |= places
+        self.live = self.live - places
 
     def _keep(self, key: Any, kept: Kept) -> None:
-        kept.instead, kept.turn = self._search, self.turn
+        kept.instead, kept.turn = self._search if kept.plain else _missed, self.turn
         kept.ready()
         known = self.programs.setdefault(key, [])
         known.insert(0, kept)

@@ -14,6 +14,7 @@ from ..tensor import OWN, Tensor, base_of, root_of
 from .adjoint import Adjoint, freed_node, vars_of
 from .guards import Guards
 from .ir import Array, Ref, Storage
+from .numbers import plain_number
 from .session import ARRAY, Session
 from .tape import CaptureError, refusal
 from .traced import Traced
@@ -80,6 +81,7 @@ class Results:
             self.made.append(t)
 
     def _text_of(self, value: Any) -> str:
+        value = plain_number(value)
         kind = type(value)
         if isinstance(value, Tensor):
             if type(ARRAY.__get__(value)) is Traced and id(value) not in self.session.tensors:

@@ -23,6 +23,7 @@ from ..graph.node import next_seq
 from ..kernels import jit, text
 from ..table import Row, names_in
 from ..value import ScalarOp, Value
+from .numbers import Live, Numbers, plain_number
 from .tape import CaptureError, active, place, refusal
 
 _SLOTS = {name: Value.__dict__[name] for name in ("data", "grad")}
@@ -110,11 +111,14 @@ for _name, _formula in zip("add sub mul truediv pow".split(), _OPERATORS.values(
 class Scalars:
     """A list of scalar operations: number k is made from the numbers of its operands."""
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Numbers) -> None:
         # Formula and operands of each number; an input or a constant has none.
         self.formulas: list[Formula | None] = []
         self.operands: list[tuple[int, ...]] = []
         self.constants: dict[tuple[float, float], int] = {}
+        # Numbers that Python computes before each call, by their keys.
+        self.numbers = numbers.values
+        self.taken: dict[str, int] = {}
         # (id of Value, slot) -> (Value, slot, number at entry, what the slot held).
         self.inputs: dict[tuple[int, str], tuple[Value, str, int, float]] = {}
         self.start = next_seq()
@@ -133,9 +137,9 @@ class Scalars:
         if formula == _SUM:
             # Gradients begin at 0.
             x, y = operands
-            if type(x) is not Number and x == 0:
+            if type(x) not in (Number, Live) and x == 0:
                 return y
-            if type(y) is not Number and y == 0:
+            if type(y) not in (Number, Live) and y == 0:
                 return x
         return Number(self, self._enter(formula, tuple([self.place(x) for x in operands])))
 
@@ -150,6 +154,11 @@ class Scalars:
             if x.scalars is not self:
                 raise CaptureError("a Value made in another compiled call is used; return it there")
             return x.index  # type: ignore[no-any-return]
+        if type(x) is Live:
+            text = x.numbers.key(x)
+            if text not in self.taken:
+                self.taken[text] = self._enter()
+            return self.taken[text]
         x = float(x)
         # 0 and -0 are equal, but not the same.
         key = (x, math.copysign(1, x))
@@ -173,7 +182,11 @@ class Scalars:
         # A Value that is being made has no number yet, and no `seq`.
         if getattr(v, "seq", -math.inf) >= self.start:
             self.read(v, name)
-        _SLOTS[name].__set__(v, x if type(x) is Number else float(x))
+        _SLOTS[name].__set__(v, self.number(x))
+
+    def number(self, x: Any) -> Any:
+        """What stands for a number: a recorded or live one as it is recorded."""
+        return Number(self, self.place(x)) if type(x) in (Number, Live) else float(x)
 
     def restore(self) -> None:
         """Give the caller's Values their numbers back, at the end."""
@@ -227,6 +240,7 @@ class Scalars:
             items = {k: self._structure(v, wanted, made) for k, v in result.items()}
             return lambda found: {k: p(found) for k, p in items.items()}
         if result is None or isinstance(result, (bool, int, float, str, Value)):
+            result = plain_number(result)
             return lambda found: result
         raise refusal(
             f"an object of type {kind.__name__} is returned", "Return tuples, lists or dicts"
@@ -292,8 +306,9 @@ class ScalarProgram:
             ]
             for slot in _SLOTS
         }
+        taken = {key: k for key, k in scalars.taken.items() if k in needed}
         # Places: inputs, constants, then results in the order in which they are made.
-        order = [k for of_slot in inputs.values() for _, k in of_slot]
+        order = [k for of_slot in inputs.values() for _, k in of_slot] + [*taken.values()]
         count = len(order)
         places = {k: at for at, k in enumerate([*order, *scalars.constants.values()])}
         runs: list[tuple[int, int, int, int]] = []
@@ -305,6 +320,7 @@ class ScalarProgram:
             places.update(zip(group, itertools.count(len(places))))
         self.reads = {slot: [v for v, _ in of_slot] for slot, of_slot in inputs.items()}
         self.writes = targets
+        self.numbers, self.taken = scalars.numbers, [*taken]
         self.structure = structure
         self.registers = np.zeros(len(places))
         self.registers[count : count + len(scalars.constants)] = [x for x, _ in scalars.constants]
@@ -327,7 +343,8 @@ class ScalarProgram:
     def run(self) -> Any:
         """One call: the caller's Values are read first, and written at the end."""
         reads, writes = self.reads, self.writes
-        self.inputs[:] = [v.data for v in reads["data"]] + [v.grad for v in reads["grad"]]
+        self.inputs[:] = [*(v.data for v in reads["data"]), *(v.grad for v in reads["grad"]),
+                          *(self.numbers[key] for key in self.taken)]  # fmt: skip
         self.walk()
         found = self.registers[self.outputs].tolist()
         for v, x in zip(writes["data"], found, strict=False):
@@ -410,10 +427,11 @@ def _derivatives(row: Row) -> list[Formula]:
 
 
 def _init(self: Value, data: Any, *rest: Any, **label: Any) -> None:
-    if type(data) is not Number:
+    scalars = _recorded()
+    if type(data) is not Number and (scalars is None or type(data) is not Live):
         return INIT(self, data, *rest, **label)
     INIT(self, 0.0, *rest, **label)
-    _SLOTS["data"].__set__(self, data)
+    _SLOTS["data"].__set__(self, scalars.number(data) if scalars else data)
 
 
 EXACTLY, GRADIENTS, INIT = ScalarOp.exactly, ScalarOp.gradients, Value.__init__

@@ -28,6 +28,7 @@ class Session:
 
     def __init__(self, guards: Guards | None = None, lenient: bool = False) -> None:
         self.guards = guards or Guards(None, ())
+        self.guards.live.tape = self
         self.arguments: Any = ()
         # Nodes made before are of higher numbers.
         self.started = next_seq()
@@ -58,7 +59,7 @@ class Session:
         self.numbers: dict[Any, Any] = {}
         self.optimizers: dict[int, Optimizer] = {}
         self.casts: dict[Any, Any] = {}
-        self.scalars = Scalars()
+        self.scalars = Scalars(self.guards.live)
         self.rollback = Rollback()
 
     # ------------------------------------------------------------------------ operations

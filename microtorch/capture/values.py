@@ -6,7 +6,7 @@ import random
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,7 @@ def hooks_of(module: Module) -> dict[str, dict[int, Any]]:
     return vars(module.__dict__.get("_hooks") or types.SimpleNamespace())
 
 
-def module_state(module: Module) -> Any:
+def module_state(module: Module, without: Set[str] = frozenset()) -> Any:
     """What belongs to a module itself: simple values by value, others by identity."""
-    return type(module), frozen(vars(module), 3), frozen(hooks_of(module))
+    own = {name: value for name, value in vars(module).items() if name not in without}
+    return type(module), frozen(own, 3), frozen(hooks_of(module))

@@ -58,7 +58,7 @@ def sub(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) ->
 
 
 def _scaled(name: str, input: Any, other: Any, alpha: Any) -> Any:
-    if alpha == 1 and type(alpha) is int:
+    if alpha.__class__ is int and alpha == 1:
         return other
     if not isinstance(alpha, (bool, int, float, np.generic)):
         raise TypeError(f"{name}(): argument 'alpha' must be Number, not {type(alpha).__name__}")

@@ -187,7 +187,7 @@ def _keys(a: Array, key: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
 def _check_items(a: Array, items: list[Any], free: int) -> None:
     if a.ndim == 0 and any(isinstance(i, slice) for i in items):
         raise IndexError("slice() cannot be applied to a 0-dim tensor.")
-    if a.ndim == 0 and any(type(i) is int for i in items):
+    if a.ndim == 0 and any(i.__class__ is int for i in items):
         raise IndexError(
             "invalid index of a 0-dim tensor. Use `tensor.item()` in Python or "
             "`tensor.item<T>()` in C++ to convert a 0-dim tensor to a number"
@@ -224,7 +224,7 @@ def _view(input: Tensor, key: tuple[Any, ...]) -> Tensor:
     """The view that numbers, slices and None give."""
     a = input._array
     last = key[-1] if key else ...
-    op = SELECT if type(last) is int else UNSQUEEZE if last is None else SLICE if key else ALIAS
+    op = SELECT if last.__class__ is int else UNSQUEEZE if last is None else SLICE if key else ALIAS
     return linked(input, take(a, (*key, ...)), op, (a.shape, key))
 
 

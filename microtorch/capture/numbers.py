@@ -1,0 +1,250 @@
+"""Python numbers that differ from call to call, such as a learning rate that decays.
+
+Where a program did not fit because a float or an int had changed, the next recording has a `Live`
+in the number's place, which passes for it. Arithmetic on it gives further ones; where these meet
+tensors or Values, they are numbers of the program, which Python computes anew before each call.
+Whatever else wants to know the value (a comparison, an index, `math.exp`) pins it: then it is
+compared before each call, as other values are.
+"""
+
+import contextlib
+import functools
+import math
+import operator
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..kernels.operations import replaced
+from ..kernels.standin import method
+from .tape import active
+
+KINDS = (int, float)
+# Integers beyond have no float64 of their own.
+EXACT = 2**53
+_TAKEN = {"abs", "exact", "values"}
+# What looks for a number in a dict of arrays, and makes one where it finds none.
+_LOOKING = "microtorch.functions.elementwise"
+
+
+@dataclass(eq=False, slots=True)
+class Leaf:
+    """A number's place.
+
+    place: what it is known by. text: an expression for the number. put: puts another object there.
+    same: the text that compares it, with rows for the built-in function; "" for arguments, whose
+    key does. name: its variable in expressions.
+    """
+
+    place: Any
+    text: str
+    value: Any
+    put: Callable[[Any], Any]
+    same: str = ""
+    rows: list[list[int]] | None = None
+    name: str = ""
+    pinned: bool = False
+
+
+class Numbers:
+    """The live numbers of a recording.
+
+    values: those that a program takes, by their texts; `refresh` computes them before a call.
+    """
+
+    def __init__(self) -> None:
+        self.tape: Any = None
+        self.leaves: list[Leaf] = []
+        self.values: dict[str, float] = {}
+        self._constants: dict[str, Any] = {}
+
+    def add(self, label: str, leaf: Leaf) -> None:
+        """Note a place, whose number the user calls by a label."""
+        leaf.name = label if label.isidentifier() else "number"
+        while leaf.name in _TAKEN or any(leaf.name == other.name for other in self.leaves):
+            leaf.name += "_"
+        self.leaves.append(leaf)
+
+    @contextlib.contextmanager
+    def standing(self, owners: dict[str, Any]) -> Iterator[None]:
+        """Let all stand in their places, and remain in no owner in the end."""
+        for leaf in self.leaves:
+            leaf.put(Live(self, leaf.value, leaf.name, (leaf,)))
+        try:
+            yield
+        finally:
+            for owner in owners.values() if self.leaves else ():
+                _cleared(owner)
+
+    def key(self, live: "Live") -> str:
+        """The key of a number among those that the program takes."""
+        self.values[live.text] = float(live.value)
+        return live.text
+
+    def array(self, live: "Live", dtype: Any) -> Any:
+        """The number as a recorded array of no dims."""
+        number = self.tape.number(self.values, self.key(live))
+        number.ref.storage.name = "of_" * (len(live.text) > len(live.leaves[0].name)) + (
+            live.leaves[0].name)  # fmt: skip
+        made = (live.text, dtype)
+        if made not in self.tape.casts:
+            self.tape.casts[made] = self.tape.attempt(method("astype"), (number, dtype), {})
+        return self.tape.casts[made]
+
+    def constant(self, x: Any) -> str:
+        """A number that is no live one, in an expression."""
+        if type(x) in KINDS and abs(x) < np.inf:
+            return repr(x) if x >= 0 and repr(x)[0] != "-" else f"({x!r})"
+        name = f"constant_{len(self._constants)}"
+        self._constants[name] = x
+        return name
+
+    def refresh(self, scope: dict[str, Any]) -> str:
+        """The text that computes all numbers that the program takes, and says whether it could."""
+        lines = ["def refresh():", "    try:"]
+        own = {**self._constants, "values": self.values, "exact": _exact}
+        for k, leaf in enumerate(self.leaves):
+            own[f"kind_{k}"], own[f"pinned_{k}"] = type(leaf.value), leaf.value
+            lines.append(f"        {leaf.name} = {f'pinned_{k}' if leaf.pinned else leaf.text}")
+            lines.append(f"        if {leaf.name}.__class__ is not kind_{k}: return False")
+        lines += [f"        values[{text!r}] = exact({text})" for text in self.values]
+        lines += ["    except Exception:", "        return False", "    return True"]
+        own = scope | own
+        exec("\n".join(lines), own)
+        scope["refresh"] = own["refresh"]
+        return "refresh()"
+
+
+def _cleared(owner: Any) -> None:
+    """Put numbers into the places of live ones in what has such."""
+    held: Any = owner if type(owner) in (list, dict) else getattr(owner, "__dict__", ())
+    if isinstance(owner, types.CellType):
+        with contextlib.suppress(ValueError):
+            if type(x := owner.cell_contents) is Live:
+                owner.cell_contents = x.value
+    for k, x in list(held.items() if type(held) is dict else enumerate(held)):
+        if type(x) is Live:
+            held[k] = x.value
+
+
+def _exact(x: Any) -> float:
+    if isinstance(x, int) and abs(x) > EXACT:
+        raise OverflowError
+    return float(x)
+
+
+class Live:
+    """A number that differs from call to call, as it is in the recorded one.
+
+    text: an expression for it over the names of `leaves`.
+    """
+
+    __slots__ = ("leaves", "numbers", "text", "value")
+
+    def __init__(self, numbers: Numbers, value: Any, text: str, leaves: tuple[Leaf, ...]) -> None:
+        self.numbers, self.value, self.text, self.leaves = numbers, value, text, leaves
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return type(self.value)
+
+    def read(self) -> Any:
+        """The value, on which what the program does depends from now on."""
+        for leaf in self.leaves:
+            leaf.pinned = True
+        return self.value
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.read(), name)
+
+    def __hash__(self) -> int:
+        looking = sys._getframe(1).f_globals.get("__name__") == _LOOKING
+        return id(self) if looking else hash(self.read())
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.array(self.read(), dtype)
+
+    def __array_ufunc__(self, ufunc: Any, how: str, *inputs: Any, **options: Any) -> Any:
+        return getattr(ufunc, how)(*map(plain_number, inputs), **options)
+
+
+def plain_number(x: Any) -> Any:
+    """What a live number is; anything else as it is."""
+    return x.read() if type(x) is Live else x
+
+
+def plain_result(value: Any) -> Any:
+    """What a call returns; without live numbers, if there are any in it."""
+    found: list[Any] = []
+    replaced(value, lambda x: found.append(x) if type(x) is Live else None)
+    return replaced(value, plain_number) if found else value
+
+
+def _made(numbers: Numbers, function: Any, form: str, *operands: Any) -> Any:
+    """What an operation gives, as an expression where it is a number that a program can take."""
+    found = function(*[x.value if type(x) is Live else x for x in operands])
+    lives = [x for x in operands if type(x) is Live]
+    recorded = numbers.tape is not None and active.tape is numbers.tape
+    same = all(x.numbers is numbers for x in lives)
+    if not (recorded and same and type(found) in KINDS) or abs(found) > EXACT:
+        for x in lives:
+            x.read()
+        return found
+    texts = [x.text if type(x) is Live else numbers.constant(x) for x in operands]
+    leaves = dict.fromkeys(leaf for x in lives for leaf in x.leaves)
+    return Live(numbers, found, form.format(*texts), tuple(leaves))
+
+
+def _binary(name: str, sign: str) -> None:
+    function = getattr(operator, name)
+
+    def forward(self: Live, other: Any) -> Any:
+        if type(other) is Live or type(other) in (*KINDS, bool):
+            return _made(self.numbers, function, f"({{}} {sign} {{}})", self, other)
+        known = isinstance(other, (np.generic, np.ndarray, complex))
+        return function(self.read(), other) if known else NotImplemented
+
+    def reflected(self: Live, other: Any) -> Any:
+        if type(other) in (*KINDS, bool):
+            return _made(self.numbers, function, f"({{}} {sign} {{}})", other, self)
+        known = isinstance(other, (np.generic, np.ndarray, complex))
+        return function(other, self.read()) if known else NotImplemented
+
+    setattr(Live, f"__{name}__", forward)
+    setattr(Live, f"__r{name}__", reflected)
+
+
+def _unary(name: str, form: str) -> None:
+    function = getattr(operator, name)
+    setattr(Live, f"__{name}__", lambda self: _made(self.numbers, function, form, self))
+
+
+def _pinning(name: str, function: Callable[..., Any]) -> None:
+    def read(self: Live, *others: Any) -> Any:
+        return function(self.read(), *map(plain_number, others))
+
+    setattr(Live, f"__{name}__", read)
+
+
+def _swapped(function: Callable[..., Any], y: Any, x: Any) -> Any:
+    return function(x, y)
+
+
+for _name, _sign in (("add", "+"), ("sub", "-"), ("mul", "*"), ("truediv", "/"),
+                     ("floordiv", "//"), ("mod", "%"), ("pow", "**")):  # fmt: skip
+    _binary(_name, _sign)
+for _name, _form in (("neg", "(-{})"), ("pos", "(+{})"), ("abs", "abs({})")):
+    _unary(_name, _form)
+for _function in (bool, float, int, complex, round, format, str, repr, divmod,
+                  math.trunc, math.floor, math.ceil):  # fmt: skip
+    _pinning(_function.__name__, _function)
+for _name in "index eq ne lt le gt ge invert".split():
+    _pinning(_name, getattr(operator, f"__{_name}__"))
+for _name in "lshift rshift and or xor".split():
+    _pinning(_name, getattr(operator, f"__{_name}__"))
+    _pinning(f"r{_name}", functools.partial(_swapped, getattr(operator, f"__{_name}__")))
+_pinning("rdivmod", functools.partial(_swapped, divmod))

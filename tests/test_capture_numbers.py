@@ -1,0 +1,293 @@
+"""Numbers that differ from call to call: one program for all values, and eager mode's results."""
+
+import copy
+import json
+import math
+import random
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from interpreter import Interpreter
+
+import microtorch as torch
+import microtorch.nn.functional as F
+from microtorch import Value, nn
+from microtorch.capture import kept
+
+X = torch.tensor(np.random.RandomState(0).randn(4, 3).astype("f4"))
+WHOLE = torch.arange(6)
+NAMED = {0.5: 1.0, 1.0: 2.0, 2.0: 3.0}
+rate = 0.5
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch):
+    """Programs are interpreted, as each takes a second to compile."""
+    monkeypatch.setattr(kept, "build", Interpreter)
+
+
+def count(compiled):
+    return sum(map(len, compiled.programs.values()))
+
+
+def leaves(value):
+    if isinstance(value, (tuple, list)):
+        return [x for v in value for x in leaves(v)]
+    return [value]
+
+
+def same(a, b):
+    for x, y in zip(leaves(a), leaves(b), strict=True):
+        assert type(x) is type(y)
+        if isinstance(x, torch.Tensor):
+            assert x.dtype == y.dtype
+            x, y = x.detach().numpy(), y.detach().numpy()
+            np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7)
+        else:
+            assert x == y or x != x != y
+
+
+# What only computes with a number: one program for all of its values.
+COMPUTING = [
+    lambda x, k: x * k + k, lambda x, k: (k * x, k - x, x / k, k / x),
+    lambda x, k: x * ((1.0 - 0.9 * k / 100) ** 2), lambda x, k: x * (k // 1 + k % 0.7 + abs(-k)),
+    lambda x, k: x.clone().mul_(k).add_(k).div_(k + 1), lambda x, k: F.leaky_relu(x, k),
+    lambda x, k: torch.add(x, x, alpha=k) - torch.sub(x, x, alpha=-k),
+    lambda x, k: x.double() * k + k,
+    lambda x, k: x if k is None else x * k,
+]  # fmt: skip
+# What wants to know it.
+READING = [
+    lambda x, k: x * k if k > 1 else x - k, lambda x, k: x * math.exp(-k) + k,
+    lambda x, k: x.abs() ** k, lambda x, k: k ** x.abs(), lambda x, k: x * float(f"{k}"),
+    lambda x, k: x * NAMED.get(k, 7.0), lambda x, k: x * json.loads(json.dumps(float(k))),
+    lambda x, k: x * float(np.sqrt(k)) + np.float64(2.0) * k, lambda x, k: WHOLE * k,
+    lambda x, k: x * round(k), lambda x, k: torch.where(x > 0, x, k),
+    lambda x, k: torch.full((2,), k) + torch.tensor(k), lambda x, k: (x.half() * k).float(),
+    lambda x, k: (x * k, k, k * 2, [k + 1]), lambda x, k: x * 2 if type(k) is float else x + k,
+    lambda x, k: x + sum([k, k, 1]) + max(k, 0.75), lambda x, k: x * copy.deepcopy(k),
+    lambda x, k: x * k if k else x, lambda x, k: x * (1 / (k - 2)), lambda x, k: x * k.real,
+    lambda x, k: F.dropout(x, 0.5 * min(1, k / 4)), lambda x, k: x * len({k, 0.5, 1.0}),
+    lambda x, k: x * divmod(k, 0.3)[0], lambda x, k: x * len(f"{k:.3f}"),
+    lambda x, k: x[int(k) % 4 : 4], lambda x, k: torch.from_numpy(np.full(3, k)) + x[0],
+    lambda x, k: x * abs(complex(k, 1)), lambda x, k: F.huber_loss(x, x * 0.5, delta=k),
+    lambda x, k: x.clamp(min=-k, max=k),
+]  # fmt: skip
+VALUES = [
+    (0.5, 1.0, 2.0, 0.5, 3.25, 2.0, 0.0, -0.0, math.nan, math.inf),
+    (1, 2, 3, 2, 5, 0, 2**60, 1), (1, 0.5, 2, 1.5, True, 3, None, 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", VALUES, ids=["floats", "ints", "mixed"])
+@pytest.mark.parametrize("number", range(len(COMPUTING) + len(READING)))
+def test_same_as_eager(number, values):
+    function = [*COMPUTING, *READING][number]
+    compiled = torch.compile(function, fallback="eager")
+    for k in values:
+        for _ in range(2):
+            found = []
+            for f in (function, compiled):
+                torch.manual_seed(3)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    try:
+                        found.append(f(X, k))
+                    except Exception as error:
+                        found.append(type(error).__name__)
+            same(*found)
+
+
+@pytest.mark.parametrize("number", range(len(COMPUTING)))
+def test_one_program_for_all_values(number):
+    compiled = torch.compile(COMPUTING[number])
+    for k in range(1, 30):
+        compiled(X, 0.1 * k)
+    assert count(compiled) == 2 and not compiled.pinned
+    by_name = torch.compile(COMPUTING[number])
+    for k in range(1, 30):
+        same(by_name(X, k=0.7 * k), COMPUTING[number](X, 0.7 * k))
+    assert count(by_name) == 2 and not by_name.pinned
+
+
+class Trainer:
+    mu = 1.0
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.scale, self.calls = nn.Linear(3, 1), 0.1, 0
+
+    def forward(self, x):
+        return self.linear(x) * self.scale
+
+
+def test_wherever_the_number_is():
+    global rate
+    trainer, options = Trainer(), {"eps": 0.1, "epoch": 0, "name": "a"}
+    trainer.mu = factor = 2.0
+    module = Scaled()
+
+    def function(x):
+        return (module(x) * rate + trainer.mu) * factor + options["eps"]
+
+    compiled = torch.compile(function)
+    for k in range(30):
+        options["epoch"] += 1
+        module.calls += 1
+        rate = 0.5 + (k % 5 == 0) * k
+        trainer.mu = 1.0 + (k % 5 == 1) * k
+        factor = 3.0 + (k % 5 == 2) * k
+        options["eps"] = 0.01 + (k % 5 == 3) * k
+        module.scale = 0.1 + (k % 5 == 4) * k
+        same(compiled(X), function(X))
+    assert count(compiled) <= 8 and len(compiled.live) == 7 and not compiled.pinned
+    before = compiled.latest
+    options["name"] = "b"
+    same(compiled(X), function(X))
+    assert compiled.latest is not before
+    rate = None
+    with pytest.raises(TypeError):
+        compiled(X)
+    rate = 0.5
+
+
+def test_hand_written_descent():
+    p, q = (torch.ones(3, requires_grad=True) for _ in range(2))
+
+    def step(p, rate):
+        p.grad = None
+        loss = ((p * X) ** 2).sum() * (1 + rate)
+        loss.backward()
+        with torch.no_grad():
+            p.add_(p.grad, alpha=-rate)
+        return loss
+
+    compiled = torch.compile(step)
+    for k in range(20):
+        same(compiled(p, 0.01 * 0.9**k), step(q, 0.01 * 0.9**k))
+        same(p.detach(), q.detach())
+    assert count(compiled) == 2
+
+
+def test_values():
+    def made():
+        draw = random.Random(3)
+        weights = [Value(draw.uniform(-1, 1)) for _ in range(5)]
+        data = [([draw.uniform(-1, 1) for _ in range(4)], draw.choice((-1, 1))) for _ in range(6)]
+
+        def step(k):
+            total = Value(0.0)
+            for x, y in data:
+                score = sum((w * v for w, v in zip(weights, x, strict=False)), weights[4])
+                total = total + (1 - y * score).relu()
+            for w in weights:
+                w.grad = 0.0
+            total.backward()
+            rate = 1.0 - 0.9 * k / 100
+            for w in weights:
+                w.data -= rate * w.grad
+            return total * Value(rate)
+
+        return weights, step
+
+    (ours, step), (theirs, eager) = made(), made()
+    compiled = torch.compile(step)
+    for k in range(50):
+        assert compiled(k).data == eager(k).data
+        assert [w.data for w in ours] == [w.data for w in theirs]
+    assert not compiled.pinned and count(compiled) <= 2
+
+
+def test_gradients_of_a_call_are_those_of_its_number():
+    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
+
+    def function(x, k):
+        return (x * k).exp() * k
+
+    compiled = torch.compile(function)
+    numbers = 0.1, 0.2, 0.3, 0.4
+    results = [compiled(x, k) for k in numbers]
+    for k, y in zip(numbers, results, strict=True):
+        found = torch.autograd.grad(y.sum(), x)[0]
+        same(found, torch.autograd.grad(function(x, k).sum(), x)[0])
+
+
+def test_nothing_live_is_left_behind():
+    trainer, seen = Trainer(), []
+
+    def function(x, k):
+        if seen:
+            trainer.last = seen[0] = k
+        return x * k
+
+    compiled = torch.compile(function)
+    for k in (0.1, 0.2, 0.3):
+        compiled(X, k)
+    seen.append(0.0)
+    for k in (0.4, 0.5):
+        compiled(X, k)
+        assert type(trainer.last) is type(seen[0]) is float and trainer.last == seen[0] == k
+    with pytest.raises(RuntimeError, match="changed inside a compiled function"):
+        for k in range(60):
+            compiled(X, 0.1 * k)
+
+
+def test_errors_of_the_function():
+    def function(x, k):
+        return x.reshape(2, 5) if k > 2 else x * k
+
+    compiled = torch.compile(function)
+    for k in (1, 2):
+        same(compiled(X, k), X * k)
+    with pytest.raises(RuntimeError, match="invalid for input of size 12"):
+        compiled(X, 3)
+    same(compiled(X, 1), X)
+
+
+def test_threads():
+    def function(x, k):
+        return (x * k).sum() + k
+
+    compiled = torch.compile(function)
+    for k in (0.1, 0.2, 0.3):
+        compiled(X, k)
+    wrong = []
+
+    def work(first):
+        for k in range(100):
+            number = first + 0.01 * k
+            if abs(compiled(X, number).item() - function(X, number).item()) > 1e-3:
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong and count(compiled) == 2
+
+
+def test_numbers_that_are_read_are_warned_of():
+    compiled = torch.compile(lambda x, k: x * math.exp(k))
+    with pytest.warns(UserWarning, match="3 values of the number k, each for itself"):
+        for k in (0.1, 0.2, 0.3):
+            compiled(X, k)
+
+
+def test_natively(monkeypatch):
+    monkeypatch.undo()
+
+    def function(x, k):
+        return (x * (1 - 0.5 * k)).sum() + rate
+
+    global rate
+    compiled = torch.compile(function)
+    for k in range(6):
+        rate = 0.1 * k
+        same(compiled(X, 0.3 * k), function(X, 0.3 * k))
+    assert compiled.latest.fast is not None
+    rate = 0.5
