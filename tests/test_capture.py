@@ -1075,7 +1075,7 @@ def test_what_made_so_many_programs_is_named():
         count = 0
 
         def step(self, x):
-            return x * self.count
+            return x * int(self.count)
 
     trainer, x = Trainer(), torch.ones(2)
     compiled = torch.compile(trainer.step)
@@ -1092,7 +1092,7 @@ def test_calls_of_ever_new_signatures_run_eagerly_in_the_end(monkeypatch):
         return record(self, *args)
 
     monkeypatch.setattr(program.Compiled, "_record", counting)
-    compiled, x = torch.compile(lambda x, rate: x * rate), torch.ones(2)
+    compiled, x = torch.compile(lambda x, rate: x * float(rate)), torch.ones(2)
     with pytest.warns(UserWarning) as caught:
         for k in range(1, 100):
             assert compiled(x, k / 100).tolist() == (x * (k / 100)).tolist()

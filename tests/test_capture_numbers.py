@@ -105,11 +105,11 @@ def test_one_program_for_all_values(number):
     compiled = torch.compile(COMPUTING[number])
     for k in range(1, 30):
         compiled(X, 0.1 * k)
-    assert count(compiled) == 2 and not compiled.pinned
+    assert count(compiled) == 2 and not compiled.signatures.pinned
     by_name = torch.compile(COMPUTING[number])
     for k in range(1, 30):
         same(by_name(X, k=0.7 * k), COMPUTING[number](X, 0.7 * k))
-    assert count(by_name) == 2 and not by_name.pinned
+    assert count(by_name) == 2 and not by_name.signatures.pinned
 
 
 class Trainer:
@@ -144,7 +144,11 @@ def test_wherever_the_number_is():
         options["eps"] = 0.01 + (k % 5 == 3) * k
         module.scale = 0.1 + (k % 5 == 4) * k
         same(compiled(X), function(X))
-    assert count(compiled) <= 8 and len(compiled.live) == 7 and not compiled.pinned
+    assert (
+        count(compiled) <= 8
+        and len(compiled.signatures.live) == 7
+        and not compiled.signatures.pinned
+    )
     before = compiled.latest
     options["name"] = "b"
     same(compiled(X), function(X))
@@ -199,7 +203,7 @@ def test_values():
     for k in range(50):
         assert compiled(k).data == eager(k).data
         assert [w.data for w in ours] == [w.data for w in theirs]
-    assert not compiled.pinned and count(compiled) <= 2
+    assert not compiled.signatures.pinned and count(compiled) <= 2
 
 
 def test_gradients_of_a_call_are_those_of_its_number():

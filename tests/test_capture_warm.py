@@ -271,20 +271,20 @@ def test_a_class_s_version_counts_the_changes_of_its_bases():
 
 
 def test_dicts_that_get_other_tables_are_followed():
-    space = {"scale": 1.0, "torch": torch}
-    exec("def f(x):\n    return torch.relu(x) * scale", space)
+    space = {"scale": "1.0", "torch": torch}
+    exec("def f(x):\n    return torch.relu(x) * float(scale)", space)
     f, x = warm(space["f"], torch.ones(2)), torch.ones(2)
     for round_ in range(3):
         for k in range(1000):
             space[f"more{round_}_{k}"] = k
         # The table is another one: found out in Python, and looked up anew.
         assert in_python(f, x)
-        assert f(x).tolist() == [space["scale"]] * 2
+        assert f(x).tolist() == [float(space["scale"])] * 2
         assert not in_python(f, x)
-        space["scale"] += 1.0
+        space["scale"] = f"{round_ + 2}.0"
         assert in_python(f, x)
         for _ in range(3):
-            assert f(x).tolist() == [space["scale"]] * 2
+            assert f(x).tolist() == [float(space["scale"])] * 2
     del space["scale"]
     with pytest.raises(NameError):
         f(x)

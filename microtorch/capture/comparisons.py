@@ -1,13 +1,17 @@
 """Comparisons of Python values with what they are now: texts for Python, rows for machine code."""
 
+import functools
 import operator
 import re
-from collections.abc import Set
+import types
+from collections.abc import Callable, Set
 from typing import Any
 
 from ..kernels import objects
+from ..nn.module import Module
+from .numbers import EXACT, KINDS, Leaf, Numbers
 from .tape import recorders
-from .values import equal, frozen
+from .values import equal, frozen, module_state, simple
 
 # Containers of no more than so many parts are compared part by part.
 _FEW = 8
@@ -23,13 +27,19 @@ class Comparisons:
     stand, each with the rows that do where there is no version.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, live: Set[Any] = frozenset()) -> None:
         self.scope: dict[str, Any] = {"frozen": frozen, "equal": equal, "same": operator.is_,
                                       "recorders": recorders}  # fmt: skip
         self.texts: list[str] = []
         self.rows: list[list[int]] = []
         self.rest: list[str] = []
         self.kinds: dict[type, list[list[int]]] = {}
+        # The numbers that were found, by their places: what leads to each, and what it is; those
+        # of which are to be live, and those that are.
+        self.numbers: dict[Any, tuple[str, Any]] = {}
+        self._wanted, self.live = live, Numbers()
+        # For each module the names of its live numbers, and what it is without them.
+        self.modules: dict[Module, tuple[set[str], Any]] = {}
         # What was noted, in words and with the text that compares it.
         self.places: dict[Any, tuple[str, str]] = {}
 
@@ -129,6 +139,56 @@ class Comparisons:
             found.append(self.compare(same, rows))
         self.places[id(optimizer), "members"] = "an optimizer's groups", " and ".join(found)
 
+    def settle_modules(self) -> None:
+        """Compare, after epochs, what modules are, but for their live numbers."""
+        for module in self.modules:
+            kind, held = type(module).__name__, vars(module)
+            live = {name for name, x in held.items()
+                    if self.is_live(f"{kind}.{name}", held, f"[{name!r}]", x, None)}  # fmt: skip
+            self.modules[module] = live, module_state(module, live)
+
+    def rare(self) -> bool:
+        """Whether all modules are as they were; asked after epochs only."""
+        modules = self.modules.items()
+        return all(module_state(m, names) == state for m, (names, state) in modules)
+
+    # ------------------------------------------------------------------------- numbers
+    def is_live(
+        self, words: str, owner: Any, text: str, value: Any, rows: list[list[int]] | None
+    ) -> bool:  # fmt: skip
+        """Whether a value, an owner followed by a text, is a live number, which is noted."""
+        put = _putting(owner, text) if type(value) in KINDS else None
+        if put is None:
+            return False
+        place, where = (id(owner), text), self.name(owner) + text
+        self.numbers[place] = where, value
+        if place not in self._wanted or not -EXACT < value < EXACT:
+            return False
+        same = self.text(f"frozen({where}) == {{}}", frozen(value))
+        self.places[place] = words, same
+        self.live.add(last(words), Leaf(place, where, value, put, same, rows))
+        return True
+
+    def moved(self) -> set[Any]:
+        """The places of numbers where other numbers are now."""
+        found = ((place, self.found(text), was) for place, (text, was) in self.numbers.items())
+        return {place for place, now, was in found
+                if type(now) in KINDS and simple(now) != simple(was)}  # fmt: skip
+
+    def settle(self) -> set[Any]:
+        """Compare the live numbers that were read after all, and let the others be computed.
+
+        Gives the places of those that were read.
+        """
+        pinned = [leaf for leaf in self.live.leaves if leaf.pinned]
+        for leaf in pinned:
+            if leaf.same:
+                self.compare(leaf.same, leaf.rows)
+        if len(pinned) < len(self.live.leaves):
+            self.compare(self.live.refresh(self.scope), None)
+        return {leaf.place for leaf in pinned}
+
+    # -------------------------------------------------------------------------- afterwards
     def found(self, text: str) -> Any:
         """What a text gives now; None if nothing."""
         try:
@@ -155,3 +215,16 @@ def parts_rows(value: Any) -> list[list[int]] | None:
     """Comparisons of a short list's size and parts."""
     few = type(value) is list and len(value) <= _MANY
     return [objects.size(value, len(value)), *objects.parts(value)] if few else None
+
+
+def _putting(owner: Any, text: str) -> Callable[[Any], None] | None:
+    """What puts something where a text leads to from an owner, if that is simple."""
+    if isinstance(owner, types.CellType):
+        return functools.partial(setattr, owner, "cell_contents")
+    held, name = (
+        owner if isinstance(owner, dict) else getattr(owner, "__dict__", 0),
+        text.strip(".[']"),
+    )
+    return (
+        functools.partial(held.__setitem__, name) if type(held) is dict and name in held else None
+    )

@@ -31,7 +31,6 @@ from ..optim.optimizer import Optimizer
 from ..tensor import Tensor
 from ..value import Value
 from .comparisons import Comparisons, few, last, parts_rows
-from .numbers import EXACT, KINDS, Leaf, Numbers
 from .tape import HOOKED, CaptureError
 from .usercode import (
     CALLED,
@@ -64,7 +63,6 @@ from .values import (
     generators,
     hooks_of,
     module_state,
-    simple,
     state_of,
 )  # fmt: skip
 
@@ -75,15 +73,9 @@ class Guards(Comparisons):
     """The walk from a function and its arguments, with what it found to compare."""
 
     def __init__(self, function: Any, arguments: Any, live: Set[Any] = frozenset()) -> None:
-        super().__init__()
-        # The numbers that were found, by their places: what leads to each, and what it is; those
-        # of which are to be live, and those that are.
-        self.numbers: dict[Any, tuple[str, Any]] = {}
-        self._wanted, self.live = live, Numbers()
+        super().__init__(live)
         # Whether the user's code calls `type`, for which no number can stand for another.
         self.asks_types = False
-        # For each module the names of its live numbers, and what it is without them.
-        self.modules: dict[Module, tuple[set[str], Any]] = {}
         # The containers and tensors among the arguments, by their ids.
         self._held: dict[int, Any] = {}
         self.arrays: list[Any] = []
@@ -136,11 +128,7 @@ class Guards(Comparisons):
                 f"{self.where(name)}: {problem} inside a compiled function, which later calls "
                 'would not do again. Do that outside, or compile with fallback="eager".'
             )
-        for module in self.modules:
-            kind, held = type(module).__name__, vars(module)
-            live = {name for name, x in held.items()
-                    if self._is_live(f"{kind}.{name}", held, f"[{name!r}]", x, None)}  # fmt: skip
-            self.modules[module] = live, module_state(module, live)
+        self.settle_modules()
         self._seen.clear()
 
     def _walk(self, values: Iterable[Any]) -> None:
@@ -207,44 +195,9 @@ class Guards(Comparisons):
             same = f"({same} or frozen({{0}}{text}) == {{2}})"
         same, rows = self.text(same, owner, value, frozen(value)), self.rows_of(owner, text, value)
         self.places[id(owner), text] = words, same
-        if not self._is_live(words, owner, text, value, rows):
+        if not self.is_live(words, owner, text, value, rows):
             self.compare(same, rows)
         self._visit(value, words)
-
-    def _is_live(
-        self, words: str, owner: Any, text: str, value: Any, rows: list[list[int]] | None
-    ) -> bool:  # fmt: skip
-        """Whether a value, an owner followed by a text, is a live number, which is noted."""
-        put = _putting(owner, text) if type(value) in KINDS else None
-        if put is None:
-            return False
-        place, where = (id(owner), text), self.name(owner) + text
-        self.numbers[place] = where, value
-        if place not in self._wanted or not -EXACT < value < EXACT:
-            return False
-        same = self.text(f"frozen({where}) == {{}}", frozen(value))
-        self.places[place] = words, same
-        self.live.add(last(words), Leaf(place, where, value, put, same, rows))
-        return True
-
-    def moved(self) -> set[Any]:
-        """The places of numbers where other numbers are now."""
-        found = ((place, self.found(text), was) for place, (text, was) in self.numbers.items())
-        return {place for place, now, was in found
-                if type(now) in KINDS and simple(now) != simple(was)}  # fmt: skip
-
-    def settle(self) -> set[Any]:
-        """Compare the live numbers that were read after all, and let the others be computed.
-
-        Gives the places of those that were read.
-        """
-        pinned = [leaf for leaf in self.live.leaves if leaf.pinned]
-        for leaf in pinned:
-            if leaf.same:
-                self.compare(leaf.same, leaf.rows)
-        if len(pinned) < len(self.live.leaves):
-            self.compare(self.live.refresh(self.scope), None)
-        return {leaf.place for leaf in pinned}
 
     # ---------------------------------------------------------------------------- the walk
     def _visit_all(self, values: Iterable[Any], words: str = "") -> None:
@@ -284,7 +237,7 @@ class Guards(Comparisons):
                 words = words or f"a {type(value).__name__}"
                 items: Any = value.items() if few(value) and isinstance(value, dict) else ()
                 live = {k for k, v in items
-                        if self._is_live(f"{words} {k}", value, f"[{k!r}]", v, None)}  # fmt: skip
+                        if self.is_live(f"{words} {k}", value, f"[{k!r}]", v, None)}  # fmt: skip
                 found = self.compare(self.contents(value, live), parts_rows(value))
                 self.places.setdefault((id(value), ""), (words, found))
             self._visit_all(parts_of(value), words)
@@ -506,11 +459,6 @@ class Guards(Comparisons):
         return (self._names | special | entries) & vars(kind).keys() - {"__class__"}
 
     # ------------------------------------------------------------------------- afterwards
-    def rare(self) -> bool:
-        """Whether all modules are as they were; asked after epochs only."""
-        modules = self.modules.items()
-        return all(module_state(m, names) == state for m, (names, state) in modules)
-
     def drawn(self) -> str:
         """Where random numbers have been drawn that are not microtorch's, if any have."""
         drawn = [g for g, state, before in self._random if state() != before]
@@ -528,16 +476,3 @@ class Guards(Comparisons):
                 at = self.where(*names, labels.get(id(module), ""))
                 found.append((at, f"an attribute of {type(module).__name__}"))
         return found
-
-
-def _putting(owner: Any, text: str) -> Callable[[Any], None] | None:
-    """What puts something where a text leads to from an owner, if that is simple."""
-    if isinstance(owner, types.CellType):
-        return functools.partial(setattr, owner, "cell_contents")
-    held, name = (
-        owner if isinstance(owner, dict) else getattr(owner, "__dict__", 0),
-        text.strip(".[']"),
-    )
-    return (
-        functools.partial(held.__setitem__, name) if type(held) is dict and name in held else None
-    )

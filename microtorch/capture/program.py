@@ -1,27 +1,24 @@
 """`microtorch.compile`: one program a signature, and what a call does around it."""
 
 import functools
-import operator
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Self
 
-from .. import dtypes
 from ..graph.node import LEAF, mode
 from ..nn.module import Module
 from ..tensor import Tensor
-from .arguments import describe, flatten
+from .arguments import Given, Signatures, modes
 from .fast import MISS
 from .guards import Guards
 from .kept import Kept
-from .numbers import KINDS, Leaf, plain_result
+from .numbers import plain_result
 from .record import paused
 from .recording import recording
 from .scalars import NumberRead
 from .session import Session
 from .tape import OUTSIDE, CaptureError, active, place, refusal, warn
 from .turn import Turn
-from .values import simple
 
 MOST_SIGNATURES = 8
 # A program that was dropped before it ran so often was recorded in vain.
@@ -30,19 +27,8 @@ ENOUGH_RUNS = 8
 LONGEST_PAUSE = 16
 # With each program that was recorded in vain twice as many calls go by until the next is recorded.
 MOST_DOUBLINGS = 13
-# So many values of a number, each with a program of its own, are warned of.
-MANY_VALUES = 3
 # Calls that may make lasting things (an optimizer's state) before that is an error.
 WARM_UP = 2
-
-
-def _modes() -> tuple[Any, ...]:
-    return mode.enabled, mode.inference, dtypes.get_default_dtype()
-
-
-def _numbers(args: Any, kwargs: Any) -> Iterator[tuple[Any, Any]]:
-    """The numbers among arguments, by position or name."""
-    return ((k, x) for k, x in (*enumerate(args), *kwargs.items()) if type(x) in KINDS)
 
 
 def _missed(*_: Any) -> Any:
@@ -109,12 +95,7 @@ class Compiled(functools.partial[Any]):
         self.wasted = self.missed = 0
         # Calls without a run since, the runs before them, and calls that no program is sought for.
         self.in_row = self.runs = self.pause = 0
-        # The values that numbers among the arguments had; those of live ones in this call.
-        self.numbers: dict[Any, set[Any]] = {}
-        self.given: dict[Any, Any] = {}
-        # The places of numbers that are live, and of those that were, but had to be read.
-        self.live: set[Any] = set()
-        self.pinned: set[Any] = set()
+        self.signatures = Signatures()
         self.turn = Turn()
         self.warned = False
         functools.update_wrapper(self, function, updated=())
@@ -142,16 +123,16 @@ class Compiled(functools.partial[Any]):
         if self.pause > 0:
             self.pause, self.missed = self.pause - 1, self.missed + 1
             return self.function(*args, **kwargs)
-        key, tensors, _, numbers = self._key(args, kwargs)
+        given = self.signatures.of(args, kwargs)
         with self.turn.lock:
             if self.turn.busy[0]:
                 # Called by what a program of the function calls.
                 return self.function(*args, **kwargs)
-            self.given.update(numbers)
-            for kept in self.programs.get(key, ()):
-                found = kept.fast(*tensors) if kept.fast and not kept.plain else MISS
+            self.signatures.now.update(given.numbers)
+            for kept in self.programs.get(given.key, ()):
+                found = kept.fast(*given.tensors) if kept.fast and not kept.plain else MISS
                 if found is MISS:
-                    found = kept.call(tensors)
+                    found = kept.call(given.tensors)
                 if found is not MISS:
                     self._use(kept)
                     return found
@@ -164,18 +145,6 @@ class Compiled(functools.partial[Any]):
             self.in_row = self.in_row + 1 if runs == self.runs else 0
             self.runs, self.pause = runs, min(self.in_row, LONGEST_PAUSE)
         return self.function(*args, **kwargs)
-
-    def _key(self, args: Any, kwargs: Any) -> tuple[Any, list[Tensor], list[Any], dict[Any, Any]]:
-        """What finds the programs of a call; its tensors, what is held, and its live numbers."""
-        tensors: list[Tensor] = []
-        held: list[Any] = []
-        numbers = {place: x for place, x in _numbers(args, kwargs) if place in self.live}
-        given = [flatten(type(x) if k in numbers else x, tensors, held) for k, x in enumerate(args)]
-        named = [(k, flatten(type(x) if k in numbers else x, tensors, held))
-                 for k, x in kwargs.items()]  # fmt: skip
-        same = [id(t._array) for t in tensors]
-        key = (_modes(), *given, *named, *map(same.index, same))
-        return key, tensors, held, numbers
 
     def _use(self, kept: Kept) -> None:
         self.latest = kept
@@ -220,61 +189,52 @@ class Compiled(functools.partial[Any]):
 
     # -------------------------------------------------------------------------- recording
     def _record(self, args: Any, kwargs: Any) -> Any:
-        self._notice_numbers(args, kwargs)
-        key, tensors, _, numbers = self._key(args, kwargs)
-        self.given.update(numbers)
-        guards = Guards(self.function, (args, kwargs), frozenset(self.live))
-        if self.live and guards.asks_types:
-            self._pin(self.live)
+        every = (kept for programs in self.programs.values() for kept in programs)
+        known = self.signatures
+        known.notice(known.of(args, kwargs), every, self.function)
+        given = known.of(args, kwargs)
+        known.now.update(given.numbers)
+        guards = Guards(self.function, (args, kwargs), frozenset(known.live))
+        if known.live and guards.asks_types:
+            known.pin(known.live)
             return self._record(args, kwargs)
         session = Session(guards, self.fallback == "eager")
         session.arguments = args, kwargs
-        code = getattr(self.function, "__code__", None)
-        names = dict(enumerate(code.co_varnames if code else ()))
-        guards.labels |= {id(x): names[k] for k, x in enumerate(args) if k in names}
-        for at, x in numbers.items():
-            text = f"{guards.name(self.given)}[{at!r}]"
-            put = functools.partial(self.given.__setitem__, at)
-            guards.live.add(names.get(at, str(at)), Leaf(at, text, x, put))
-        for position, t in enumerate(tensors):
+        known.tell(given, guards, self.function)
+        for position, t in enumerate(given.tensors):
             if t._node is not LEAF:
                 storage = session.capture(t._array, "argument", position).ref.storage
                 storage.name = guards.labels.get(id(t), "")
         kept: Any = None
         try:
-            result, kept = self._recorded(session, args, kwargs, tensors, numbers)
+            result, kept = self._recorded(session, given)
             if kept is None:
                 self._give_up(str(session.failure))
                 return result
-            problem = self._problem(session, kept, key[0])
+            problem = self._problem(session, kept, given.key[0])
             if problem is None:
                 if kept.usable:
-                    self._pin(guards.settle())
-                    key, _, kept.held, numbers = self._key(args, kwargs)
-                    shown = [describe(x) if k not in numbers else type(x).__name__
-                             for k, x in (*enumerate(args), *kwargs.items())]  # fmt: skip
-                    named = [*("",) * len(args), *(f"{k}=" for k in kwargs)]
-                    parts = ", ".join(map(operator.add, named, shown))
-                    kept.title = f"{self._name()}({parts})" + (
-                        "" if mode.enabled else " without gradients"
-                    )
-                    kept.plain = not kwargs and len(tensors) == len(args)
-                    self._keep(key, kept)
+                    known.pin(guards.settle())
+                    given = known.of(args, kwargs)
+                    kept.held, kept.plain = given.held, given.plain
+                    without = "" if mode.enabled else " without gradients"
+                    kept.title = f"{self._name()}({given}){without}"
+                    self._keep(given.key, kept)
                     self._use(kept)
                 return result
-            self.tries[key] = self.tries.get(key, 0) + 1
-            if self.tries[key] > WARM_UP:
+            self.tries[given.key] = self.tries.get(given.key, 0) + 1
+            if self.tries[given.key] > WARM_UP:
                 if self.fallback == "error":
                     raise CaptureError(problem)
                 self._give_up(problem)
             return result
         except Exception as error:
-            if guards.live.leaves and kept is None:
+            gave_up = session.failure is not None
+            if guards.live.leaves and kept is None and not (gave_up and session.lenient):
                 # Perhaps only because of these.
                 session.undo()
-                self._pin({leaf.place for leaf in guards.live.leaves})
+                known.pin({leaf.place for leaf in guards.live.leaves})
                 return self._record(args, kwargs)
-            gave_up = session.failure is not None
             if session.lenient if gave_up else not isinstance(error, CaptureError):
                 # The user's own.
                 if gave_up:
@@ -288,18 +248,14 @@ class Compiled(functools.partial[Any]):
             session.rollback.forget()
         return self.function(*args, **kwargs)
 
-    def _recorded(
-        self, session: Session, args: Any, kwargs: Any, tensors: list[Tensor], numbers: Any
-    ) -> tuple[Any, Any]:
+    def _recorded(self, session: Session, given: Given) -> tuple[Any, Any]:
         """The call's result, and what can run again; None if it went on eagerly."""
         guards, scalars = session.guards, session.scalars
         kept: Any = None
         with recording(session):
             try:
                 with guards.live.standing(guards.scope):
-                    given = [self.given[k] if k in numbers else x for k, x in enumerate(args)]
-                    named = {k: self.given[k] if k in numbers else x for k, x in kwargs.items()}
-                    result = plain_result(self.function(*given, **named))
+                    result = plain_result(given.call(self.function, self.signatures.now))
             except NumberRead as error:
                 session.give_up(error)
             except Exception as error:
@@ -326,15 +282,15 @@ class Compiled(functools.partial[Any]):
                     )
                 if session.live:
                     kind: Any = KeptScalars if scalars.used else Kept
-                    kept = kind(session, guards, result, tensors)
+                    kept = kind(session, guards, result, given.tensors)
             except CaptureError as error:
                 session.give_up(error)
         if scalars.used:
             # Nothing has been done so far.
-            result = kept.program.run() if kept else self.function(*args, **kwargs)
+            result = kept.program.run() if kept else self.function(*given.args, **given.kwargs)
         return result, kept
 
-    def _problem(self, session: Session, kept: Any, modes: Any) -> str | None:
+    def _problem(self, session: Session, kept: Any, before: Any) -> str | None:
         """Why a recording cannot be used again: it changed what it cannot change again."""
         if kept.escaped:
             return (f"{kept.escaped[0]}: a tensor made inside a compiled function is kept outside "
@@ -346,7 +302,7 @@ class Compiled(functools.partial[Any]):
             source = number.ref.storage.source
             if float(source()) != number.value:
                 changed.append((guards.where(source.key), f"an optimizer's {source.key}"))
-        if _modes() != modes:
+        if modes() != before:
             changed.append((self._where(), "the grad mode or default dtype"))
         for at, words in changed[:1]:
             return (f"{at or self._where()}: {words} is changed inside a compiled function, which "
@@ -371,31 +327,6 @@ class Compiled(functools.partial[Any]):
         self.eager = True
         self._call(self.function)
         warn(f"microtorch.compile runs eagerly from now on: {reason}")
-
-    def _notice_numbers(self, args: Any, kwargs: Any) -> None:
-        """Let numbers be live that are not what they were when a program was recorded.
-
-        Warns of arguments that had to be read and still differ.
-        """
-        for at, x in _numbers(args, kwargs):
-            values = self.numbers.setdefault(at, set())
-            values.add(simple(x))
-            if len(values) > 1:
-                self.live.add(at)
-            if len(values) == MANY_VALUES and at in self.pinned and type(x) is float:
-                code = getattr(self.function, "__code__", None)
-                name = at if isinstance(at, str) or not code else code.co_varnames[at]
-                warn(
-                    f"{self._name()} has been compiled for {MANY_VALUES} values of the number "
-                    f"{name}, each for itself, as it reads it. Pass a tensor, "
-                    f"torch.tensor({name}), or only compute with it"
-                )
-        every = (kept.guards.moved() for programs in self.programs.values() for kept in programs)
-        self.live = self.live.union(*every) - self.pinned
-
-    def _pin(self, places: set[Any]) -> None:
-        self.pinned |= places
-        self.live = self.live - places
 
     def _keep(self, key: Any, kept: Kept) -> None:
         kept.instead, kept.turn = self._search if kept.plain else _missed, self.turn
