@@ -1,5 +1,6 @@
 """The text of a program, in the language of `kernels.jit`: names, the table, segments, products."""
 
+import itertools
 import keyword
 import re
 from collections import Counter, defaultdict
@@ -79,6 +80,8 @@ class Writer:
         self.forms = Counter(form(item, apart)[0] for item in items if isinstance(item, Loop))
         # The name of the function with the loops of a form, and which memory it takes.
         self.functions: dict[Any, tuple[str, list[int]]] = {}
+        # Lines that call such a function, with its name and the place of its row, in bytes.
+        self.calls: dict[str, tuple[str, int]] = {}
         # The texts of functions.
         self.texts: list[str] = []
         self.texts += [self._segment(k, part) for k, part in enumerate(parts)]
@@ -93,6 +96,7 @@ class Writer:
         since: list[tuple[set[Any], set[Any], bool]] = []
 
         def flush(wait: bool) -> None:
+            alone[:] = self._scheduled(alone)
             if alone and self.shared:
                 alone[:] = ["if me == 0:", *indented(alone)]
             body.extend([*alone, "barrier(t)"] if wait else alone)
@@ -173,8 +177,27 @@ class Writer:
             self.functions[key] = name, used
         name, used = self.functions[key]
         row = self._reserve([word for k in used for word in self._address(bases[k])])
-        share = "me, parts" if shared else "0, 1"
-        return [f"{name}(t, t + {8 * row}, {share})"], []
+        line = f"{name}(t, t + {8 * row}, {'me, parts' if shared else '0, 1'})"
+        self.calls[line] = name, 8 * row
+        return [line], []
+
+    def _scheduled(self, lines: list[str]) -> list[str]:
+        """The lines, with many calls in a row as a loop over a table of functions and rows."""
+        made: list[str] = []
+        for called, group in itertools.groupby(lines, self.calls.__contains__):
+            run = [*group]
+            if not called or len(run) < MOST:
+                made += run
+                continue
+            names = list(dict.fromkeys(self.calls[line][0] for line in run))
+            rows = [(names.index(name), row) for name, row in map(self.calls.__getitem__, run)]
+            at = self._reserve([word for row in rows for word in row])
+            made += [f"for line in range({len(run)}):",
+                     f"    at = i64_at(t + {8 * at} + 16*line)"]  # fmt: skip
+            for k, name in enumerate(names):
+                made += [f"    {'elif' if k else 'if'} at[0] == {k}:",
+                         f"        {name}(t, t + at[1], 0, 1)"]  # fmt: skip
+        return made
 
     def _stand_in(self, ref: Ref, size: int) -> Storage:
         """Memory whose place is in a row of the table."""
