@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..tensor import Tensor, check_in_place, wrap
+from .creation import memory_order
 from .elementwise import FUNCTIONS
 from .in_place import placed
 from .normalization import softmax
@@ -75,8 +76,11 @@ def _dropped(
     if inplace:
         check_in_place(input)
     a = input._array
-    keep = np.empty(drawn, a.dtype, like=a)
+    # Elements are drawn in the order in which the input's lie in memory.
+    order = memory_order(input) if drawn == a.shape else list(range(a.ndim))
+    keep = np.empty([drawn[d] for d in order], a.dtype, like=a)
     source_for(keep).bernoulli_scalar(keep, 1.0 - p)
+    keep = keep.transpose(sorted(order, key=order.__getitem__))
     mask = keep / a.dtype.type(1.0 - p) if p < 1.0 else keep
     if mask.shape != a.shape:
         mask = np.broadcast_to(mask, a.shape).copy()
