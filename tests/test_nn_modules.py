@@ -117,6 +117,19 @@ NLLLoss() | 5,4 i5
 CrossEntropyLoss(label_smoothing=0.1) | 5,4 i5
 BCELoss() | p5 p5
 BCEWithLogitsLoss() | 5 p5
+MultiheadAttention(8, 2) | 5,2,8 3,2,8 3,2,8
+MultiheadAttention(8, 4, batch_first=True, bias=False) | 2,5,8 2,3,8 2,3,8
+MultiheadAttention(8, 2, 0.4, add_bias_kv=True, add_zero_attn=True) | 5,8 3,8 3,8
+MultiheadAttention(6, 3, 0.3, kdim=4, vdim=5, add_bias_kv=True) | 5,2,6 3,2,4 3,2,5
+TransformerEncoderLayer(8, 2, 16) | 5,3,8
+TransformerEncoderLayer(8, 4, 16, 0.3, "gelu", 1e-3, True, True, False) | 3,5,8
+TransformerEncoderLayer(8, 2, 16, activation=nn.Tanh(), batch_first=True) | 3,5,8
+TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, nn.LayerNorm(8)) | 3,5,8
+TransformerDecoderLayer(8, 2, 16) | 5,3,8 4,3,8
+TransformerDecoderLayer(8, 2, 16, norm_first=True, batch_first=True, bias=False) | 3,5,8 3,4,8
+TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 16), 2) | 5,8 4,8
+Transformer(8, 2, 1, 2, 16) | 5,3,8 4,3,8
+Transformer(8, 2, 2, 1, 16, batch_first=True, norm_first=True, bias=False) | 3,5,8 3,4,8
 Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)) | 4,1,4,4
 Sequential(nn.Embedding(5, 4), nn.LayerNorm(4), nn.Dropout(0.2)) | i6
 """.strip().splitlines()

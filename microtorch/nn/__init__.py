@@ -33,6 +33,9 @@ from .activation import (
     Tanh,
     Threshold,
 )
+from .attention import (
+    MultiheadAttention,
+)
 from .container import (
     ModuleDict,
     ModuleList,
@@ -138,6 +141,13 @@ from .shape import (
 from .sparse import (
     Embedding,
 )
+from .transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
     "RNNCell",
@@ -206,6 +216,7 @@ __all__ = [
     "MaxPool2d",
     "Mish",
     "Module",
+    "MultiheadAttention",
     "ModuleDict",
     "ModuleList",
     "NLLLoss",
@@ -235,6 +246,11 @@ __all__ = [
     "Softshrink",
     "Softsign",
     "Tanh",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "TripletMarginLoss",
     "Unflatten",
     "Unfold",

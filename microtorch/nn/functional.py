@@ -66,6 +66,7 @@ from ..functions.loss import (
     mse_loss,
     nll_loss,
 )
+from ..functions.multihead import multi_head_attention_forward
 from ..functions.normalization import (
     batch_norm,
     group_norm,
@@ -149,6 +150,7 @@ __all__ = [
     "max_pool2d",
     "mish",
     "mse_loss",
+    "multi_head_attention_forward",
     "nll_loss",
     "normalize",
     "one_hot",
