@@ -71,6 +71,11 @@ Dropout2d(0.4) | 5,6,3,2
 Threshold(0.1, 20) | 3,4
 PReLU() | 3,4
 PReLU(3, init=0.5) | 2,3,4
+RReLU() | 9,4
+RReLU(0.2, 0.5) | 3,4
+Hardshrink() | 3,4
+Hardshrink(lambd=0.1) | 3,4
+Tanhshrink() | 3,4
 GLU() | 3,4
 GLU(dim=0) | 4,3
 Softmax(1) | 3,4
@@ -336,6 +341,8 @@ nn.Hardtanh(inplace=True)(x)
 nn.LeakyReLU(inplace=True)(x)
 nn.ELU(inplace=True)(x)
 nn.Threshold(0.1, 20, True)(x)
+nn.RReLU(inplace=True)(x)
+F.rrelu(x, 0.1, 0.2, False, True)
 """.strip().splitlines()
 
 

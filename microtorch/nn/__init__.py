@@ -12,6 +12,7 @@ from .activation import (
     GELU,
     GLU,
     SELU,
+    Hardshrink,
     Hardsigmoid,
     Hardswish,
     Hardtanh,
@@ -22,6 +23,7 @@ from .activation import (
     PReLU,
     ReLU,
     ReLU6,
+    RReLU,
     Sigmoid,
     SiLU,
     Softmax,
@@ -31,6 +33,7 @@ from .activation import (
     Softshrink,
     Softsign,
     Tanh,
+    Tanhshrink,
     Threshold,
 )
 from .attention import (
@@ -150,6 +153,9 @@ from .transformer import (
 )
 
 __all__ = [
+    "RReLU",
+    "Tanhshrink",
+    "Hardshrink",
     "RNNCell",
     "LSTMCell",
     "GRUCell",

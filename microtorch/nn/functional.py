@@ -8,6 +8,7 @@ from ..functions.activation import (
     elu_,
     gelu,
     glu,
+    hardshrink,
     hardsigmoid,
     hardswish,
     hardtanh,
@@ -20,6 +21,8 @@ from ..functions.activation import (
     relu,
     relu6,
     relu_,
+    rrelu,
+    rrelu_,
     selu,
     selu_,
     sigmoid,
@@ -28,6 +31,7 @@ from ..functions.activation import (
     softshrink,
     softsign,
     tanh,
+    tanhshrink,
     threshold,
     threshold_,
 )
@@ -93,6 +97,10 @@ from ..functions.resize import interpolate, pixel_shuffle, pixel_unshuffle
 from ..functions.search import one_hot
 
 __all__ = [
+    "rrelu_",
+    "rrelu",
+    "tanhshrink",
+    "hardshrink",
     "threshold_",
     "threshold",
     "selu_",
