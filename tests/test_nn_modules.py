@@ -68,6 +68,10 @@ Dropout(0.3) | 40,3
 Dropout() | 40
 Dropout1d(0.4) | 5,6,3
 Dropout2d(0.4) | 5,6,3,2
+Dropout3d(0.4) | 5,6,3,2,2
+AlphaDropout(0.4) | 40,3
+AlphaDropout(1.0) | 4,3
+FeatureAlphaDropout(0.4) | 5,6,3,2
 Threshold(0.1, 20) | 3,4
 PReLU() | 3,4
 PReLU(3, init=0.5) | 2,3,4
@@ -335,6 +339,11 @@ F.dropout2d(x, 0.5, inplace=True)
 nn.Dropout(0.5, inplace=True)(x)
 nn.Dropout1d(0.5, True)(x)
 nn.Dropout2d(0.5, True)(x)
+nn.AlphaDropout(0.5, True)(x)
+F.alpha_dropout(x, 0.3, True, True)
+F.alpha_dropout(x, 1.0, True, True)
+F.feature_alpha_dropout(x, 0.5, True, True)
+F.feature_alpha_dropout(x, 0.5)
 nn.ReLU(True)(x)
 nn.ReLU6(True)(x)
 nn.Hardtanh(inplace=True)(x)

@@ -56,9 +56,12 @@ from .distance import (
     PairwiseDistance,
 )
 from .dropout import (
+    AlphaDropout,
     Dropout,
     Dropout1d,
     Dropout2d,
+    Dropout3d,
+    FeatureAlphaDropout,
 )
 from .linear import (
     Bilinear,
@@ -153,6 +156,9 @@ from .transformer import (
 )
 
 __all__ = [
+    "FeatureAlphaDropout",
+    "Dropout3d",
+    "AlphaDropout",
     "RReLU",
     "Tanhshrink",
     "Hardshrink",

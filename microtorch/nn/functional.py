@@ -61,7 +61,15 @@ from ..functions.distance import (
     pairwise_distance,
     triplet_margin_loss,
 )
-from ..functions.dropout import dropout, dropout1d, dropout2d, gumbel_softmax
+from ..functions.dropout import (
+    alpha_dropout,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
+    gumbel_softmax,
+)
 from ..functions.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -97,6 +105,9 @@ from ..functions.resize import interpolate, pixel_shuffle, pixel_unshuffle
 from ..functions.search import one_hot
 
 __all__ = [
+    "feature_alpha_dropout",
+    "dropout3d",
+    "alpha_dropout",
     "rrelu_",
     "rrelu",
     "tanhshrink",
