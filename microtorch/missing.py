@@ -57,14 +57,13 @@ unsafe_split unsafe_split_with_sizes untyped_storage values volatile xpu
         """
 AdaptiveAvgPool3d AdaptiveLogSoftmaxWithLoss AdaptiveMaxPool3d AvgPool3d BatchNorm3d Buffer
 CTCLoss ChannelShuffle CircularPad3d ConstantPad3d Container Conv3d ConvTranspose3d
-CrossMapLRN2d DataParallel EmbeddingBag Fold FractionalMaxPool2d FractionalMaxPool3d
-InstanceNorm3d LPPool1d LPPool2d LPPool3d LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d
-LazyConv1d LazyConv2d LazyConv3d LazyConvTranspose1d LazyConvTranspose2d LazyConvTranspose3d
+CrossMapLRN2d DataParallel EmbeddingBag FractionalMaxPool2d FractionalMaxPool3d InstanceNorm3d
+LPPool1d LPPool2d LPPool3d LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d LazyConv1d
+LazyConv2d LazyConv3d LazyConvTranspose1d LazyConvTranspose2d LazyConvTranspose3d
 LazyInstanceNorm1d LazyInstanceNorm2d LazyInstanceNorm3d LazyLinear LinearCrossEntropyLoss
-LinearCrossEntropyOptions LocalResponseNorm MaxPool3d MaxUnpool1d MaxUnpool2d MaxUnpool3d
-MultiLabelMarginLoss MultiLabelSoftMarginLoss MultiMarginLoss NLLLoss2d ReflectionPad3d
-ReplicationPad3d SyncBatchNorm TripletMarginWithDistanceLoss UninitializedBuffer
-UninitializedParameter ZeroPad3d
+LinearCrossEntropyOptions MaxPool3d MaxUnpool1d MaxUnpool2d MaxUnpool3d NLLLoss2d
+ReflectionPad3d ReplicationPad3d SyncBatchNorm UninitializedBuffer UninitializedParameter
+ZeroPad3d
 """.split()
     ),
     "torch.nn.functional": frozenset(
@@ -73,10 +72,9 @@ adaptive_avg_pool3d adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_in
 adaptive_max_pool3d adaptive_max_pool3d_with_indices affine_grid avg_pool3d channel_shuffle
 conv3d conv_transpose3d ctc_loss embedding_bag fractional_max_pool2d
 fractional_max_pool2d_with_indices fractional_max_pool3d fractional_max_pool3d_with_indices
-grid_sample grouped_mm linear_cross_entropy local_response_norm lp_pool1d lp_pool2d lp_pool3d
+grid_sample grouped_mm linear_cross_entropy lp_pool1d lp_pool2d lp_pool3d
 max_pool1d_with_indices max_pool2d_with_indices max_pool3d max_pool3d_with_indices max_unpool1d
-max_unpool2d max_unpool3d multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss
-pdist scaled_grouped_mm scaled_mm triplet_margin_with_distance_loss upsample upsample_bilinear
+max_unpool2d max_unpool3d pdist scaled_grouped_mm scaled_mm upsample upsample_bilinear
 upsample_nearest
 """.split()
     ),

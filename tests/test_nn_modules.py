@@ -31,6 +31,7 @@ ConvTranspose1d(3, 4, 3, stride=2) | 2,3,5
 ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1) | 2,3,4,5
 ConvTranspose2d(4, 2, 2, groups=2, bias=False) | 2,4,4,5
 Unfold(2, stride=2) | 2,3,4,6
+Fold((4, 5), 2, dilation=(1, 2), padding=1, stride=(2, 1)) | 2,8,15
 MaxPool1d(2) | 2,3,7
 MaxPool1d(3, stride=1, padding=1, return_indices=True) | 2,3,7
 MaxPool2d(2) | 2,3,6,7
@@ -59,6 +60,8 @@ LayerNorm(4, elementwise_affine=False) | 2,3,4
 LayerNorm([4], bias=False) | 2,3,4
 GroupNorm(2, 4) | 3,4,5
 GroupNorm(4, 4, affine=False) | 3,4,5,2
+LocalResponseNorm(3) | 2,5,4
+LocalResponseNorm(2, 0.5, 2, 0.3) | 2,5,4,3
 RMSNorm(4) | 2,3,4
 RMSNorm((3, 4), eps=1e-3, elementwise_affine=False) | 2,3,4
 Embedding(5, 3) | i4,2
@@ -119,6 +122,13 @@ CosineEmbeddingLoss(margin=0.1) | 3,4 3,4 s3
 MarginRankingLoss(margin=0.1) | 5 5 s5
 TripletMarginLoss(margin=0.5, p=1) | 3,4 3,4 3,4
 TripletMarginLoss(swap=True) | 3,4 3,4 3,4
+TripletMarginWithDistanceLoss() | 3,4 3,4 3,4
+TripletMarginWithDistanceLoss(distance_function=nn.PairwiseDistance(3), swap=True) | 3,4 3,4 3,4
+MultiMarginLoss() | 5,4 i5
+MultiMarginLoss(p=2, margin=0.5, reduction="none") | 5,4 i5
+MultiLabelMarginLoss() | 5,4 i5,4
+MultiLabelMarginLoss(reduction="sum") | 4 i4
+MultiLabelSoftMarginLoss() | 5,4 p5,4
 PoissonNLLLoss() | 3,4 +3,4
 PoissonNLLLoss(log_input=False, full=True) | +3,4 +3,4
 GaussianNLLLoss(full=True) | 3,4 3,4 +3,4

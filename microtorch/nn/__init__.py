@@ -49,6 +49,7 @@ from .convolution import (
     Conv2d,
     ConvTranspose1d,
     ConvTranspose2d,
+    Fold,
     Unfold,
 )
 from .distance import (
@@ -80,11 +81,15 @@ from .loss import (
     L1Loss,
     MarginRankingLoss,
     MSELoss,
+    MultiLabelMarginLoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
     NLLLoss,
     PoissonNLLLoss,
     SmoothL1Loss,
     SoftMarginLoss,
     TripletMarginLoss,
+    TripletMarginWithDistanceLoss,
 )
 from .module import (
     Module,
@@ -96,6 +101,7 @@ from .normalization import (
     InstanceNorm1d,
     InstanceNorm2d,
     LayerNorm,
+    LocalResponseNorm,
     RMSNorm,
 )
 from .padding import (
@@ -156,6 +162,12 @@ from .transformer import (
 )
 
 __all__ = [
+    "LocalResponseNorm",
+    "Fold",
+    "TripletMarginWithDistanceLoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiLabelMarginLoss",
+    "MultiMarginLoss",
     "FeatureAlphaDropout",
     "Dropout3d",
     "AlphaDropout",

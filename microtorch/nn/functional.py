@@ -60,6 +60,7 @@ from ..functions.distance import (
     normalize,
     pairwise_distance,
     triplet_margin_loss,
+    triplet_margin_with_distance_loss,
 )
 from ..functions.dropout import (
     alpha_dropout,
@@ -78,12 +79,18 @@ from ..functions.loss import (
     mse_loss,
     nll_loss,
 )
+from ..functions.margins import (
+    multi_margin_loss,
+    multilabel_margin_loss,
+    multilabel_soft_margin_loss,
+)
 from ..functions.multihead import multi_head_attention_forward
 from ..functions.normalization import (
     batch_norm,
     group_norm,
     instance_norm,
     layer_norm,
+    local_response_norm,
     rms_norm,
     softmin,
 )
@@ -105,6 +112,11 @@ from ..functions.resize import interpolate, pixel_shuffle, pixel_unshuffle
 from ..functions.search import one_hot
 
 __all__ = [
+    "local_response_norm",
+    "triplet_margin_with_distance_loss",
+    "multilabel_soft_margin_loss",
+    "multilabel_margin_loss",
+    "multi_margin_loss",
     "feature_alpha_dropout",
     "dropout3d",
     "alpha_dropout",
