@@ -185,7 +185,9 @@ def run(torch, constructor, shapes, place="cpu"):
             if x.is_floating_point():
                 x.requires_grad_()
         module.zero_grad()
+        before = torch.get_rng_state()
         out = module(*inputs)
+        found[f"{mode} draws"] = bool((torch.get_rng_state() != before).any())
         outputs = out if isinstance(out, tuple) else (out,)
         found[f"{mode} outputs"] = [np.array(z.detach().numpy(force=True)) for z in outputs]
         if outputs[0].requires_grad:
