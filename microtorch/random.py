@@ -312,6 +312,14 @@ class Generator:
         kept = out.dtype.type(1) / out.dtype.type(1 - p)
         _fill(out, _wide(out), lambda part: self._stream.mask(part, 1 - p, kept))
 
+    def slopes(self, out: Array, input: Array, low: float, high: float) -> None:
+        """Fill with uniform numbers where input <= 0, one float64 rand each, and 1 elsewhere."""
+        chosen = input <= 0
+        drawn = np.empty(np.count_nonzero(chosen), np.float64)
+        self.uniform(drawn, low, high)
+        out[...] = 1
+        out[chosen] = drawn
+
     def multinomial(self, weights: Array, k: int, replacement: bool = False) -> Array:
         """Indices, int64 (..., k), of k draws from each row of (n,) or (rows, n) weights.
 

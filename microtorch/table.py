@@ -271,6 +271,12 @@ ROWS: dict[str, Row] = {
             "where((x >= -lambd) * (x <= lambd) != 0, 0, 1)", params="lambd", types="real",
             kinks="x - lambd; x + lambd", public=False,
             doc="input nearer to 0 by lambd; 0 between -lambd and lambd."),
+        Row("hardshrink", "x", "where((x >= -lambd) * (x <= lambd) != 0, 0, x)",
+            "where((x >= -lambd) * (x <= lambd) != 0, 0, 1)", params="lambd", types="real",
+            kinks="x - lambd; x + lambd", public=False,
+            doc="0 between -lambd and lambd, else input."),
+        Row("tanhshrink", "x", "x - tanh(x)", "tanh(x) * tanh(x)", node="SubBackward0",
+            public=False, doc="input - tanh(input)."),
         Row("clamp", "x", "where(x < low, low, where(x > high, high, x)) + where(low > high, "
             "high - where(x < low, low, where(x > high, high, x)), 0)",
             "where((x >= low) * (x <= high) != 0, 1, 0)", params="low high", types="any",

@@ -40,7 +40,7 @@ def test_module(constructor, shapes):
     gpu = run_module(torch, constructor, shapes, "cuda")
     for part, value in ours.items():
         # The GPU has random numbers of its own.
-        if not ("Dropout" in constructor and part.startswith("train")):
+        if not (ours["train draws"] and part.startswith("train")):
             same_module(gpu[part], value, part)
 
 

@@ -717,6 +717,27 @@ def attention():
     return step
 
 
+def transformer():
+    """A whole transformer, with a causal mask and one of what is padding."""
+    model = nn.Transformer(8, 2, 1, 1, 16, batch_first=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    x, y = torch.randn(4, 6, 8), torch.randn(4, 5, 8)
+    mask = model.generate_square_subsequent_mask(5, dtype=y.dtype)
+    padding = torch.arange(6) >= torch.tensor([[6], [4], [5], [6]])
+
+    def step():
+        optimizer.zero_grad()
+        out = model(
+            x, y, None, mask, None, padding, None, padding, tgt_is_causal=True
+        )  # fmt: skip
+        loss = (out - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
 def by_hand():
     """Attention written out, with a mask that is made inside."""
     x, w = torch.randn(5, 4), [torch.randn(4, 4, requires_grad=True) for _ in range(3)]
@@ -769,6 +790,7 @@ CASES = {
     "LSTM": words("LSTM"),
     "GRU": words("GRU"),
     "attention": attention,
+    "transformer": transformer,
     "attention by hand": by_hand,
     "closure": closures,
 }

@@ -82,7 +82,7 @@ LONGER = {
     "table": (600, "the table is one, and read as one"),
     "nn.module": (480, "one class with the methods that PyTorch gives it"),
     "kernels.vecmath": (650, "a text for each function and each width, with its error bounds"),
-    "random": (510, "a method for each distribution, with PyTorch's errors"),
+    "random": (515, "a method for each distribution, with PyTorch's errors"),
 }
 
 

@@ -31,6 +31,7 @@ ConvTranspose1d(3, 4, 3, stride=2) | 2,3,5
 ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1) | 2,3,4,5
 ConvTranspose2d(4, 2, 2, groups=2, bias=False) | 2,4,4,5
 Unfold(2, stride=2) | 2,3,4,6
+Fold((4, 5), 2, dilation=(1, 2), padding=1, stride=(2, 1)) | 2,8,15
 MaxPool1d(2) | 2,3,7
 MaxPool1d(3, stride=1, padding=1, return_indices=True) | 2,3,7
 MaxPool2d(2) | 2,3,6,7
@@ -59,6 +60,8 @@ LayerNorm(4, elementwise_affine=False) | 2,3,4
 LayerNorm([4], bias=False) | 2,3,4
 GroupNorm(2, 4) | 3,4,5
 GroupNorm(4, 4, affine=False) | 3,4,5,2
+LocalResponseNorm(3) | 2,5,4
+LocalResponseNorm(2, 0.5, 2, 0.3) | 2,5,4,3
 RMSNorm(4) | 2,3,4
 RMSNorm((3, 4), eps=1e-3, elementwise_affine=False) | 2,3,4
 Embedding(5, 3) | i4,2
@@ -68,9 +71,18 @@ Dropout(0.3) | 40,3
 Dropout() | 40
 Dropout1d(0.4) | 5,6,3
 Dropout2d(0.4) | 5,6,3,2
+Dropout3d(0.4) | 5,6,3,2,2
+AlphaDropout(0.4) | 40,3
+AlphaDropout(1.0) | 4,3
+FeatureAlphaDropout(0.4) | 5,6,3,2
 Threshold(0.1, 20) | 3,4
 PReLU() | 3,4
 PReLU(3, init=0.5) | 2,3,4
+RReLU() | 9,4
+RReLU(0.2, 0.5) | 3,4
+Hardshrink() | 3,4
+Hardshrink(lambd=0.1) | 3,4
+Tanhshrink() | 3,4
 GLU() | 3,4
 GLU(dim=0) | 4,3
 Softmax(1) | 3,4
@@ -110,6 +122,13 @@ CosineEmbeddingLoss(margin=0.1) | 3,4 3,4 s3
 MarginRankingLoss(margin=0.1) | 5 5 s5
 TripletMarginLoss(margin=0.5, p=1) | 3,4 3,4 3,4
 TripletMarginLoss(swap=True) | 3,4 3,4 3,4
+TripletMarginWithDistanceLoss() | 3,4 3,4 3,4
+TripletMarginWithDistanceLoss(distance_function=nn.PairwiseDistance(3), swap=True) | 3,4 3,4 3,4
+MultiMarginLoss() | 5,4 i5
+MultiMarginLoss(p=2, margin=0.5, reduction="none") | 5,4 i5
+MultiLabelMarginLoss() | 5,4 i5,4
+MultiLabelMarginLoss(reduction="sum") | 4 i4
+MultiLabelSoftMarginLoss() | 5,4 p5,4
 PoissonNLLLoss() | 3,4 +3,4
 PoissonNLLLoss(log_input=False, full=True) | +3,4 +3,4
 GaussianNLLLoss(full=True) | 3,4 3,4 +3,4
@@ -117,6 +136,19 @@ NLLLoss() | 5,4 i5
 CrossEntropyLoss(label_smoothing=0.1) | 5,4 i5
 BCELoss() | p5 p5
 BCEWithLogitsLoss() | 5 p5
+MultiheadAttention(8, 2) | 5,2,8 3,2,8 3,2,8
+MultiheadAttention(8, 4, batch_first=True, bias=False) | 2,5,8 2,3,8 2,3,8
+MultiheadAttention(8, 2, 0.4, add_bias_kv=True, add_zero_attn=True) | 5,8 3,8 3,8
+MultiheadAttention(6, 3, 0.3, kdim=4, vdim=5, add_bias_kv=True) | 5,2,6 3,2,4 3,2,5
+TransformerEncoderLayer(8, 2, 16) | 5,3,8
+TransformerEncoderLayer(8, 4, 16, 0.3, "gelu", 1e-3, True, True, False) | 3,5,8
+TransformerEncoderLayer(8, 2, 16, activation=nn.Tanh(), batch_first=True) | 3,5,8
+TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, nn.LayerNorm(8)) | 3,5,8
+TransformerDecoderLayer(8, 2, 16) | 5,3,8 4,3,8
+TransformerDecoderLayer(8, 2, 16, norm_first=True, batch_first=True, bias=False) | 3,5,8 3,4,8
+TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 16), 2) | 5,8 4,8
+Transformer(8, 2, 1, 2, 16) | 5,3,8 4,3,8
+Transformer(8, 2, 2, 1, 16, batch_first=True, norm_first=True, bias=False) | 3,5,8 3,4,8
 Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)) | 4,1,4,4
 Sequential(nn.Embedding(5, 4), nn.LayerNorm(4), nn.Dropout(0.2)) | i6
 """.strip().splitlines()
@@ -153,7 +185,9 @@ def run(torch, constructor, shapes, place="cpu"):
             if x.is_floating_point():
                 x.requires_grad_()
         module.zero_grad()
+        before = torch.get_rng_state()
         out = module(*inputs)
+        found[f"{mode} draws"] = bool((torch.get_rng_state() != before).any())
         outputs = out if isinstance(out, tuple) else (out,)
         found[f"{mode} outputs"] = [np.array(z.detach().numpy(force=True)) for z in outputs]
         if outputs[0].requires_grad:
@@ -317,12 +351,19 @@ F.dropout2d(x, 0.5, inplace=True)
 nn.Dropout(0.5, inplace=True)(x)
 nn.Dropout1d(0.5, True)(x)
 nn.Dropout2d(0.5, True)(x)
+nn.AlphaDropout(0.5, True)(x)
+F.alpha_dropout(x, 0.3, True, True)
+F.alpha_dropout(x, 1.0, True, True)
+F.feature_alpha_dropout(x, 0.5, True, True)
+F.feature_alpha_dropout(x, 0.5)
 nn.ReLU(True)(x)
 nn.ReLU6(True)(x)
 nn.Hardtanh(inplace=True)(x)
 nn.LeakyReLU(inplace=True)(x)
 nn.ELU(inplace=True)(x)
 nn.Threshold(0.1, 20, True)(x)
+nn.RReLU(inplace=True)(x)
+F.rrelu(x, 0.1, 0.2, False, True)
 """.strip().splitlines()
 
 

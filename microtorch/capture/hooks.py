@@ -147,7 +147,7 @@ def _drawing(name: str) -> Any:
     """A method that draws random numbers, into its first argument or as its result."""
     method = random.Generator.__dict__[name]
     fills = name in ("uniform", "normal", "exponential", "randint", "random",
-                     "bernoulli_scalar", "dropout_mask")  # fmt: skip
+                     "bernoulli_scalar", "slopes", "dropout_mask")  # fmt: skip
 
     def draw(self: Any, *args: Any, **options: Any) -> Any:
         tape = active.tape
@@ -360,7 +360,7 @@ READING = "numpy", "__repr__", "__format__", "data_ptr"
 _WHOLE = """conv conv_input conv_weight windows windows_back window_max window_sum window_spread
 recurrence products_of_others cofactors inv svd qr eigh cholesky solve pinv put_along"""
 _DRAWS = """manual_seed seed set_state set_state_bytes get_state uniform normal exponential randint
-random randperm bernoulli bernoulli_scalar dropout_mask multinomial rand"""
+random randperm bernoulli bernoulli_scalar slopes dropout_mask multinomial rand"""
 _SEED = python_random.Random.seed
 _RANDOM_SEED = _refusing("a generator is made without a seed", _SEED, of_python)
 _SET_ATTRIBUTE, _SET_ITEM = Tensor.__setattr__, Tensor.__dict__["__setitem__"]

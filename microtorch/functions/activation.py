@@ -1,19 +1,24 @@
 """Activations: the functions of `nn.functional` that work element by element."""
 
+import math
 from collections.abc import Callable
 
+import numpy as np
+
 from .. import dtypes
-from ..errors import combination_error
-from ..tensor import Tensor, normal_dim
+from ..errors import argument_error, combination_error
+from ..tensor import Tensor, check_in_place, normal_dim, wrap
 from .elementwise import FUNCTIONS
 from .in_place import placed
-from .names import PUBLIC, function
-from .op import need_tensor
+from .names import PUBLIC, function, public
+from .op import Rule, need_tensor, record
+from .random import source_for
 from .refusals import not_implemented
 from .view import narrow, reshape
 
 sigmoid, tanh = FUNCTIONS["sigmoid"], FUNCTIONS["tanh"]
 logsigmoid: Callable[[Tensor], Tensor] = FUNCTIONS["logsigmoid"]
+RRELU = Rule("RreluWithNoiseBackward0", lambda F, g, const, slopes: (F.mul(g, slopes),))
 
 
 def _placed(input: Tensor, z: Tensor, inplace: bool) -> Tensor:
@@ -179,6 +184,49 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     return FUNCTIONS["softshrink"](input, lambd)
 
 
+@public()
+def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """0 between -lambd and lambd, else input."""
+    need_tensor("hardshrink", "input", 1, input)
+    if isinstance(lambd, bool) or not isinstance(lambd, (int, float)):
+        raise argument_error("hardshrink", "lambd", 2, "Number", lambd)
+    return FUNCTIONS["hardshrink"](input, lambd)
+
+
+def tanhshrink(input: Tensor) -> Tensor:
+    """input - tanh(input)."""
+    return FUNCTIONS["tanhshrink"](input)
+
+
+@function()
+def rrelu(
+    input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False,
+    inplace: bool = False,
+) -> Tensor:  # fmt: skip
+    """input where positive, else input times a slope: random in [lower, upper) for each element
+    in training, their mean otherwise (arXiv:1505.00853).
+
+    Raises:
+        RuntimeError: for bounds that are not finite, or in the wrong order.
+    """
+    need_tensor("rrelu", "input", 1, input)
+    for name, bound in (("lower", lower), ("upper", upper)):
+        if not math.isfinite(bound):
+            raise RuntimeError(f"rrelu: {name} bound must be finite, got {bound:g}")
+    if lower > upper:
+        raise RuntimeError("Lower bound should be less than or equal to the upper bound")
+    if not training:
+        return leaky_relu(input, (lower + upper) / 2, inplace)
+    if not input.is_floating_point():
+        raise not_implemented("rrelu_with_noise_out_cpu", input.dtype)
+    if inplace:
+        check_in_place(input)
+    a = input._array
+    slopes = np.empty(a.shape, a.dtype, like=a)
+    source_for(a).slopes(slopes, a, lower, upper)
+    return _placed(input, record(RRELU, a * slopes, (input,), (wrap(slopes),)), inplace)
+
+
 def softsign(input: Tensor) -> Tensor:
     """input / (1 + |input|)."""
     return input / (FUNCTIONS["abs"](input) + 1)
@@ -205,6 +253,7 @@ def _in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return apply
 
 
+rrelu_ = _in_place(rrelu)
 relu_ = _in_place(relu)
 leaky_relu_ = _in_place(leaky_relu)
 elu_ = _in_place(elu)
@@ -212,5 +261,5 @@ selu_ = _in_place(selu)
 celu_ = _in_place(celu)
 hardtanh_ = _in_place(hardtanh)
 threshold_ = _in_place(threshold)
-for _function in (relu_, selu_, celu_, threshold_):
+for _function in (relu_, rrelu_, selu_, celu_, threshold_):
     PUBLIC[_function.__name__] = _function

@@ -137,11 +137,16 @@ def scaled_dot_product_attention(
         scores = where(hidden, -math.inf, scores)
     elif attn_mask is not None:
         scores = FUNCTIONS["add"](scores, attn_mask)
-    chances = softmax(scores, -1)
+    blind = None
     if hidden is not None or attn_mask is not None:
-        blind = (scores._array == -np.inf).all(-1, keepdims=True)
-        if cpu.any_true(blind):
-            chances = where(wrap(blind), 0.0, chances)
+        nothing = (scores._array == -np.inf).all(-1, keepdims=True)
+        if cpu.any_true(nothing):
+            # Finite before softmax as well: of nan the gradient would be nan.
+            blind = wrap(nothing)
+            scores = where(blind, 0.0, scores)
+    chances = softmax(scores, -1)
+    if blind is not None:
+        chances = where(blind, 0.0, chances)
     if dropout_p:
         chances = tensors.dropout(chances, dropout_p)
     return matmul(chances, value)

@@ -1,6 +1,7 @@
 """Norms and angles between vectors, and the losses that are built on them."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -145,10 +146,30 @@ def triplet_margin_loss(
     """max(0, |anchor - positive| - |anchor - negative| + margin), by p-norms.
 
     Raises:
-        RuntimeError: for different numbers of dimensions, or a margin that is not positive.
+        RuntimeError: for different numbers of dimensions.
+        ValueError: for a margin that is not positive.
     """
-    reduction = old_reduction(size_average, reduce, reduction)
+    return triplet_margin_with_distance_loss(
+        anchor, positive, negative, distance_function=lambda a, b: pairwise_distance(a, b, p, eps),
+        margin=margin, swap=swap, reduction=old_reduction(size_average, reduce, reduction),
+    )  # fmt: skip
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Tensor, positive: Tensor, negative: Tensor, *,
+    distance_function: Callable[[Tensor, Tensor], Tensor] | None = None, margin: float = 1.0,
+    swap: bool = False, reduction: str = "mean",
+) -> Tensor:  # fmt: skip
+    """max(0, distance(anchor, positive) - distance(anchor, negative) + margin).
+
+    swap: the negative's distance to the positive counts where it is smaller.
+
+    Raises:
+        RuntimeError: for different numbers of dimensions.
+        ValueError: for a margin that is not positive.
+    """
     check_reduction(reduction)
+    distance = pairwise_distance if distance_function is None else distance_function
     if margin <= 0:
         raise ValueError(f"margin must be greater than 0, got {margin}")
     ranks = [x._array.ndim for x in (anchor, positive, negative)]
@@ -158,8 +179,7 @@ def triplet_margin_loss(
             f"dimensions, but got: anchor {ranks[0]}D, positive {ranks[1]}D, and negative "
             f"{ranks[2]}D inputs"
         )
-    near = pairwise_distance(anchor, positive, p, eps)
-    far = pairwise_distance(anchor, negative, p, eps)
+    near, far = distance(anchor, positive), distance(anchor, negative)
     if swap:
-        far = FUNCTIONS["minimum"](far, pairwise_distance(positive, negative, p, eps))
+        far = FUNCTIONS["minimum"](far, distance(positive, negative))
     return reduced(_positive(FUNCTIONS["add"](FUNCTIONS["sub"](near, far), margin)), reduction)

@@ -12,10 +12,12 @@ from ..errors import argument_error
 from ..kernels import cpu
 from ..table import ROWWISE
 from ..tensor import Tensor, changed, normal_dim, wrap
+from .cat import pad_dim
 from .elementwise import FLOATS, FUNCTIONS
 from .names import function, public
 from .op import Rule, record, tensors
 from .reduce import mean
+from .strided import unfold
 from .view import reshape
 
 
@@ -388,3 +390,29 @@ def batch_norm(
         shape = (-1,) + (1,) * (a.ndim - 2)
         scale = FUNCTIONS["mul"](scale, reshape(weight, shape))
     return _per_channel(FUNCTIONS["mul"](d, scale), None, bias)
+
+
+def local_response_norm(
+    input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """input (N, C, ...) over (k + alpha * mean of the squares of size channels around it)^beta;
+    channels beyond the first and last count as 0.
+
+    Raises:
+        ValueError: for less than three dimensions.
+        RuntimeError: for a size that is not positive.
+    """
+    rank = input._array.ndim
+    if rank < 3:
+        raise ValueError(
+            "Expected 3D or higher dimensionality" + 25 * " " + f" input (got {rank} dimensions)"
+        )
+    if not input._array.size:
+        return input
+    if size <= 0:
+        where = f"kH: {size} kW: 1" if rank == 3 else f"kT: {size} kH: 1 kW: 1"
+        raise RuntimeError(f"kernel size should be greater than zero, but got {where}")
+    padded = pad_dim(FUNCTIONS["mul"](input, input), 1, size // 2, (size - 1) // 2)
+    means = mean(unfold(padded, 1, size, 1), -1)
+    factor = FUNCTIONS["add"](FUNCTIONS["mul"](means, alpha), k)
+    return FUNCTIONS["div"](input, FUNCTIONS["pow_number"](factor, beta))  # type: ignore[no-any-return]

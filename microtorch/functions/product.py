@@ -238,7 +238,12 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"mat1 and mat2 shapes cannot be multiplied ({rows}x{last} and "
             f"{w.shape[1]}x{w.shape[0]})"
         )
-    array = np.dot(a, w.T) if len(shape) == 2 else cpu.matmul(a, w.T)
+    if len(shape) == 2:
+        array = np.dot(a, w.T)
+    else:
+        # One product of all rows takes half the time of a stack of small ones.
+        rows = np.dot(a.reshape(math.prod(shape[:-1]), shape[-1]), w.T)
+        array = rows.reshape(*shape[:-1], len(w))
     if bias is None:
         op = LINEAR_MM if a.ndim == 2 else LINEAR_UNSAFE_VIEW if a.ndim > 2 else LINEAR_SQUEEZE
         return record(op, array, (input, weight), needs(input, weight), (shape, len(w), False))

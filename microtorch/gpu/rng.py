@@ -143,6 +143,11 @@ class Generator(random.Generator):
     _new_stream = Stream
     _empty = staticmethod(array.empty)
 
+    def slopes(self, out: Any, input: Any, low: float, high: float) -> None:
+        """Fill with uniform numbers where input <= 0, and 1 elsewhere."""
+        self.uniform(out, low, high)
+        out[...] = np.where(input <= 0, out, out.dtype.type(1))
+
     def state_bytes(self) -> Any:
         """The state as 16 bytes."""
         state = struct.pack("<QQ", self._seed, self._stream.next)

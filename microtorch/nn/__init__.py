@@ -12,6 +12,7 @@ from .activation import (
     GELU,
     GLU,
     SELU,
+    Hardshrink,
     Hardsigmoid,
     Hardswish,
     Hardtanh,
@@ -22,6 +23,7 @@ from .activation import (
     PReLU,
     ReLU,
     ReLU6,
+    RReLU,
     Sigmoid,
     SiLU,
     Softmax,
@@ -31,7 +33,11 @@ from .activation import (
     Softshrink,
     Softsign,
     Tanh,
+    Tanhshrink,
     Threshold,
+)
+from .attention import (
+    MultiheadAttention,
 )
 from .container import (
     ModuleDict,
@@ -43,6 +49,7 @@ from .convolution import (
     Conv2d,
     ConvTranspose1d,
     ConvTranspose2d,
+    Fold,
     Unfold,
 )
 from .distance import (
@@ -50,9 +57,12 @@ from .distance import (
     PairwiseDistance,
 )
 from .dropout import (
+    AlphaDropout,
     Dropout,
     Dropout1d,
     Dropout2d,
+    Dropout3d,
+    FeatureAlphaDropout,
 )
 from .linear import (
     Bilinear,
@@ -71,11 +81,15 @@ from .loss import (
     L1Loss,
     MarginRankingLoss,
     MSELoss,
+    MultiLabelMarginLoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
     NLLLoss,
     PoissonNLLLoss,
     SmoothL1Loss,
     SoftMarginLoss,
     TripletMarginLoss,
+    TripletMarginWithDistanceLoss,
 )
 from .module import (
     Module,
@@ -87,6 +101,7 @@ from .normalization import (
     InstanceNorm1d,
     InstanceNorm2d,
     LayerNorm,
+    LocalResponseNorm,
     RMSNorm,
 )
 from .padding import (
@@ -138,8 +153,27 @@ from .shape import (
 from .sparse import (
     Embedding,
 )
+from .transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
+    "LocalResponseNorm",
+    "Fold",
+    "TripletMarginWithDistanceLoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiLabelMarginLoss",
+    "MultiMarginLoss",
+    "FeatureAlphaDropout",
+    "Dropout3d",
+    "AlphaDropout",
+    "RReLU",
+    "Tanhshrink",
+    "Hardshrink",
     "RNNCell",
     "LSTMCell",
     "GRUCell",
@@ -206,6 +240,7 @@ __all__ = [
     "MaxPool2d",
     "Mish",
     "Module",
+    "MultiheadAttention",
     "ModuleDict",
     "ModuleList",
     "NLLLoss",
@@ -235,6 +270,11 @@ __all__ = [
     "Softshrink",
     "Softsign",
     "Tanh",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "TripletMarginLoss",
     "Unflatten",
     "Unfold",

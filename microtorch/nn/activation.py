@@ -247,6 +247,49 @@ class GELU(Module):
         return f"approximate='{self.approximate}'"
 
 
+class Hardshrink(Module):
+    """0 between -lambd and lambd, else x."""
+
+    def __init__(self, lambd: float = 0.5) -> None:
+        super().__init__()
+        self.lambd = lambd
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.hardshrink(input, self.lambd)
+
+    def extra_repr(self) -> str:
+        """The arguments that the printed form shows."""
+        return f"{self.lambd}"
+
+
+class Tanhshrink(Module):
+    """x - tanh(x)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.tanhshrink(input)
+
+
+class RReLU(_InPlace):
+    """x where positive, else x times a slope that is random in training (arXiv:1505.00853)."""
+
+    def __init__(
+        self, lower: float = 1.0 / 8, upper: float = 1.0 / 3, inplace: bool = False
+    ) -> None:  # fmt: skip
+        super().__init__(inplace)
+        self.lower = lower
+        self.upper = upper
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The activation."""
+        return F.rrelu(input, self.lower, self.upper, self.training, self.inplace)
+
+    def extra_repr(self) -> str:
+        """The arguments that the printed form shows."""
+        return self._shown("lower", "upper")
+
+
 class Softshrink(Module):
     """x nearer to 0 by lambd; 0 between -lambd and lambd."""
 

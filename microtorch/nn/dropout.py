@@ -34,6 +34,30 @@ class Dropout1d(_Dropout):
         return F.dropout1d(input, self.p, self.training, self.inplace)
 
 
+class AlphaDropout(_Dropout):
+    """Dropout that keeps mean 0 and variance 1 after SELU (arXiv:1706.02515)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The input with elements dropped, if training."""
+        return F.alpha_dropout(input, self.p, self.training)
+
+
+class FeatureAlphaDropout(_Dropout):
+    """AlphaDropout of whole channels of (N, C, ...)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The input with channels dropped, if training."""
+        return F.feature_alpha_dropout(input, self.p, self.training)
+
+
+class Dropout3d(_Dropout):
+    """Dropout of whole channels of (N, C, D, H, W)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The input with channels dropped, if training."""
+        return F.dropout3d(input, self.p, self.training, self.inplace)
+
+
 class Dropout2d(_Dropout):
     """Dropout of whole channels of (N, C, H, W)."""
 

@@ -8,6 +8,7 @@ from ..functions.activation import (
     elu_,
     gelu,
     glu,
+    hardshrink,
     hardsigmoid,
     hardswish,
     hardtanh,
@@ -20,6 +21,8 @@ from ..functions.activation import (
     relu,
     relu6,
     relu_,
+    rrelu,
+    rrelu_,
     selu,
     selu_,
     sigmoid,
@@ -28,6 +31,7 @@ from ..functions.activation import (
     softshrink,
     softsign,
     tanh,
+    tanhshrink,
     threshold,
     threshold_,
 )
@@ -56,8 +60,17 @@ from ..functions.distance import (
     normalize,
     pairwise_distance,
     triplet_margin_loss,
+    triplet_margin_with_distance_loss,
 )
-from ..functions.dropout import dropout, dropout1d, dropout2d, gumbel_softmax
+from ..functions.dropout import (
+    alpha_dropout,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
+    gumbel_softmax,
+)
 from ..functions.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -66,11 +79,18 @@ from ..functions.loss import (
     mse_loss,
     nll_loss,
 )
+from ..functions.margins import (
+    multi_margin_loss,
+    multilabel_margin_loss,
+    multilabel_soft_margin_loss,
+)
+from ..functions.multihead import multi_head_attention_forward
 from ..functions.normalization import (
     batch_norm,
     group_norm,
     instance_norm,
     layer_norm,
+    local_response_norm,
     rms_norm,
     softmin,
 )
@@ -92,6 +112,18 @@ from ..functions.resize import interpolate, pixel_shuffle, pixel_unshuffle
 from ..functions.search import one_hot
 
 __all__ = [
+    "local_response_norm",
+    "triplet_margin_with_distance_loss",
+    "multilabel_soft_margin_loss",
+    "multilabel_margin_loss",
+    "multi_margin_loss",
+    "feature_alpha_dropout",
+    "dropout3d",
+    "alpha_dropout",
+    "rrelu_",
+    "rrelu",
+    "tanhshrink",
+    "hardshrink",
     "threshold_",
     "threshold",
     "selu_",
@@ -149,6 +181,7 @@ __all__ = [
     "max_pool2d",
     "mish",
     "mse_loss",
+    "multi_head_attention_forward",
     "nll_loss",
     "normalize",
     "one_hot",

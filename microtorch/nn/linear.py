@@ -59,6 +59,10 @@ class Linear(Module):
         )
 
 
+class NonDynamicallyQuantizableLinear(Linear):
+    """The Linear at the end of an attention, under PyTorch's name for it."""
+
+
 class Identity(Module):
     """The input itself; any arguments are accepted and ignored."""
 

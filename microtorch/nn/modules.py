@@ -5,6 +5,7 @@ import sys
 from ..errors import unknown_names
 from . import (
     activation,
+    attention,
     container,
     convolution,
     distance,
@@ -19,6 +20,7 @@ from . import (
     recurrent,
     shape,
     sparse,
+    transformer,
     tuples,
 )
 
@@ -27,13 +29,14 @@ _MODULES = {
     "conv": convolution, "distance": distance, "dropout": dropout, "flatten": shape,
     "fold": convolution, "instancenorm": normalization, "linear": linear, "loss": loss,
     "module": module, "normalization": normalization, "padding": padding, "pixelshuffle": shape,
-    "pooling": pooling, "rnn": recurrent, "sparse": sparse, "upsampling": shape, "utils": tuples,
+    "pooling": pooling, "rnn": recurrent, "sparse": sparse,
+    "transformer": transformer, "upsampling": shape, "utils": tuples,
 }  # fmt: skip
 
 for _name, _module in _MODULES.items():
     sys.modules[f"{__name__}.{_name}"] = _module
 # The classes, too, are names of torch.nn.modules.
-for _module in {*_MODULES.values(), parameter_container}:
+for _module in {*_MODULES.values(), attention, parameter_container}:
     globals().update({k: v for k, v in vars(_module).items() if isinstance(v, type)})
 globals().update(_MODULES)
 

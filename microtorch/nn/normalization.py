@@ -237,3 +237,24 @@ class GroupNorm(_Affine):
             f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "
             f"bias={self._parameters['bias'] is not None}"
         )
+
+
+class LocalResponseNorm(Module):
+    """Each element divided by (k + alpha * mean of the squares of size channels around it)^beta."""
+
+    def __init__(
+        self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.size = size
+        self.alpha = alpha
+        self.beta = beta
+        self.k = k
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The normalized input."""
+        return F.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
+
+    def extra_repr(self) -> str:
+        """The arguments that the printed form shows."""
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
