@@ -3,9 +3,11 @@
 from ..errors import unknown_names
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
-from .adaptive import Adadelta, Adamax, NAdam
+from .adaptive import Adadelta, Adamax, NAdam, RAdam
+from .asgd import ASGD
 from .optimizer import Optimizer
 from .rmsprop import RMSprop
+from .rprop import Rprop
 from .sgd import SGD
 
 __all__ = [

@@ -69,6 +69,8 @@ class Optimizer:
     # Whether it has a scheduler, and has made a step since.
     _scheduled = False
     _stepped = True
+    # What a state has besides tensors of the parameter's shape.
+    _apart = frozenset({"step"})
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor):
@@ -156,8 +158,7 @@ class Optimizer:
         if len(found) > 1:
             # An error in one group leaves the others as they are.
             for p in itertools.chain(*found):
-                values = self.state.get(p, {}).items()
-                check_shapes((p, p._grad, *[v for k, v in values if k != "step"]))
+                check_shapes((p, p._grad, *self._elementwise(self.state.get(p, {})).values()))
         for params, group in zip(found, self.param_groups, strict=True):
             if params:
                 self.update(params, group)
@@ -185,6 +186,12 @@ class Optimizer:
         return float(value)
 
     # --------------------------------------------------------------------------- state
+    def _elementwise(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The part of a state that lies beside the parameter, element by element."""
+        return {
+            k: v for k, v in state.items() if k not in self._apart and isinstance(v, Tensor)
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """State and options, with parameters as numbers."""
         numbers: dict[Any, int] = {}
@@ -226,13 +233,12 @@ class Optimizer:
                 (key, _owned(value, p) if isinstance(value, Tensor) else value)
                 for key, value in values.items()
             )
-            for key, value in state[p].items():
-                if key not in ("step", "mu_product") and isinstance(value, Tensor):
-                    if value._array.shape != p._array.shape:
-                        raise ValueError(
-                            f"loaded state dict has {key} of shape {value.shape} for a parameter "
-                            f"of shape {p.shape}"
-                        )
+            for key, value in self._elementwise(state[p]).items():
+                if value._array.shape != p._array.shape:
+                    raise ValueError(
+                        f"loaded state dict has {key} of shape {value.shape} for a parameter "
+                        f"of shape {p.shape}"
+                    )
         self.state = state
         clock.epoch += 1
         for group, loaded in zip(self.param_groups, groups, strict=True):
