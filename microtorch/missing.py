@@ -93,7 +93,7 @@ xavier_normal xavier_uniform
     ),
     "torch.optim": frozenset(
         """
-ASGD Adafactor LBFGS Muon RAdam Rprop SparseAdam swap_in_optimizer_params_and_state
+Muon SparseAdam swap_in_optimizer_params_and_state
 """.split()
     ),
     "torch.optim.lr_scheduler": frozenset(

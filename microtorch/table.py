@@ -573,7 +573,8 @@ STEPS: dict[str, Step] = {
              doc="Adam with a rectified rate (arXiv:1908.03265)."),
         Step("rprop", "p g last size", "sign down up least most",
              "d = sign * g; s = d * last; "
-             "size = minimum(maximum(size * where(s > 0, up, where(s < 0, down, 1)), least), most); "
+             "factor = where(s > 0, up, where(s < 0, down, 1)); "
+             "size = minimum(maximum(size * factor, least), most); "
              "last = where(s < 0, 0, d); "
              "p = p - size * where(last > 0, 1, where(last < 0, -1, 0))",
              doc="Resilient propagation (Riedmiller & Braun 1993)."),

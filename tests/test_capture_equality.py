@@ -542,6 +542,18 @@ OPTIMIZERS = {
     ),
     "Adadelta": lambda p: torch.optim.Adadelta(p),
     "Adadelta, options": lambda p: torch.optim.Adadelta(p, 0.5, 0.8, 1e-5, 0.1, maximize=True),
+    "RAdam": lambda p: torch.optim.RAdam(p),
+    "RAdam, options": lambda p: torch.optim.RAdam(
+        p, 0.1, (0.5, 0.6), 1e-4, 0.1, True, maximize=True
+    ),
+    "Rprop": lambda p: torch.optim.Rprop(p, 0.01),
+    "Rprop, options": lambda p: torch.optim.Rprop(p, 0.1, (0.3, 1.5), (1e-3, 0.2), maximize=True),
+    "Adafactor": lambda p: torch.optim.Adafactor(p),
+    "Adafactor, options": lambda p: torch.optim.Adafactor(
+        p, 0.1, -0.5, (1e-4, 0.1), 1.5, 0.5, maximize=True
+    ),
+    "ASGD": lambda p: torch.optim.ASGD(p),
+    "ASGD, options": lambda p: torch.optim.ASGD(p, 0.1, 0.01, 0.9, 4, 0.1, maximize=True),
     "groups": grouped,
 }
 SCHEDULES = {

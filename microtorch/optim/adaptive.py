@@ -156,7 +156,8 @@ class RAdam(_Adaptive):
 
     rho is the length of the average that v is after t steps, worst = 2 / (1 - beta2) - 1 that of a
     long run. While rho is at most 5, p -= lr / (1 - beta1^t) * m; then that is multiplied by
-    sqrt((rho - 4)(rho - 2) worst / ((worst - 4)(worst - 2) rho)) sqrt(1 - beta2^t) / (sqrt(v) + eps).
+    sqrt((rho - 4)(rho - 2) worst / ((worst - 4)(worst - 2) rho)) and by Adam's
+    sqrt(1 - beta2^t) / (sqrt(v) + eps).
     """
 
     _kept = ("exp_avg", "exp_avg_sq")

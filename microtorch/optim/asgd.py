@@ -50,7 +50,7 @@ class ASGD(Optimizer):
             states[p] = state = self.state.get(p) or State()
             if not state:
                 for name, start in (("step", 0), ("eta", lr), ("mu", 1)):
-                    state[name] = wrap(np.asarray(start, np.float32))
+                    state[name] = wrap(np.full((), start, np.float32))
                 state["ax"] = wrap(np.zeros_like(p._array, order="C"))
             counts[p] = self.steps_made(state["step"]._array)
             same = self.number(state["eta"]._array), self.number(state["mu"]._array)

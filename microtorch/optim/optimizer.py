@@ -188,9 +188,7 @@ class Optimizer:
     # --------------------------------------------------------------------------- state
     def _elementwise(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
         """The part of a state that lies beside the parameter, element by element."""
-        return {
-            k: v for k, v in state.items() if k not in self._apart and isinstance(v, Tensor)
-        }
+        return {k: v for k, v in state.items() if k not in self._apart and isinstance(v, Tensor)}
 
     def state_dict(self) -> dict[str, Any]:
         """State and options, with parameters as numbers."""
@@ -229,10 +227,7 @@ class Optimizer:
         state = States(State)
         for number, values in state_dict["state"].items():
             p = by_number[number]
-            state[p] = State(
-                (key, _owned(value, p) if isinstance(value, Tensor) else value)
-                for key, value in values.items()
-            )
+            state[p] = State((key, _owned(value, p)) for key, value in values.items())
             for key, value in self._elementwise(state[p]).items():
                 if value._array.shape != p._array.shape:
                     raise ValueError(
@@ -268,8 +263,12 @@ def _take_names(group: dict[str, Any]) -> None:
     group["param_names"] = [name for name, _ in pairs]
 
 
-def _owned(value: Tensor, p: Tensor) -> Tensor:
-    """A copy of loaded state; all but 0-d values have the parameter's dtype and device."""
+def _owned(value: Any, p: Tensor) -> Any:
+    """A copy of loaded state; all but 0-d tensors have the parameter's dtype and device."""
+    if isinstance(value, list):
+        return [_owned(v, p) for v in value]
+    if not isinstance(value, Tensor):
+        return value
     a = value._array
     if not a.ndim:
         return wrap(a.copy())
