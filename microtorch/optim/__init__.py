@@ -17,4 +17,4 @@ __all__ = [
     "Optimizer", "RAdam", "RMSprop", "Rprop",
 ]  # fmt: skip
 
-__getattr__ = unknown_names(__name__, ("lr_scheduler",))
+__getattr__ = unknown_names(__name__, ("lr_scheduler", "swa_utils"))
