@@ -15,7 +15,7 @@ complex cond conj conj_physical constant_pad_nd conv3d conv_transpose3d convolut
 cosine_embedding_loss cov ctc_loss cumulative_trapezoid dequantize diagflat diagonal_scatter
 digamma distributed distributions dropout eig embedding embedding_bag empty_permuted
 empty_quantized erfinv export feature_alpha_dropout feature_dropout fft fill fork frexp
-frobenius_norm from_file frombuffer func futures fx gcd geqrf
+frobenius_norm from_file frombuffer futures fx gcd geqrf
 get_num_interop_threads gradient grid_sampler grid_sampler_2d grid_sampler_3d group_norm gru
 gru_cell hamming_window hann_window hardshrink heaviside hinge_embedding_loss histogram
 histogramdd hub i0 igamma igammac imag index_reduce instance_norm int_repr is_complex is_conj

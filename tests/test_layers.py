@@ -30,7 +30,7 @@ LEVELS = (
     ("gpu",),
     ("autograd",),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "drawing",
-     "drawing_layout", "testing", "linalg", "limits", "backends", "types"),
+     "drawing_layout", "testing", "linalg", "limits", "backends", "types", "func"),
     ("capture",),
     ("",),
 )  # fmt: skip
