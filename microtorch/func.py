@@ -64,7 +64,7 @@ def _replaced(module: Module, given: Tensors, tie_weights: bool, strict: bool) -
     put = _with_tied(given, own) if tie_weights else dict(given)
     if strict:
         _check_names(module, put, own)
-    places = []
+    places: list[Any] = []
     for name, value in put.items():
         path, _, attribute = name.rpartition(".")
         if not attribute:
@@ -72,9 +72,8 @@ def _replaced(module: Module, given: Tensors, tie_weights: bool, strict: bool) -
         if not isinstance(value, Tensor) and value is not None:
             raise TypeError(f"{value} is not an instance of torch.Tensor")
         store = module.get_submodule(path).__dict__
-        for table in (store["_parameters"], store["_buffers"], store):
-            if attribute in table:
-                places.append((table, attribute, table[attribute], name))
+        tables = (store["_parameters"], store["_buffers"], store)
+        places += [(t, attribute, t[attribute], name) for t in tables if attribute in t]
     for table, attribute, _, name in places:
         table[attribute] = put[name]
     clock.epoch += 1

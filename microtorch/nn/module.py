@@ -149,7 +149,8 @@ class Module(Hooked, Paths):
                 f"cannot assign '{what}' object to parameter '{name}' "
                 "(torch.nn.Parameter or None required)"
             )
-        self._parameters[name] = param
+        # Kept as an ordinary attribute too, as by an assignment.
+        self._parameters[name] = self.__dict__[name] = param
         clock.epoch += 1
 
     def _check_name(self, kind: str, name: Any, table: Mapping[str, Any]) -> None:
