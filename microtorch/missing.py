@@ -58,7 +58,7 @@ untyped_storage values volatile xpu
     "torch.nn": frozenset(
         """
 AdaptiveAvgPool3d AdaptiveLogSoftmaxWithLoss AdaptiveMaxPool3d AlphaDropout AvgPool3d
-BatchNorm3d Buffer CTCLoss ChannelShuffle CircularPad3d ConstantPad3d Container Conv3d
+BatchNorm3d CTCLoss ChannelShuffle CircularPad3d ConstantPad3d Container Conv3d
 ConvTranspose3d CrossMapLRN2d DataParallel Dropout3d EmbeddingBag FeatureAlphaDropout Fold
 FractionalMaxPool2d FractionalMaxPool3d Hardshrink InstanceNorm3d LPPool1d LPPool2d LPPool3d
 LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d LazyConv1d LazyConv2d LazyConv3d

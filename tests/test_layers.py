@@ -80,7 +80,7 @@ LONGER = {
     "kernels.entry": (480, "one text, of all that a call does"),
     "tensor": (710, "one class with the attributes and conversions that PyTorch gives it"),
     "table": (620, "the table is one, and read as one"),
-    "nn.module": (480, "one class with the methods that PyTorch gives it"),
+    "nn.module": (490, "one class with the methods that PyTorch gives it"),
     "kernels.vecmath": (650, "a text for each function and each width, with its error bounds"),
     "random": (510, "a method for each distribution, with PyTorch's errors"),
 }

@@ -102,6 +102,7 @@ from .padding import (
     ZeroPad2d,
 )
 from .parameter import (
+    Buffer,
     Parameter,
 )
 from .parameter_container import (
@@ -164,6 +165,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "Bilinear",
+    "Buffer",
     "CELU",
     "CircularPad1d",
     "CircularPad2d",
