@@ -116,4 +116,40 @@ is_multithreading_enabled is_tensor_like is_view_replay_enabled set_multithreadi
 ChainDataset DistributedSampler StackDataset default_convert get_worker_info
 """.split()
     ),
+    "torch.func": frozenset(
+        """
+debug_unwrap functionalize grad grad_and_value hessian jacfwd jacrev jvp linearize rearrange
+replace_all_batch_norm_modules_ stack_module_state vjp vmap
+""".split()
+    ),
+    "torch.nn.utils": frozenset(
+        """
+clip_grad_norm fuse_conv_bn_eval fuse_linear_bn_eval skip_init
+""".split()
+    ),
+    "torch.nn.utils.parametrize": frozenset(
+        """
+get_swap_module_params_on_conversion is_opaque_reference_type is_traceable_wrapper_subclass
+transfer_parametrizations_and_params
+""".split()
+    ),
+    "torch.nn.utils.parametrizations": frozenset(
+        """
+orthogonal
+""".split()
+    ),
+    "torch.optim.swa_utils": frozenset(
+        """
+""".split()
+    ),
+    "torch.compiler": frozenset(
+        """
+CacheInfo NestedCompileRegionOptions disable get_default_backend keep_portable_guards_unsafe
+keep_tensor_guards_unsafe list_backends load_cache_artifacts load_compiled_function
+nested_compile_region save_cache_artifacts set_default_backend set_enable_guard_collectives
+set_stance skip_all_guards_unsafe skip_guard_on_all_nn_modules_unsafe
+skip_guard_on_globals_unsafe skip_guard_on_inbuilt_nn_modules_unsafe substitute_in_graph
+wrap_numpy
+""".split()
+    ),
 }

@@ -166,3 +166,21 @@ def test_a_compiled_module_sees_the_other_tensors():
         microtorch.testing.assert_close(around(x), own)
         found = call(around, {"inner.0.weight": given["0.weight"]}, x)
         microtorch.testing.assert_close(found, others)
+
+
+def test_what_portable_code_asks_of_a_compiler():
+    compiler = microtorch.compiler
+
+    @compiler.assume_constant_result
+    @compiler.allow_in_graph
+    def step(x):
+        compiler.cudagraph_mark_step_begin()
+        return x * (2 if compiler.is_compiling() or compiler.is_dynamo_compiling() else 3)
+
+    compiled = compiler.compile(step)
+    for _ in range(4):
+        assert step(microtorch.ones(2)).tolist() == compiled(microtorch.ones(2)).tolist() == [3, 3]
+    compiler.reset()
+    assert compiled(microtorch.ones(2)).tolist() == [3, 3] and not compiler.is_exporting()
+    with pytest.raises(AttributeError, match=r"microtorch has no torch\.compiler\.disable"):
+        compiler.disable

@@ -31,7 +31,7 @@ LEVELS = (
     ("autograd",),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "drawing",
      "drawing_layout", "testing", "linalg", "limits", "backends", "types", "func"),
-    ("capture",),
+    ("capture", "compiler"),
     ("",),
 )  # fmt: skip
 

@@ -17,7 +17,8 @@ from microtorch import missing
 SPACES = (
     "torch", "torch.Tensor", "torch.nn", "torch.nn.functional", "torch.nn.init", "torch.optim",
     "torch.optim.lr_scheduler", "torch.linalg", "torch.autograd", "torch.utils.data",
-    "torch.func", "torch.nn.utils",
+    "torch.func", "torch.nn.utils", "torch.nn.utils.parametrize",
+    "torch.nn.utils.parametrizations", "torch.optim.swa_utils", "torch.compiler",
 )  # fmt: skip
 # What no program names: parts of PyTorch's inside, and of other devices.
 INTERNAL = re.compile(
