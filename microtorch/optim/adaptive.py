@@ -45,6 +45,13 @@ class _Adaptive(Optimizer):
     def _line(self, p: Tensor, state: dict[str, Any]) -> tuple[Any, ...]:
         return (p, p._grad, *(state[name] for name in self._kept))
 
+    def _by_steps(self, states: dict[Tensor, dict[str, Any]]) -> dict[float, list[Any]]:
+        """The lines of parameters that have made equally many steps, by that number."""
+        lines: dict[float, list[Any]] = {}
+        for p, state in states.items():
+            lines.setdefault(self.steps_made(state["step"]._array), []).append(self._line(p, state))
+        return lines
+
 
 class Adamax(_Adaptive):
     """Adamax (Kingma & Ba 2014, arXiv:1412.6980).
@@ -71,14 +78,12 @@ class Adamax(_Adaptive):
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step; parameters that have made equally many go in one call."""
         states = {p: self._state_of(p) for p in params}
-        lines: dict[Any, list[Any]] = {}
-        for p, state in states.items():
-            t = self.steps_made(state["step"]._array)
-            lines.setdefault(t, []).append(self._line(p, state))
         beta1, beta2 = group["betas"]
         sign, lr = -1.0 if group["maximize"] else 1.0, group["lr"]
         rest = (sign, group["weight_decay"], 1 - beta1, beta2, group["eps"])
-        _ADAMAX.each([(same, (lr / (1 - beta1**t), *rest)) for t, same in lines.items()])
+        _ADAMAX.each(
+            [(same, (lr / (1 - beta1**t), *rest)) for t, same in self._by_steps(states).items()]
+        )
         self.keep(states)
 
 
@@ -181,16 +186,12 @@ class RAdam(_Adaptive):
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step; parameters that have made equally many go in one call."""
         states = {p: self._state_of(p) for p in params}
-        lines: dict[Any, list[Any]] = {}
-        for p, state in states.items():
-            t = self.steps_made(state["step"]._array)
-            lines.setdefault(t, []).append(self._line(p, state))
         beta1, beta2 = group["betas"]
         lr, decay = group["lr"], group["weight_decay"]
         decoupled = group["decoupled_weight_decay"]
         worst = 2 / (1 - beta2) - 1
         calls = []
-        for t, same in lines.items():
+        for t, same in self._by_steps(states).items():
             bias = 1 - beta2**t
             rho = worst - 2 * t * beta2**t / bias
             numbers = (
