@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.modes import no_grad
-from ..tensor import Tensor, wrap
+from ..functions.overlap import check_repeated
+from ..kernels.cpu import sum_to
+from ..kernels.ufuncs import ROW_KERNELS
+from ..tensor import Tensor, changed, wrap
 from .optimizer import Optimizer, State, check_shapes
 
 
@@ -47,15 +49,16 @@ class Adafactor(Optimizer):
             if not right:
                 raise ValueError(f"{words} but is: {value}")
 
-    @no_grad()
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step."""
         states = {}
         for p in params:
             check_shapes((p, p._grad))
+            check_repeated(p._array)
             states[p] = self.state.get(p) or self._started(p)
         for p, state in states.items():
             self._update_one(p, p._grad, state, group)
+            changed(p)
         self.keep(states)
 
     @staticmethod
@@ -70,29 +73,44 @@ class Adafactor(Optimizer):
             state[name] = wrap(np.zeros(of, p._array.dtype, like=p._array))
         return state
 
-    def _update_one(self, p: Any, g: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def _update_one(self, p: Any, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
+        a, g = p._array, grad._array
+        mul, div, add, sub, larger, root = (
+            ROW_KERNELS[name][a.dtype] for name in ("mul", "div", "add", "sub", "maximum", "sqrt")
+        )
+
+        def number(value: Any) -> Any:
+            return np.multiply(value, 1, dtype=a.dtype)
+
+        def mean(x: Any, shape: tuple[int, ...]) -> Any:
+            """Means of x, of a shape that has 1 where they are taken."""
+            total = sum_to(x, shape)
+            return div(total, number(x.size / max(total.size, 1)))
+
+        def rms(x: Any) -> Any:
+            return root(mean(mul(x, x), (1,) * x.ndim).reshape(()))
+
         least, smallest = group["eps"]
-        least = _number(float(np.finfo(p._array.dtype).eps) if least is None else least, p)
+        least = number(float(np.finfo(a.dtype).eps) if least is None else least)
         t = self.steps_made(state["step"]._array)
-        fresh = _number(t ** group["beta2_decay"], p)
-        rate = _number(np.minimum(group["lr"], 1 / t**0.5), p)
-        root = p.numel() ** 0.5
-        rate = (p.norm() / root).clamp_min(_number(smallest, p)) * rate
-        p.mul_(_number(1 - group["lr"] * group["weight_decay"], p))
-        if group["maximize"]:
-            g = -g
-        squares = g.square()
+        fresh = number(t ** group["beta2_decay"])
+        rate = mul(larger(rms(a), number(smallest)), number(np.minimum(group["lr"], 1 / t**0.5)))
+        squares = mul(g, g)
+
+        def averaged(name: str) -> Any:
+            """An average in the state, with the means of the squares taken up."""
+            kept = state[name]._array
+            kept[...] = add(kept, mul(sub(mean(squares, kept.shape), kept), fresh))
+            return kept
+
         if "row_var" in state:
-            rows, columns = state["row_var"], state["col_var"]
-            rows.lerp_(squares.mean(-1, keepdim=True), fresh)
-            columns.lerp_(squares.mean(-2, keepdim=True), fresh)
-            variance = rows * columns / rows.mean(-2, keepdim=True).clamp_min(least)
+            rows, columns = averaged("row_var"), averaged("col_var")
+            of_rows = mean(rows, (*rows.shape[:-2], 1, 1))
+            variance = div(mul(rows, columns), larger(of_rows, least))
         else:
-            variance = state["variance"].lerp_(squares, fresh)
-        u = g * variance.clamp_min(least * least).rsqrt()
-        p.sub_(u * (rate / (u.norm() / _number(root * group["d"], p)).clamp_min(1.0)))
-
-
-def _number(value: Any, like: Tensor) -> Any:
-    """A number as a factor of a tensor's elements; while a call is recorded it may be an array."""
-    return wrap(value).to(like.dtype) if isinstance(value, np.ndarray) else float(value)
+            variance = averaged("variance")
+        u = div(g, root(larger(variance, mul(least, least))))
+        rate = div(rate, larger(div(rms(u), number(group["d"])), number(1.0)))
+        if group["maximize"]:
+            rate = -rate
+        a[...] = sub(mul(a, number(1 - group["lr"] * group["weight_decay"])), mul(u, rate))
