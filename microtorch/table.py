@@ -567,7 +567,7 @@ STEPS: dict[str, Step] = {
         Step("radam", "p g m v",
              "rate sign weight_decay keep1 beta2 keep2 past above below eps shrink",
              "d = sign * g + weight_decay * p; m = m + (d - m) * keep1; "
-             "v = v * beta2 + d * d * keep2; "
+             "v = v * beta2 + keep2 * d * d; "
              "u = where(past > 0, sqrt(above / below) / (sqrt(v) + eps), 1); "
              "p = p * shrink - rate * m * u",
              doc="Adam with a rectified rate (arXiv:1908.03265)."),

@@ -391,3 +391,25 @@ def test_lbfgs_in_a_compiled_function(search):
     with pytest.warns(UserWarning):
         losses = [float(step()) for _ in range(5)]
     assert losses == [float(plain()) for _ in range(5)] and p.tolist() == q.tolist()
+
+
+@pytest.mark.parametrize("code", ["RAdam(p)", "Rprop(p)", "ASGD(p)", "Adafactor(p)"])
+def test_gradients_that_are_zero_huge_or_no_number(code):
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+
+    def run(torch):
+        p = torch.ones(5, requires_grad=True)
+        optimizer = eval(code, {**vars(torch.optim), "p": [p]})
+        found = []
+        for gradient in ([1, 0, np.nan, 1e15, -0.0], [-1, 0, 1, 1, 1], [1e-30, 2, -1, 0, 1]):
+            p.grad = torch.tensor(gradient, dtype=torch.float32)
+            optimizer.step()
+            found += [numbers(p), numbers(optimizer.state_dict()["state"])]
+        return found
+
+    mine, theirs = ([x for v in run(t) for x in flat(list_of(v))] for t in (microtorch, pytorch))
+    assert mine == pytest.approx(theirs, 2e-5, 1e-12, nan_ok=True)
+
+
+def list_of(value):
+    return [list_of(v) for v in value.values()] if isinstance(value, dict) else value

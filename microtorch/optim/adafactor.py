@@ -75,8 +75,9 @@ class Adafactor(Optimizer):
 
     def _update_one(self, p: Any, grad: Any, state: dict[str, Any], group: dict[str, Any]) -> None:
         a, g = p._array, grad._array
-        mul, div, add, sub, larger, root = (
-            ROW_KERNELS[name][a.dtype] for name in ("mul", "div", "add", "sub", "maximum", "sqrt")
+        mul, div, add, sub, larger, known, root = (
+            ROW_KERNELS[name][a.dtype]
+            for name in ("mul", "div", "add", "sub", "maximum", "fmax", "sqrt")
         )
 
         def number(value: Any) -> Any:
@@ -94,7 +95,7 @@ class Adafactor(Optimizer):
         least = number(float(np.finfo(a.dtype).eps) if least is None else least)
         t = self.steps_made(state["step"]._array)
         fresh = number(t ** group["beta2_decay"])
-        rate = mul(larger(rms(a), number(smallest)), number(np.minimum(group["lr"], 1 / t**0.5)))
+        rate = mul(known(rms(a), number(smallest)), number(np.minimum(group["lr"], 1 / t**0.5)))
         squares = mul(g, g)
 
         def averaged(name: str) -> Any:
@@ -110,7 +111,8 @@ class Adafactor(Optimizer):
         else:
             variance = averaged("variance")
         u = div(g, root(larger(variance, mul(least, least))))
-        rate = div(rate, larger(div(rms(u), number(group["d"])), number(1.0)))
+        # An element that is no number does not spoil the others.
+        rate = div(rate, known(div(rms(u), number(group["d"])), number(1.0)))
         if group["maximize"]:
             rate = -rate
         a[...] = sub(mul(a, number(1 - group["lr"] * group["weight_decay"])), mul(u, rate))
