@@ -393,6 +393,25 @@ def test_lbfgs_in_a_compiled_function(search):
     assert losses == [float(plain()) for _ in range(5)] and p.tolist() == q.tolist()
 
 
+def test_lbfgs_calls_a_compiled_closure():
+    def run(compile):
+        microtorch.manual_seed(0)
+        model, x = microtorch.nn.Linear(3, 2).double(), microtorch.rand(7, 3).double()
+        optimizer = microtorch.optim.LBFGS(model.parameters(), line_search_fn="strong_wolfe")
+
+        @compile
+        def closure():
+            optimizer.zero_grad()
+            loss = (model(x).sin() - x[:, :2]).square().mean()
+            loss.backward()
+            return loss
+
+        losses = [float(optimizer.step(closure).detach()) for _ in range(4)]
+        return losses + numbers(model.weight)[0]
+
+    assert run(microtorch.compile) == pytest.approx(run(lambda f: f), 1e-6)
+
+
 @pytest.mark.parametrize("code", ["RAdam(p)", "Rprop(p)", "ASGD(p)", "Adafactor(p)"])
 def test_gradients_that_are_zero_huge_or_no_number(code):
     pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
@@ -413,3 +432,13 @@ def test_gradients_that_are_zero_huge_or_no_number(code):
 
 def list_of(value):
     return [list_of(v) for v in value.values()] if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize("name", ["microtorch", "torch"])
+def test_a_schedule_before_the_first_step_is_warned_of(name):
+    torch = pytest.importorskip(name)
+    for kind in (torch.optim.SGD, torch.optim.LBFGS):
+        optimizer = kind([torch.ones(2, requires_grad=True)])
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        with pytest.warns(UserWarning, match="before `optimizer.step"):
+            schedule.step()
