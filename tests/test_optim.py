@@ -1,5 +1,7 @@
 """Optimizers take PyTorch's steps and keep PyTorch's state."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -442,3 +444,75 @@ def test_a_schedule_before_the_first_step_is_warned_of(name):
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
         with pytest.warns(UserWarning, match="before `optimizer.step"):
             schedule.step()
+
+
+# ------------------------------------------------------------------------------------- hooks
+def test_hooks_beside_pytorch():
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch")
+
+    def run(torch):
+        seen = []
+        p = torch.ones(1, requires_grad=True)
+        p.grad = torch.ones(1)
+        optimizer = torch.optim.SGD([p], lr=0.1)
+
+        def closure():
+            return torch.tensor(3.0)
+
+        def noting(name):
+            def hook(optimizer, *rest):
+                shown = [[len(r), sorted(map(str, r))[-1:]] if type(r) is dict else len(r)
+                         for r in rest]  # fmt: skip
+                seen.append([name, type(optimizer).__name__, shown, p.tolist()])
+
+            return hook
+
+        handles = [optimizer.register_step_pre_hook(noting("before"))]
+        handles.append(optimizer.register_step_post_hook(noting("after")))
+        seen += [optimizer.step(), float(optimizer.step(closure))]
+        seen.append(float(optimizer.step(closure=closure)))
+        for handle in handles:
+            handle.remove()
+        with optimizer.register_step_pre_hook(lambda o, args, kwargs: ((o, closure), {})):
+            seen.append(float(optimizer.step()))
+        with optimizer.register_step_pre_hook(lambda o, args, kwargs: 3):
+            with pytest.raises(RuntimeError, match="must return None or a tuple of"):
+                optimizer.step()
+        optimizer.register_state_dict_pre_hook(noting("before state"))
+        optimizer.register_state_dict_post_hook(noting("second"))
+        optimizer.register_state_dict_post_hook(lambda o, found: {**found, "x": 1}, prepend=True)
+        optimizer.register_load_state_dict_pre_hook(noting("before load"))
+        optimizer.register_load_state_dict_pre_hook(
+            lambda o, found: {**found, "param_groups": [{**found["param_groups"][0], "lr": 7}]}
+        )
+        optimizer.register_load_state_dict_post_hook(noting("loaded"))
+        state = optimizer.state_dict()
+        optimizer.load_state_dict(state)
+        seen += [sorted(state), optimizer.param_groups[0]["lr"], state["param_groups"][0]["lr"]]
+        seen.append(copy.deepcopy(optimizer).state_dict()["param_groups"][0]["lr"])
+        return seen
+
+    assert run(microtorch) == run(pytorch)
+
+
+def test_a_hook_of_a_step_is_refused_by_compile():
+    p = microtorch.ones(2, requires_grad=True)
+    p.grad = microtorch.ones(2)
+    optimizer = microtorch.optim.SGD([p], lr=0.5)
+    step = microtorch.compile(lambda: optimizer.step())
+    eager = microtorch.compile(lambda: optimizer.step(), fallback="eager")
+    for run in (step, step, eager, eager):
+        run()
+    assert p.tolist() == [-1, -1]
+    seen = []
+    handle = optimizer.register_step_post_hook(lambda *_: seen.append(p.tolist()))
+    with pytest.raises(microtorch.capture.tape.CaptureError, match="hooks of its step"):
+        step()
+    assert p.tolist() == [-1, -1] and not seen
+    with pytest.warns(UserWarning, match="hooks of its step"):
+        eager()
+    eager()
+    assert seen == [[-1.5, -1.5], [-2, -2]]
+    handle.remove()
+    step()
+    assert p.tolist() == [-2.5, -2.5] and len(seen) == 2

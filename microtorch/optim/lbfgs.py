@@ -7,6 +7,7 @@ from ..autograd.modes import enable_grad, no_grad
 from ..functions.cat import cat
 from ..functions.creation import zeros_like
 from ..tensor import Tensor
+from .hooks import hooked
 from .line_search import Point, strong_wolfe
 from .optimizer import Optimizer
 
@@ -45,6 +46,7 @@ class LBFGS(Optimizer):
         if not group["lr"] >= 0:
             raise ValueError(f"Invalid learning rate: {group['lr']}")
 
+    @hooked
     @no_grad()
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
         """Several iterations; returns the loss before them.

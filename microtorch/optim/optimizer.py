@@ -17,6 +17,7 @@ from ..functions.overlap import check_repeated
 from ..graph.node import clock
 from ..kernels import cpu
 from ..tensor import Tensor, changed, wrap
+from .hooks import Hooked, hooked
 
 
 @functools.cache
@@ -57,7 +58,7 @@ for _kind in (State, States):
         setattr(_kind, _name, _counted(getattr(dict, _name)))
 
 
-class Optimizer:
+class Optimizer(Hooked):
     """Base class: `param_groups`, `state`, `step`, `zero_grad`.
 
     params: an iterable of Tensors, of (name, Tensor) pairs, or of dicts with 'params' and options.
@@ -147,6 +148,7 @@ class Optimizer:
                 elif p._grad is not None:
                     p._grad.detach_().zero_()
 
+    @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient; returns what closure returns."""
         self._stepped = True
@@ -192,6 +194,8 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """State and options, with parameters as numbers."""
+        for hook in self._hooks_of("state_pre"):
+            hook(self)
         numbers: dict[Any, int] = {}
         for group in self.param_groups:
             for p in group["params"]:
@@ -204,7 +208,11 @@ class Optimizer:
             for group in self.param_groups
         ]
         state = {numbers[p]: dict(values) for p, values in self.state.items()}
-        return {"state": state, "param_groups": groups}
+        found: dict[str, Any] = {"state": state, "param_groups": groups}
+        for hook in self._hooks_of("state"):
+            other = hook(self, found)
+            found = found if other is None else other
+        return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state; all is checked before any is changed.
@@ -212,6 +220,10 @@ class Optimizer:
         Raises:
             ValueError: if the groups do not have the same parameters.
         """
+        state_dict = dict(state_dict)
+        for hook in self._hooks_of("load_pre"):
+            other = hook(self, state_dict)
+            state_dict = state_dict if other is None else other
         groups = state_dict["param_groups"]
         if len(groups) != len(self.param_groups):
             raise ValueError("loaded state dict has a different number of parameter groups")
@@ -238,6 +250,11 @@ class Optimizer:
         clock.epoch += 1
         for group, loaded in zip(self.param_groups, groups, strict=True):
             group.update({k: v for k, v in loaded.items() if k != "params"})
+        for hook in self._hooks_of("load"):
+            hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k != "_hooks"}
 
     def __repr__(self) -> str:
         lines = [type(self).__name__ + " ("]
