@@ -69,7 +69,7 @@ _LAZY = {
     "from_dlpack": "interop", "draw": "drawing", "finfo": "limits", "iinfo": "limits",
     "set_printoptions": "printing", "get_printoptions": "printing",
 }  # fmt: skip
-_SUBMODULES = ("backends", "linalg", "nn", "optim", "testing", "types", "utils")
+_SUBMODULES = ("backends", "compiler", "func", "linalg", "nn", "optim", "testing", "types", "utils")
 if TYPE_CHECKING:
     from . import nn, optim
     from .value import Value

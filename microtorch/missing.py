@@ -15,7 +15,7 @@ complex cond conj conj_physical constant_pad_nd conv3d conv_transpose3d convolut
 cosine_embedding_loss cov ctc_loss cumulative_trapezoid dequantize diagflat diagonal_scatter
 digamma distributed distributions dropout eig embedding embedding_bag empty_permuted
 empty_quantized erfinv export feature_alpha_dropout feature_dropout fft fill fork frexp
-frobenius_norm from_file frombuffer func futures fx gcd geqrf get_num_interop_threads gradient
+frobenius_norm from_file frombuffer futures fx gcd geqrf get_num_interop_threads gradient
 grid_sampler grid_sampler_2d grid_sampler_3d group_norm gru gru_cell hamming_window hann_window
 heaviside hinge_embedding_loss histogram histogramdd hub i0 igamma igammac imag index_reduce
 instance_norm int_repr is_complex is_conj is_distributed is_inference is_neg is_same_size
@@ -55,12 +55,12 @@ unsafe_split unsafe_split_with_sizes untyped_storage values volatile xpu
     ),
     "torch.nn": frozenset(
         """
-AdaptiveAvgPool3d AdaptiveLogSoftmaxWithLoss AdaptiveMaxPool3d AvgPool3d BatchNorm3d Buffer
-CTCLoss ChannelShuffle CircularPad3d ConstantPad3d Container Conv3d ConvTranspose3d
-CrossMapLRN2d DataParallel EmbeddingBag FractionalMaxPool2d FractionalMaxPool3d InstanceNorm3d
-LPPool1d LPPool2d LPPool3d LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d LazyConv1d
-LazyConv2d LazyConv3d LazyConvTranspose1d LazyConvTranspose2d LazyConvTranspose3d
-LazyInstanceNorm1d LazyInstanceNorm2d LazyInstanceNorm3d LazyLinear LinearCrossEntropyLoss
+AdaptiveAvgPool3d AdaptiveLogSoftmaxWithLoss AdaptiveMaxPool3d AvgPool3d BatchNorm3d CTCLoss
+ChannelShuffle CircularPad3d ConstantPad3d Container Conv3d ConvTranspose3d CrossMapLRN2d
+DataParallel EmbeddingBag FractionalMaxPool2d FractionalMaxPool3d InstanceNorm3d LPPool1d
+LPPool2d LPPool3d LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d LazyConv1d LazyConv2d
+LazyConv3d LazyConvTranspose1d LazyConvTranspose2d LazyConvTranspose3d LazyInstanceNorm1d
+LazyInstanceNorm2d LazyInstanceNorm3d LazyLinear LinearCrossEntropyLoss
 LinearCrossEntropyOptions MaxPool3d MaxUnpool1d MaxUnpool2d MaxUnpool3d NLLLoss2d
 ReflectionPad3d ReplicationPad3d SyncBatchNorm UninitializedBuffer UninitializedParameter
 ZeroPad3d
@@ -86,7 +86,7 @@ xavier_normal xavier_uniform
     ),
     "torch.optim": frozenset(
         """
-ASGD Adafactor LBFGS Muon RAdam Rprop SparseAdam swap_in_optimizer_params_and_state
+Muon SparseAdam swap_in_optimizer_params_and_state
 """.split()
     ),
     "torch.optim.lr_scheduler": frozenset(
@@ -107,6 +107,42 @@ is_multithreading_enabled is_tensor_like is_view_replay_enabled set_multithreadi
     "torch.utils.data": frozenset(
         """
 ChainDataset DistributedSampler StackDataset default_convert get_worker_info
+""".split()
+    ),
+    "torch.func": frozenset(
+        """
+debug_unwrap functionalize grad grad_and_value hessian jacfwd jacrev jvp linearize rearrange
+replace_all_batch_norm_modules_ stack_module_state vjp vmap
+""".split()
+    ),
+    "torch.nn.utils": frozenset(
+        """
+clip_grad_norm fuse_conv_bn_eval fuse_linear_bn_eval skip_init
+""".split()
+    ),
+    "torch.nn.utils.parametrize": frozenset(
+        """
+get_swap_module_params_on_conversion is_opaque_reference_type is_traceable_wrapper_subclass
+transfer_parametrizations_and_params
+""".split()
+    ),
+    "torch.nn.utils.parametrizations": frozenset(
+        """
+orthogonal
+""".split()
+    ),
+    "torch.optim.swa_utils": frozenset(
+        """
+""".split()
+    ),
+    "torch.compiler": frozenset(
+        """
+CacheInfo NestedCompileRegionOptions disable get_default_backend keep_portable_guards_unsafe
+keep_tensor_guards_unsafe list_backends load_cache_artifacts load_compiled_function
+nested_compile_region save_cache_artifacts set_default_backend set_enable_guard_collectives
+set_stance skip_all_guards_unsafe skip_guard_on_all_nn_modules_unsafe
+skip_guard_on_globals_unsafe skip_guard_on_inbuilt_nn_modules_unsafe substitute_in_graph
+wrap_numpy
 """.split()
     ),
 }

@@ -569,6 +569,25 @@ STEPS: dict[str, Step] = {
              "v = v * beta2 + d * d * keep2; u = sqrt(v / bias) + eps; "
              "p = p * shrink - now * d / u - ahead * m / u",
              doc="Adam with Nesterov's momentum (Dozat 2016)."),
+        # The root is of a negative number, or of 0 / 0, only where past <= 0.
+        Step("radam", "p g m v",
+             "rate sign weight_decay keep1 beta2 keep2 past above below eps shrink",
+             "d = sign * g + weight_decay * p; m = m + (d - m) * keep1; "
+             "v = v * beta2 + keep2 * d * d; "
+             "u = where(past > 0, sqrt(above / below) / (sqrt(v) + eps), 1); "
+             "p = p * shrink - rate * m * u",
+             doc="Adam with a rectified rate (arXiv:1908.03265)."),
+        Step("rprop", "p g last size", "sign down up least most",
+             "d = sign * g; s = d * last; "
+             "factor = where(s > 0, up, where(s < 0, down, 1)); "
+             "size = minimum(maximum(size * factor, least), most); "
+             "last = where(s < 0, 0, d); "
+             "p = p - size * where(last > 0, 1, where(last < 0, -1, 0))",
+             doc="Resilient propagation (Riedmiller & Braun 1993)."),
+        Step("asgd", "p g a", "eta sign weight_decay shrink mu",
+             "d = sign * g + weight_decay * p; p = p * shrink - eta * d; "
+             "a = where(mu == 1, p, a + (p - a) * mu)",
+             doc="Gradient descent, and the average of its steps (Polyak & Juditsky 1992)."),
         Step("adadelta", "p g v a", "lr sign weight_decay rho fresh eps",
              "d = sign * g + weight_decay * p; v = v * rho + d * d * fresh; "
              "e = sqrt(a + eps) / sqrt(v + eps) * d; a = a * rho + e * e * fresh; p = p - lr * e",

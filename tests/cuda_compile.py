@@ -48,6 +48,12 @@ OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
     "adam": lambda p: torch.optim.AdamW(p, lr=0.05),
 }
+OTHERS = {
+    "radam": lambda p: torch.optim.RAdam(p, betas=(0.5, 0.6)),
+    "rprop": lambda p: torch.optim.Rprop(p),
+    "asgd": lambda p: torch.optim.ASGD(p, lambd=0.1, t0=1),
+    "adafactor": lambda p: torch.optim.Adafactor(p, weight_decay=0.1),
+}
 
 
 def trained(name, optimizer, device, compiled):
@@ -56,7 +62,7 @@ def trained(name, optimizer, device, compiled):
     torch.manual_seed(0)
     model, (x, y) = make().to(device), data()
     x, y = x.to(device), y.to(device)
-    made = OPTIMIZERS[optimizer](model.parameters())
+    made = (OPTIMIZERS | OTHERS)[optimizer](model.parameters())
 
     def step(x, y):
         made.zero_grad()
@@ -75,8 +81,10 @@ def trained(name, optimizer, device, compiled):
     return losses, [t.detach().cpu() for t in kept], run
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    "name, optimizer",
+    [(n, o) for n in STEPS for o in OPTIMIZERS] + [("hinge", o) for o in OTHERS],
+)
 def test_step(name, optimizer):
     losses, kept, _ = trained(name, optimizer, "cpu", False)
     found, there, run = trained(name, optimizer, "cuda", True)

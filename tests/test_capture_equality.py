@@ -34,6 +34,7 @@ from microtorch import nn
 from microtorch.capture import kept
 from microtorch.capture.program import Compiled, CompiledModule
 from microtorch.capture.tape import CaptureError
+from microtorch.func import functional_call
 from microtorch.optim import lr_scheduler
 
 # Last, so that the package is the installed one.
@@ -542,6 +543,18 @@ OPTIMIZERS = {
     ),
     "Adadelta": lambda p: torch.optim.Adadelta(p),
     "Adadelta, options": lambda p: torch.optim.Adadelta(p, 0.5, 0.8, 1e-5, 0.1, maximize=True),
+    "RAdam": lambda p: torch.optim.RAdam(p),
+    "RAdam, options": lambda p: torch.optim.RAdam(
+        p, 0.1, (0.5, 0.6), 1e-4, 0.1, True, maximize=True
+    ),
+    "Rprop": lambda p: torch.optim.Rprop(p, 0.01),
+    "Rprop, options": lambda p: torch.optim.Rprop(p, 0.1, (0.3, 1.5), (1e-3, 0.2), maximize=True),
+    "Adafactor": lambda p: torch.optim.Adafactor(p),
+    "Adafactor, options": lambda p: torch.optim.Adafactor(
+        p, 0.1, -0.5, (1e-4, 0.1), 1.5, 0.5, maximize=True
+    ),
+    "ASGD": lambda p: torch.optim.ASGD(p),
+    "ASGD, options": lambda p: torch.optim.ASGD(p, 0.1, 0.01, 0.9, 4, 0.1, maximize=True),
     "groups": grouped,
 }
 SCHEDULES = {
@@ -770,6 +783,25 @@ def closures():
     return lambda: optimizer.step(loss)
 
 
+def inner_steps():
+    """A step of a step: gradients through an update, by `functional_call`."""
+    model, x, y = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)), torch.randn(8, 4), 0.5
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+
+    def step():
+        optimizer.zero_grad()
+        own = dict(model.named_parameters())
+        inner = (functional_call(model, own, x[:4]) - y).square().mean()
+        grads = torch.autograd.grad(inner, list(own.values()), create_graph=True)
+        moved = {k: p - 0.1 * g for (k, p), g in zip(own.items(), grads, strict=True)}
+        loss = (functional_call(model, moved, (x[4:],)) - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss, inner
+
+    return step
+
+
 CASES = {
     **{f"optimizer {k}": training(v) for k, v in OPTIMIZERS.items()},
     "norm 2": training(sgd, after=clipped(0.1)),
@@ -780,6 +812,7 @@ CASES = {
     "values": training(
         sgd, after=lambda model: nn.utils.clip_grad_value_(model.parameters(), 0.01)
     ),
+    "functional_call": inner_steps,
     "accumulation": accumulation,
     "never cleared": never_cleared,
     "penalty": penalty,

@@ -157,3 +157,38 @@ def test_hooks_of_states_beside_pytorch():
         with pytest.raises(RuntimeError, match="state_dict post-hook must return None"):
             net.state_dict()
     assert found[0] == found[1]
+
+
+# ------------------------------------------------------------------------------------ Buffer
+BUFFERS = """
+m.a = Buffer(ones(2)); r = [list(m.state_dict()), m.a.tolist(), m.a.requires_grad]
+m.a = Buffer(ones(2), persistent=False); r = [list(m.state_dict()), list(m._buffers)]
+m.a = Buffer(ones(2)); m.a = ones(3); r = [isinstance(m.a, Buffer), m.state_dict()["a"].tolist()]
+m.a = Buffer(ones(2), persistent=False); m.a = Buffer(ones(3)); r = list(m.state_dict())
+m.a = Buffer(ones(2)); m.a = Buffer(ones(3), persistent=False); r = list(m.state_dict())
+m.a = Buffer(ones(2)); m.a = None; r = [m.a, list(m.state_dict())]
+m.a = Buffer(ones(2)); m.a = nn.Parameter(ones(1)); r = [list(m._buffers), list(m._parameters)]
+m.p = nn.Parameter(ones(2)); m.p = Buffer(ones(1))
+m.l = nn.Linear(1, 1); m.l = Buffer(ones(1))
+m.z = 3; m.z = Buffer(ones(1))
+m.__dict__.clear(); m.a = Buffer(ones(1))
+b = Buffer(ones(2)); r = [isinstance(b, Buffer), isinstance(b + 1, Buffer), b.persistent, str(b)]
+b = copy.deepcopy(Buffer(ones(2), persistent=False)); r = [isinstance(b, Buffer), b.persistent]
+b = Buffer(); r = [b.shape, isinstance(ones(2), Buffer), isinstance(3, Buffer), type(b).__name__]
+m.a = Buffer(ones(2)); r = [type(copy.deepcopy(m).double().a).__name__, str(m.a.dtype)]
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("code", BUFFERS)
+def test_buffers_beside_pytorch(code):
+    pytorch = pytest.importorskip("torch", reason="parity needs PyTorch: pip install torch==2.13.*")
+    found = []
+    for torch in (microtorch, pytorch):
+        scope = {"nn": torch.nn, "Buffer": torch.nn.Buffer, "ones": torch.ones, "copy": copy}
+        scope["m"] = torch.nn.Module()
+        try:
+            exec(code, scope)
+            found.append(repr(scope["r"]))
+        except Exception as error:
+            found.append((type(error).__name__, str(error)))
+    assert found[0] == found[1]

@@ -182,7 +182,7 @@ def test_unknown_names_are_answered_with_the_closest(owner, name, closest):
         ("torch.ones(2).lgamma", "torch.Tensor.lgamma"),
         ("torch.nn.Conv3d", "torch.nn.Conv3d"),
         ("torch.nn.functional.ctc_loss", "torch.nn.functional.ctc_loss"),
-        ("torch.optim.LBFGS", "torch.optim.LBFGS"),
+        ("torch.optim.Muon", "torch.optim.Muon"),
     ],
 )
 def test_a_name_that_pytorch_has_is_known_to_be_missing(code, name):

@@ -30,8 +30,8 @@ LEVELS = (
     ("gpu",),
     ("autograd",),
     ("nn", "optim", "data", "utils", "checkpoint", "interop", "torchsummary", "summary", "drawing",
-     "drawing_layout", "testing", "linalg", "limits", "backends", "types"),
-    ("capture",),
+     "drawing_layout", "testing", "linalg", "limits", "backends", "types", "func"),
+    ("capture", "compiler"),
     ("",),
 )  # fmt: skip
 
@@ -79,8 +79,8 @@ LONGER = {
     "capture.guards": (480, "one walk, with a case for each kind of value"),
     "kernels.entry": (480, "one text, of all that a call does"),
     "tensor": (710, "one class with the attributes and conversions that PyTorch gives it"),
-    "table": (600, "the table is one, and read as one"),
-    "nn.module": (480, "one class with the methods that PyTorch gives it"),
+    "table": (620, "the table is one, and read as one"),
+    "nn.module": (490, "one class with the methods that PyTorch gives it"),
     "kernels.vecmath": (650, "a text for each function and each width, with its error bounds"),
     "random": (515, "a method for each distribution, with PyTorch's errors"),
 }

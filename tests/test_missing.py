@@ -17,6 +17,8 @@ from microtorch import missing
 SPACES = (
     "torch", "torch.Tensor", "torch.nn", "torch.nn.functional", "torch.nn.init", "torch.optim",
     "torch.optim.lr_scheduler", "torch.linalg", "torch.autograd", "torch.utils.data",
+    "torch.func", "torch.nn.utils", "torch.nn.utils.parametrize",
+    "torch.nn.utils.parametrizations", "torch.optim.swa_utils", "torch.compiler",
 )  # fmt: skip
 # What no program names: parts of PyTorch's inside, and of other devices.
 INTERNAL = re.compile(
@@ -29,7 +31,7 @@ INTERNAL = re.compile(
     "|_copy$|Storage$|Type$|ErrorReport$|Annotator$|Base$|Error$|_backward_weights$|_weight"
 )
 MODULES = (
-    "amp distributed distributions export fft func futures fx hub jit multiprocessing onnx "
+    "amp distributed distributions export fft futures fx hub jit multiprocessing onnx "
     "profiler quantization sparse special"
 ).split()
 HEAD = '''"""Names of PyTorch 2.13 that microtorch lacks, by namespace: read to word an error.

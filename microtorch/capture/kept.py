@@ -419,9 +419,11 @@ def _hooks(t: Tensor) -> tuple[Any, ...]:
 
 
 def _members(optimizer: Any) -> Any:
-    """Which groups, parameters and tensors of state an optimizer has, by identity."""
+    """Which groups, parameters, tensors of state and hooks an optimizer has, by identity."""
     groups = [(id(g), [*map(id, g["params"])]) for g in optimizer.param_groups]
-    return id(optimizer.state), groups, {id(p): frozen(s) for p, s in optimizer.state.items()}
+    states = {id(p): frozen(s) for p, s in optimizer.state.items()}
+    hooks = [id(h) for kind in ("step_pre", "step") for h in optimizer._hooks_of(kind)]
+    return id(optimizer.state), groups, states, hooks
 
 
 def _owner(array: Any) -> int:

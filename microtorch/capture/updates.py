@@ -41,6 +41,9 @@ class Options(dict[str, Any]):
 def stepping(self: Any, closure: Any = None) -> Any:
     """`Optimizer.step`, with numbers that are read again at every call."""
     tape, groups = active.tape, self.param_groups
+    if self._hooks_of("step_pre") or self._hooks_of("step"):
+        tape.give_up(refusal("an optimizer with hooks of its step", "Call it after the step"))
+        return _STEP(self, closure)
     tape.optimizers[id(self)] = self
     tape.rollback.optimizer(self)
     tape.guards.members(self)

@@ -253,7 +253,7 @@ def vector_norm(x: Tensor, order: float, dim: Dims, keepdim: bool) -> Tensor:
             )
         return (amax if order > 0 else amin)(abs_(x), dims, keepdim)
     powers = FUNCTIONS["pow_number"](*_not_zero(abs_(x)), order)
-    total = sum(where(eq(x, 0), 0.0, powers) if order > 0 else powers, dims or None, keepdim)
+    total = sum(where(eq(x, 0), 0.0 if order > 0 else np.inf, powers), dims or None, keepdim)
     return where(eq(total, 0), 0.0, FUNCTIONS["pow_number"](*_not_zero(total), 1 / order))
 
 

@@ -117,6 +117,7 @@ from .padding import (
     ZeroPad2d,
 )
 from .parameter import (
+    Buffer,
     Parameter,
 )
 from .parameter_container import (
@@ -198,6 +199,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "Bilinear",
+    "Buffer",
     "CELU",
     "CircularPad1d",
     "CircularPad2d",

@@ -65,7 +65,7 @@ class _Conv(Module):
     def reset_parameters(self) -> None:
         """Draw new parameters, weight first."""
         init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        bias = self._parameters["bias"]
+        bias = self.bias
         if bias is not None:
             fan_in = math.prod(self.weight.shape[1:])
             if fan_in:
@@ -90,7 +90,7 @@ class _Conv(Module):
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._border(), self.padding_mode), 0
         return apply(
-            input, self.weight, self._parameters["bias"], self.stride, padding, self.dilation,
+            input, self.weight, self.bias, self.stride, padding, self.dilation,
             self.groups,
         )  # fmt: skip
 
@@ -108,7 +108,7 @@ class _Conv(Module):
             text += f", output_padding={self.output_padding}"
         if self.groups != 1:
             text += f", groups={self.groups}"
-        if self._parameters["bias"] is None:
+        if self.bias is None:
             text += ", bias=False"
         if self.padding_mode != "zeros":
             text += f", padding_mode={self.padding_mode}"
@@ -158,7 +158,7 @@ class _Transposed(_Conv):
         """The transposed convolution of the input."""
         apply = F.conv_transpose1d if self.rank == 1 else F.conv_transpose2d
         return apply(
-            input, self.weight, self._parameters["bias"], self.stride,
+            input, self.weight, self.bias, self.stride,
             self.padding,  # type: ignore[arg-type]
             self.output_padding, self.groups, self.dilation,
         )  # fmt: skip

@@ -48,8 +48,7 @@ class Linear(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """X W^T + b."""
-        table = self._parameters
-        return linear(input, table["weight"], table["bias"])  # type: ignore[arg-type]
+        return linear(input, self.weight, self.bias)  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:
         """The arguments that the printed form shows."""
@@ -104,7 +103,7 @@ class Bilinear(Module):
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         """x1^T W x2 + b."""
-        return bilinear(input1, input2, self.weight, self._parameters["bias"])
+        return bilinear(input1, input2, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """The arguments that the printed form shows."""

@@ -14,7 +14,7 @@ from ..graph.node import clock
 from ..kernels import cpu
 from ..tensor import Tensor, changed, wrap
 from .hooks import Hooked, in_use
-from .parameter import Parameter, in_place_of
+from .parameter import Buffer, Parameter, in_place_of
 from .paths import Paths
 
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -92,9 +92,8 @@ class Module(Hooked, Paths):
         if "_parameters" in store:
             if name in store["_parameters"]:
                 if value is not None:
-                    what = value.type() if isinstance(value, Tensor) else type(value).__name__
                     raise TypeError(
-                        f"cannot assign '{what}' as parameter '{name}' "
+                        f"cannot assign '{_type_of(value)}' as parameter '{name}' "
                         "(torch.nn.Parameter or None expected)"
                     )
                 store["_parameters"][name] = store[name] = None
@@ -104,9 +103,12 @@ class Module(Hooked, Paths):
                 return
             if name in store["_modules"]:
                 raise TypeError(
-                    f"cannot assign '{type(value).__name__}' as child module '{name}' "
+                    f"cannot assign '{_type_of(value)}' as child module '{name}' "
                     "(torch.nn.Module or None expected)"
                 )
+            if isinstance(value, Buffer):
+                self.register_buffer(name, value, value.persistent)
+                return
             if name in store["_buffers"]:
                 if value is not None and not isinstance(value, Tensor):
                     raise TypeError(
@@ -115,6 +117,8 @@ class Module(Hooked, Paths):
                     )
                 store["_buffers"][name] = value
                 return
+        elif isinstance(value, Buffer):
+            raise AttributeError("cannot assign buffer before Module.__init__() call")
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
@@ -144,12 +148,12 @@ class Module(Hooked, Paths):
         """
         self._check_name("parameter", name, self._parameters)
         if param is not None and not isinstance(param, Parameter):
-            what = param.type() if isinstance(param, Tensor) else type(param).__name__
             raise TypeError(
-                f"cannot assign '{what}' object to parameter '{name}' "
+                f"cannot assign '{_type_of(param)}' object to parameter '{name}' "
                 "(torch.nn.Parameter or None required)"
             )
-        self._parameters[name] = param
+        # Kept as an ordinary attribute too, as by an assignment.
+        self._parameters[name] = self.__dict__[name] = param
         clock.epoch += 1
 
     def _check_name(self, kind: str, name: Any, table: Mapping[str, Any]) -> None:
@@ -177,8 +181,7 @@ class Module(Hooked, Paths):
             )
         self._buffers[name] = tensor
         clock.epoch += 1
-        if not persistent:
-            self._transient.add(name)
+        (self._transient.discard if persistent else self._transient.add)(name)
 
     def add_module(self, name: str, module: "Module | None") -> None:
         """Add a submodule under a name.
@@ -473,6 +476,10 @@ class Module(Hooked, Paths):
 def indented(text: str) -> str:
     """Text that continues a line two spaces deeper."""
     return text.replace("\n", "\n  ")
+
+
+def _type_of(value: Any) -> str:
+    return value.type() if isinstance(value, Tensor) else type(value).__name__
 
 
 def _quoted(keys: list[str]) -> str:

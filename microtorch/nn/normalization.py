@@ -24,7 +24,7 @@ class _Affine(Module):
     def reset_parameters(self) -> None:
         """Ones and zeros again."""
         for name, fill in (("weight", init.ones_), ("bias", init.zeros_)):
-            p = self._parameters.get(name)
+            p = getattr(self, name, None)
             if p is not None:
                 fill(p)
 
@@ -79,7 +79,7 @@ class _Running(_Affine):
         """The arguments that the printed form shows."""
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
-            f"affine={self.affine}, bias={self._parameters['bias'] is not None}, "
+            f"affine={self.affine}, bias={self.bias is not None}, "
             f"track_running_stats={self.track_running_stats}"
         )
 
@@ -97,7 +97,7 @@ class _BatchNorm(_Running):
         kept = not self.training or self.track_running_stats
         return F.batch_norm(
             input, self.running_mean if kept else None, self.running_var if kept else None,
-            self._parameters["weight"], self._parameters["bias"], of_batch, factor, self.eps,
+            self.weight, self.bias, of_batch, factor, self.eps,
         )  # fmt: skip
 
 
@@ -129,8 +129,8 @@ class _InstanceNorm(_Running):
         batched = input.dim() == self.ranks[-1]
         z = F.instance_norm(
             input if batched else input.unsqueeze(0),  # type: ignore[attr-defined]
-            self.running_mean, self.running_var, self._parameters["weight"],
-            self._parameters["bias"], self.training or not self.track_running_stats,
+            self.running_mean, self.running_var, self.weight,
+            self.bias, self.training or not self.track_running_stats,
             self.momentum or 0.0, self.eps,
         )  # fmt: skip
         return z if batched else z.squeeze(0)  # type: ignore[attr-defined,no-any-return]
@@ -166,9 +166,8 @@ class LayerNorm(_Affine):
 
     def forward(self, input: Tensor) -> Tensor:
         """The normalized input."""
-        table = self._parameters
         return F.layer_norm(
-            input, self.normalized_shape, table["weight"], table["bias"], self.eps  # type: ignore[arg-type]
+            input, self.normalized_shape, self.weight, self.bias, self.eps  # type: ignore[arg-type]
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -176,7 +175,7 @@ class LayerNorm(_Affine):
         return (
             f"{self.normalized_shape}, eps={self.eps}, "
             f"elementwise_affine={self.elementwise_affine}, "
-            f"bias={self._parameters['bias'] is not None}"
+            f"bias={self.bias is not None}"
         )
 
 
@@ -198,7 +197,7 @@ class RMSNorm(_Affine):
 
     def forward(self, input: Tensor) -> Tensor:
         """The normalized input."""
-        return F.rms_norm(input, self.normalized_shape, self._parameters["weight"], self.eps)  # type: ignore[arg-type]
+        return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:
         """The arguments that the printed form shows."""
@@ -228,14 +227,13 @@ class GroupNorm(_Affine):
 
     def forward(self, input: Tensor) -> Tensor:
         """The normalized input."""
-        table = self._parameters
-        return F.group_norm(input, self.num_groups, table["weight"], table["bias"], self.eps)
+        return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         """The arguments that the printed form shows."""
         return (
             f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "
-            f"bias={self._parameters['bias'] is not None}"
+            f"bias={self.bias is not None}"
         )
 
 

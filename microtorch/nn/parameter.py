@@ -1,4 +1,4 @@
-"""Parameter: the tensor that a Module registers and an optimizer updates."""
+"""Parameter and Buffer: tensors that a Module registers when they are assigned to it."""
 
 from typing import Any
 
@@ -42,6 +42,30 @@ class Parameter(Tensor):
 
 
 TENSORS.add(Parameter)
+
+
+class _BufferType(type):
+    """Says what is a Buffer: a Tensor that was marked as one."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, Tensor) and "persistent" in instance.__dict__
+
+
+class Buffer(Tensor, metaclass=_BufferType):
+    """A tensor that is part of a module's state, but not trained; shares memory with `data`.
+
+    persistent: whether it is part of the module's state_dict.
+    """
+
+    __slots__ = ()
+    persistent: bool
+
+    def __new__(cls, data: Any = None, *, persistent: bool = True) -> Any:
+        """A Tensor, marked to be registered."""
+        data = wrap(np.empty(0, np.float32)) if data is None else data
+        made = data.detach().requires_grad_(data.requires_grad)
+        made.persistent = persistent
+        return made
 
 
 def parameter(shape: tuple[int, ...], dtype: Any = None, device: Any = None) -> Parameter:

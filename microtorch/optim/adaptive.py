@@ -1,4 +1,4 @@
-"""Relatives of Adam: Adamax, NAdam and Adadelta."""
+"""Relatives of Adam: Adamax, NAdam, RAdam and Adadelta."""
 
 from typing import Any
 
@@ -9,11 +9,12 @@ from .optimizer import Optimizer, State, Update
 
 _ADAMAX = Update("adamax")
 _NADAM = Update("nadam")
+_RADAM = Update("radam")
 _ADADELTA = Update("adadelta")
 
 
 class _Adaptive(Optimizer):
-    """What the three have in common: the checks of rates, and arrays of zeros as a state."""
+    """What all have in common: the checks of rates, and arrays of zeros as a state."""
 
     _kept: tuple[str, str]
 
@@ -44,6 +45,13 @@ class _Adaptive(Optimizer):
     def _line(self, p: Tensor, state: dict[str, Any]) -> tuple[Any, ...]:
         return (p, p._grad, *(state[name] for name in self._kept))
 
+    def _by_steps(self, states: dict[Tensor, dict[str, Any]]) -> dict[float, list[Any]]:
+        """The lines of parameters that have made equally many steps, by that number."""
+        lines: dict[float, list[Any]] = {}
+        for p, state in states.items():
+            lines.setdefault(self.steps_made(state["step"]._array), []).append(self._line(p, state))
+        return lines
+
 
 class Adamax(_Adaptive):
     """Adamax (Kingma & Ba 2014, arXiv:1412.6980).
@@ -70,14 +78,12 @@ class Adamax(_Adaptive):
     def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step; parameters that have made equally many go in one call."""
         states = {p: self._state_of(p) for p in params}
-        lines: dict[Any, list[Any]] = {}
-        for p, state in states.items():
-            t = self.steps_made(state["step"]._array)
-            lines.setdefault(t, []).append(self._line(p, state))
         beta1, beta2 = group["betas"]
         sign, lr = -1.0 if group["maximize"] else 1.0, group["lr"]
         rest = (sign, group["weight_decay"], 1 - beta1, beta2, group["eps"])
-        _ADAMAX.each([(same, (lr / (1 - beta1**t), *rest)) for t, same in lines.items()])
+        _ADAMAX.each(
+            [(same, (lr / (1 - beta1**t), *rest)) for t, same in self._by_steps(states).items()]
+        )
         self.keep(states)
 
 
@@ -85,6 +91,7 @@ class NAdam(_Adaptive):
     """Adam with Nesterov's momentum (Dozat 2016), whose weight grows by `momentum_decay`."""
 
     _kept = ("exp_avg", "exp_avg_sq")
+    _apart = frozenset({"step", "mu_product"})
 
     def __init__(
         self, params: Any, lr: float = 2e-3, betas: tuple[float, float] = (0.9, 0.999),
@@ -147,6 +154,62 @@ class NAdam(_Adaptive):
     def _weight(group: dict[str, Any], t: float) -> float:
         """The weight of the momentum at step t."""
         return group["betas"][0] * (1.0 - 0.5 * 0.96 ** (t * group["momentum_decay"]))  # type: ignore[no-any-return]
+
+
+class RAdam(_Adaptive):
+    """Adam whose adaptive rate is rectified (Liu et al. 2019, arXiv:1908.03265).
+
+    rho is the length of the average that v is after t steps, worst = 2 / (1 - beta2) - 1 that of a
+    long run. While rho is at most 5, p -= lr / (1 - beta1^t) * m; then that is multiplied by
+    sqrt((rho - 4)(rho - 2) worst / ((worst - 4)(worst - 2) rho)) and by Adam's
+    sqrt(1 - beta2^t) / (sqrt(v) + eps).
+    """
+
+    _kept = ("exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 0, decoupled_weight_decay: bool = False, *,
+        foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            params,
+            {
+                "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
+                "maximize": maximize, "foreach": foreach, "capturable": capturable,
+                "decoupled_weight_decay": decoupled_weight_decay,
+                "differentiable": differentiable,
+            },
+        )  # fmt: skip
+
+    def update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """One step; parameters that have made equally many go in one call."""
+        states = {p: self._state_of(p) for p in params}
+        beta1, beta2 = group["betas"]
+        lr, decay = group["lr"], group["weight_decay"]
+        decoupled = group["decoupled_weight_decay"]
+        worst = 2 / (1 - beta2) - 1
+        calls = []
+        for t, same in self._by_steps(states).items():
+            bias = 1 - beta2**t
+            rho = worst - 2 * t * beta2**t / bias
+            numbers = (
+                lr / (1 - beta1**t),
+                -1.0 if group["maximize"] else 1.0,
+                0.0 if decoupled else decay,
+                1 - beta1,
+                beta2,
+                1 - beta2,
+                rho - 5,
+                (rho - 4) * (rho - 2) * worst * bias,
+                (worst - 4) * (worst - 2) * rho,
+                group["eps"],
+                1 - lr * decay if decoupled else 1.0,
+            )
+            calls.append((same, numbers))
+        _RADAM.each(calls)
+        self.keep(states)
 
 
 class Adadelta(_Adaptive):

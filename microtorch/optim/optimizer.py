@@ -17,6 +17,7 @@ from ..functions.overlap import check_repeated
 from ..graph.node import clock
 from ..kernels import cpu
 from ..tensor import Tensor, changed, wrap
+from .hooks import Hooked, hooked
 
 
 @functools.cache
@@ -57,7 +58,7 @@ for _kind in (State, States):
         setattr(_kind, _name, _counted(getattr(dict, _name)))
 
 
-class Optimizer:
+class Optimizer(Hooked):
     """Base class: `param_groups`, `state`, `step`, `zero_grad`.
 
     params: an iterable of Tensors, of (name, Tensor) pairs, or of dicts with 'params' and options.
@@ -69,6 +70,8 @@ class Optimizer:
     # Whether it has a scheduler, and has made a step since.
     _scheduled = False
     _stepped = True
+    # What a state has besides tensors of the parameter's shape.
+    _apart = frozenset({"step"})
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor):
@@ -145,6 +148,7 @@ class Optimizer:
                 elif p._grad is not None:
                     p._grad.detach_().zero_()
 
+    @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient; returns what closure returns."""
         self._stepped = True
@@ -156,8 +160,7 @@ class Optimizer:
         if len(found) > 1:
             # An error in one group leaves the others as they are.
             for p in itertools.chain(*found):
-                values = self.state.get(p, {}).items()
-                check_shapes((p, p._grad, *[v for k, v in values if k != "step"]))
+                check_shapes((p, p._grad, *self._elementwise(self.state.get(p, {})).values()))
         for params, group in zip(found, self.param_groups, strict=True):
             if params:
                 self.update(params, group)
@@ -185,8 +188,14 @@ class Optimizer:
         return float(value)
 
     # --------------------------------------------------------------------------- state
+    def _elementwise(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The part of a state that lies beside the parameter, element by element."""
+        return {k: v for k, v in state.items() if k not in self._apart and isinstance(v, Tensor)}
+
     def state_dict(self) -> dict[str, Any]:
         """State and options, with parameters as numbers."""
+        for hook in self._hooks_of("state_pre"):
+            hook(self)
         numbers: dict[Any, int] = {}
         for group in self.param_groups:
             for p in group["params"]:
@@ -199,7 +208,11 @@ class Optimizer:
             for group in self.param_groups
         ]
         state = {numbers[p]: dict(values) for p, values in self.state.items()}
-        return {"state": state, "param_groups": groups}
+        found: dict[str, Any] = {"state": state, "param_groups": groups}
+        for hook in self._hooks_of("state"):
+            other = hook(self, found)
+            found = found if other is None else other
+        return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state; all is checked before any is changed.
@@ -207,6 +220,10 @@ class Optimizer:
         Raises:
             ValueError: if the groups do not have the same parameters.
         """
+        state_dict = dict(state_dict)
+        for hook in self._hooks_of("load_pre"):
+            other = hook(self, state_dict)
+            state_dict = state_dict if other is None else other
         groups = state_dict["param_groups"]
         if len(groups) != len(self.param_groups):
             raise ValueError("loaded state dict has a different number of parameter groups")
@@ -222,21 +239,22 @@ class Optimizer:
         state = States(State)
         for number, values in state_dict["state"].items():
             p = by_number[number]
-            state[p] = State(
-                (key, _owned(value, p) if isinstance(value, Tensor) else value)
-                for key, value in values.items()
-            )
-            for key, value in state[p].items():
-                if key not in ("step", "mu_product") and isinstance(value, Tensor):
-                    if value._array.shape != p._array.shape:
-                        raise ValueError(
-                            f"loaded state dict has {key} of shape {value.shape} for a parameter "
-                            f"of shape {p.shape}"
-                        )
+            state[p] = State((key, _owned(value, p)) for key, value in values.items())
+            for key, value in self._elementwise(state[p]).items():
+                if value._array.shape != p._array.shape:
+                    raise ValueError(
+                        f"loaded state dict has {key} of shape {value.shape} for a parameter "
+                        f"of shape {p.shape}"
+                    )
         self.state = state
         clock.epoch += 1
         for group, loaded in zip(self.param_groups, groups, strict=True):
             group.update({k: v for k, v in loaded.items() if k != "params"})
+        for hook in self._hooks_of("load"):
+            hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k != "_hooks"}
 
     def __repr__(self) -> str:
         lines = [type(self).__name__ + " ("]
@@ -262,8 +280,12 @@ def _take_names(group: dict[str, Any]) -> None:
     group["param_names"] = [name for name, _ in pairs]
 
 
-def _owned(value: Tensor, p: Tensor) -> Tensor:
-    """A copy of loaded state; all but 0-d values have the parameter's dtype and device."""
+def _owned(value: Any, p: Tensor) -> Any:
+    """A copy of loaded state; all but 0-d tensors have the parameter's dtype and device."""
+    if isinstance(value, list):
+        return [_owned(v, p) for v in value]
+    if not isinstance(value, Tensor):
+        return value
     a = value._array
     if not a.ndim:
         return wrap(a.copy())

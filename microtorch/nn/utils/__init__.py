@@ -1,7 +1,10 @@
-"""`torch.nn.utils`: gradients clipped, parameters as one vector, sequences padded (`rnn`)."""
+"""`torch.nn.utils`: gradients clipped, parameters as one vector, parametrized weights, sequences
+padded (`rnn`)."""
 
 import math
+import warnings
 from collections.abc import Iterable
+from types import GeneratorType
 
 import numpy as np
 
@@ -9,27 +12,59 @@ from ...autograd.modes import no_grad
 from ...errors import unknown_names
 from ...functions.cat import cat, stack
 from ...functions.elementwise import FUNCTIONS
-from ...functions.reduce import amax, sum
+from ...functions.statistics import vector_norm
 from ...functions.view import reshape
 from ...tensor import Tensor, wrap
+from .norms import remove_spectral_norm as remove_spectral_norm
+from .norms import remove_weight_norm as remove_weight_norm
+from .norms import spectral_norm as spectral_norm
+from .norms import weight_norm as weight_norm
 
 Tensors = Tensor | Iterable[Tensor]
 
 
+def _listed(tensors: Tensors) -> list[Tensor]:
+    return [tensors] if isinstance(tensors, Tensor) else list(tensors)
+
+
 def _gradients(parameters: Tensors) -> list[Tensor]:
-    listed = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    return [p.grad for p in listed if p.grad is not None]
-
-
-def _norm(x: Tensor, p: float) -> Tensor:
-    if p == math.inf:
-        return amax(FUNCTIONS["abs"](x))
-    if p == 2.0:
-        return FUNCTIONS["sqrt"](sum(FUNCTIONS["square"](x)))  # type: ignore[no-any-return]
-    return FUNCTIONS["pow_number"](sum(FUNCTIONS["pow_number"](FUNCTIONS["abs"](x), p)), 1 / p)  # type: ignore[no-any-return]
+    return [p.grad for p in _listed(parameters) if p.grad is not None]
 
 
 @no_grad()
+def get_total_norm(
+    tensors: Tensors, norm_type: float = 2.0, error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:  # fmt: skip
+    """The norm of all tensors, taken as one vector.
+
+    Raises:
+        RuntimeError: if the norm is not finite and error_if_nonfinite.
+    """
+    p = float(norm_type)
+    norms = [vector_norm(t, p, None, False) for t in _listed(tensors)]
+    if not norms:
+        return wrap(np.array(0.0, np.float32))
+    total = vector_norm(stack(norms), p, None, False)
+    if error_if_nonfinite and not math.isfinite(float(total)):
+        raise RuntimeError(
+            f"The total norm of order {p} for gradients from `parameters` is non-finite, so it "
+            "cannot be clipped. To disable this error and scale the gradients by the non-finite "
+            "norm anyway, set `error_if_nonfinite=False`"
+        )
+    return total
+
+
+@no_grad()
+def clip_grads_with_norm_(
+    parameters: Tensors, max_norm: float, total_norm: Tensor, foreach: bool | None = None
+) -> None:
+    """Scale all gradients, whose norm is total_norm, to a norm of at most max_norm."""
+    factor = FUNCTIONS["clamp_max"](FUNCTIONS["div"](float(max_norm), total_norm + 1e-6), 1.0)  # type: ignore[operator]
+    for g in _gradients(parameters):
+        g.mul_(factor)  # type: ignore[attr-defined]
+
+
 def clip_grad_norm_(
     parameters: Tensors, max_norm: float, norm_type: float = 2.0,
     error_if_nonfinite: bool = False, foreach: bool | None = None,
@@ -39,20 +74,13 @@ def clip_grad_norm_(
     Raises:
         RuntimeError: if the norm is not finite and error_if_nonfinite.
     """
-    gradients = _gradients(parameters)
-    p = float(norm_type)
-    if not gradients:
-        return wrap(np.array(0.0, np.float32))
-    total = _norm(stack([_norm(g, p) for g in gradients]), p)
-    if error_if_nonfinite and not math.isfinite(float(total)):
-        raise RuntimeError(
-            f"The total norm of order {p} for gradients from `parameters` is non-finite, so it "
-            "cannot be clipped. To disable this error and scale the gradients by the non-finite "
-            "norm anyway, set `error_if_nonfinite=False`"
+    listed = _listed(parameters)
+    if not listed and isinstance(parameters, GeneratorType):
+        warnings.warn(
+            "`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=2
         )
-    factor = FUNCTIONS["clamp_max"](FUNCTIONS["div"](float(max_norm), total + 1e-6), 1.0)  # type: ignore[operator]
-    for g in gradients:
-        g.mul_(factor)  # type: ignore[attr-defined]
+    total = get_total_norm(_gradients(listed), norm_type, error_if_nonfinite)
+    clip_grads_with_norm_(listed, max_norm, total)
     return total
 
 
@@ -84,4 +112,4 @@ def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
         start += count
 
 
-__getattr__ = unknown_names(__name__, ("rnn",))
+__getattr__ = unknown_names(__name__, ("parametrizations", "parametrize", "rnn"))
