@@ -44,6 +44,7 @@ def softplus(x):
 """
 _IMPORT = re.compile(r"^from vecmath\d+ import .*\n", re.MULTILINE)
 _LIMIT = re.compile(r"# registers (\d+)\n")
+_SHARED = re.compile(r" = shared\((\w+), (\w+)\)\n")
 _HELPER = re.compile(r"^def (\w+)\((.*)\)", re.MULTILINE)
 # Types of kernel text, and their names elsewhere.
 _TYPES = dict(zip(
@@ -120,7 +121,7 @@ def _ptx(stem: str, text: str, capability: tuple[int, int]) -> tuple[str, bytes]
     from numba import types
 
     cuda: Any = importlib.import_module("numba.cuda")
-    text = text.replace(" = shared(", " = cuda.shared.array(")
+    text = _SHARED.sub(r" = first_of(cuda.shared.array(\1, \2, alignment=16))\n", text)
     symbol = "mt_" + stem.replace("-", "_")
     scope = {**_vocabulary(), "__name__": "microtorch_" + symbol}
     width = 32 if "F, I, U, D = f32" in text else 64
@@ -183,6 +184,15 @@ def _vocabulary() -> dict[str, Any]:
 
         return both(condition, a, b), code
 
+    @intrinsic  # type: ignore[untyped-decorator]
+    def first_of(typing: Any, array: Any) -> Any:
+        """A pointer: indices of arrays may be negative in Python, which each would be asked."""
+
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return context.make_array(array)(context, builder, args[0]).data
+
+        return types.CPointer(array.dtype)(array), code
+
     def quotient(bits: Any) -> Any:
         @intrinsic  # type: ignore[untyped-decorator]
         def divided(typing: Any, a: Any, b: Any) -> Any:
@@ -199,7 +209,7 @@ def _vocabulary() -> dict[str, Any]:
     for n in _TYPES:
         scope[n + "_at"], scope["T_" + n] = pointer_to(scope[n]), scope[n]
     scope |= {f"quotient{bits}": quotient(scope[f"u{bits}"]) for bits in (32, 64)}
-    return scope | {"where": where, "cuda": cuda}
+    return scope | {"where": where, "first_of": first_of, "cuda": cuda}
 
 
 # ------------------------------------------------------------------------------ simulator
