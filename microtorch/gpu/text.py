@@ -249,8 +249,10 @@ def rowwise(
     far = far.format((rows if columns else width).bit_length() - 1)
     body += [f"    _row = {near if columns else far}", f"    _lane = {far if columns else near}"]
     body += [f"    _first = cuda.blockIdx.x * {rows}", "    while _first < _outer:"]
-    # Where no more rows are, the last is done again, and where a row ends, its last element.
+    # Where no more rows are, the last is done again, and where a row ends, its last element; but
+    # not where `out` is read again.
     body += [f"{pad}_o = where(_first + _row < _outer, _first + _row, _outer - 1)"]
+    body += [f"{pad}_end = where(_first + _row < _outer, _n, 0)"] * (not held)
     body += _indices("_o", "_d", "_j", rank, pad, bits)
     body += [f"{pad}b_{n} = {_place(n, '_j', rank)}" for n in names]
     body += [f"{pad}{n} = p_{n}[b_{n}]" for n in row.params]
@@ -283,7 +285,7 @@ def rowwise(
             return made + [f"{indent}{line(*each, u)}" for u in numbers for each in group]
 
         if not held:
-            loop = _strided(copies, lambda k: lines_of(range(k), pad + "    "), "_n", width, pad)
+            loop = _strided(copies, lambda k: lines_of(range(k), pad + "    "), "_end", width, pad)
             return [f"{pad}_i = _lane + 0", *loop]
         ready.update(read)
         parts = (range(held)[k : k + copies] for k in range(0, held, copies))
