@@ -10,7 +10,7 @@ import os
 
 import pytest
 
-from microtorch.gpu import compiler, rng, text
+from microtorch.gpu import compiler, rng, text, tiles
 from microtorch.gpu.driver import Driver
 from microtorch.gpu.launch import TILES
 from microtorch.kernels.text import backward_operands, chain, formula_of
@@ -57,7 +57,7 @@ def of_others():
             yield text.rowwise(row, dtype, 2, 2 * THREADS, 2 * THREADS, 0, False)
         for step in STEPS.values():
             yield text.step(step, dtype)
-        yield text.product(dtype, *TILES[dtype])
+        yield tiles.product(dtype, *TILES[dtype])
         yield text.segments(dtype)
         yield forward(ROWS["add"], dtype, rank=3)
         for kind in ("int64", "int32", "uint8", "bool"):

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import DIFFERENT_DEVICES as DIFFERENT
 from ..table import ROWWISE, STEPS
-from . import blas, text
+from . import blas, text, tiles
 from .array import Array, empty, upload
 from .compiler import memory
 from .driver import start
@@ -308,7 +308,7 @@ def product(x: Array, y: Array, out: Array | None = None) -> Array:
         return made
     tile, depth, each = SMALL_TILES if start().simulated else TILES[made.dtype.name]
     across = tile // each
-    source = text.product(made.dtype.name, tile, depth, each)
+    source = tiles.product(made.dtype.name, tile, depth, each)
     blocks = lengths[0] * -(-n // tile) * -(-m // tile)
     words = [lengths[0], n, m, k, x.address, y.address, made.address]
     for v, own in ((x, steps[0]), (y, steps[1])):
