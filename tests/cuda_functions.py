@@ -133,3 +133,45 @@ def test_what_needs_no_cpu(code, monkeypatch):
     assert found.is_cuda and found.dtype == wanted.dtype
     for each in (found, *(run(x.cuda(), i.cuda()) for _ in range(3)), *(run(x, i),) * 3):
         np.testing.assert_array_equal(each.cpu().numpy(), wanted.numpy())
+
+
+ROWS = """
+microtorch.softmax(x, dim)
+microtorch.log_softmax(x, dim)
+F.rms_norm(x.movedim(dim, 1), x.shape[dim : dim + 1])
+F.layer_norm(x.movedim(dim, 1), x.shape[dim : dim + 1])
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("code", ROWS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_of_any_length(code, dtype):
+    """In registers of one thread or several, of a block of its own, and read again and again."""
+    microtorch.manual_seed(0)
+    for n in (1, 2, 3, 4, 5, 8, 9, 17, 33):
+        for outer, dim in ((1, 0), (3, 0), (5, 1)):
+            shape = (n, outer) if dim == 0 else (outer, n)
+            x = microtorch.randn(*shape, dtype=getattr(microtorch, dtype))
+            y = x.cuda().requires_grad_()
+            x.requires_grad_()
+            names = {"microtorch": microtorch, "F": microtorch.nn.functional, "dim": dim}
+            found, wanted = (eval(code, {**names, "x": v}) for v in (y, x))
+            for z in (found, wanted):
+                (z * z.sigmoid()).sum().backward()
+            limit = 1e-9 if dtype == "float64" else 1e-4
+            for a, b in ((found, wanted), (y.grad, x.grad)):
+                np.testing.assert_allclose(
+                    a.numpy(force=True), b.numpy(force=True), limit, limit, err_msg=str(shape)
+                )
+
+
+@pytest.mark.parametrize(
+    "n, k, m", [(1, 1, 1), (4, 2, 4), (5, 3, 7), (9, 1, 2), (3, 9, 9), (2, 0, 3)]
+)
+def test_products_of_any_shape(n, k, m):
+    for turned in (False, True):
+        x, y = microtorch.randn(2, n, k), microtorch.randn(2, k, m)
+        if turned:
+            x, y = (v.mT.contiguous().mT for v in (x, y))
+        found = x.cuda() @ y.cuda()
+        np.testing.assert_allclose(found.cpu().numpy(), (x @ y).numpy(), 1e-5, 1e-5)
