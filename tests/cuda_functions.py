@@ -13,7 +13,7 @@ import pytest
 from test_functions import SAMPLES, Operands, flat, run, same
 
 import microtorch
-from microtorch.gpu import ops
+from microtorch.gpu import launch, ops
 
 THOROUGH = "MICROTORCH_FUZZ" in os.environ
 # What is another thing where the device is: its name, memory that can be pinned, generators.
@@ -143,26 +143,38 @@ F.layer_norm(x.movedim(dim, 1), x.shape[dim : dim + 1])
 """.strip().splitlines()
 
 
+def same_rows(code, shape, dim, dtype=microtorch.float32):
+    x = microtorch.randn(*shape, dtype=dtype)
+    y = x.cuda().requires_grad_()
+    x.requires_grad_()
+    names = {"microtorch": microtorch, "F": microtorch.nn.functional, "dim": dim}
+    found, wanted = (eval(code, {**names, "x": v}) for v in (y, x))
+    for z in (found, wanted):
+        (z * z.sigmoid()).sum().backward()
+    limit = 1e-9 if dtype == microtorch.float64 else 1e-4
+    for a, b in ((found, wanted), (y.grad, x.grad)):
+        np.testing.assert_allclose(
+            a.numpy(force=True), b.numpy(force=True), limit, limit, err_msg=str(shape)
+        )
+
+
 @pytest.mark.parametrize("code", ROWS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_rows_of_any_length(code, dtype):
-    """In registers of one thread or several, of a block of its own, and read again and again."""
-    microtorch.manual_seed(0)
-    for n in (1, 2, 3, 4, 5, 8, 9, 17, 33):
-        for outer, dim in ((1, 0), (3, 0), (5, 1)):
-            shape = (n, outer) if dim == 0 else (outer, n)
-            x = microtorch.randn(*shape, dtype=getattr(microtorch, dtype))
-            y = x.cuda().requires_grad_()
-            x.requires_grad_()
-            names = {"microtorch": microtorch, "F": microtorch.nn.functional, "dim": dim}
-            found, wanted = (eval(code, {**names, "x": v}) for v in (y, x))
-            for z in (found, wanted):
-                (z * z.sigmoid()).sum().backward()
-            limit = 1e-9 if dtype == "float64" else 1e-4
-            for a, b in ((found, wanted), (y.grad, x.grad)):
-                np.testing.assert_allclose(
-                    a.numpy(force=True), b.numpy(force=True), limit, limit, err_msg=str(shape)
-                )
+def test_rows_of_any_length(code):
+    for n in (1, 3, 9, 17):
+        for shape, dim in (((n, 1), 0), ((n, 3), 0), ((3, n), 1)):
+            same_rows(code, shape, dim, microtorch.float64)
+
+
+@pytest.mark.parametrize("code", ROWS[:3])
+@pytest.mark.parametrize(
+    "threads, width, held", [(4, 1, 5), (4, 2, 3), (8, 2, 2), (4, 4, 2), (8, 2, 0), (4, 4, 0)]
+)
+def test_rows_shared_out_in_any_way(code, threads, width, held, monkeypatch):
+    """Several rows a block, several threads a row, kept in registers or read again."""
+    monkeypatch.setattr(launch, "_shared_out", lambda *_: (threads, width, held))
+    n = width * held - (width > 1) if held else 7
+    same_rows(code, (5, n), 1)
+    same_rows(code, (n, 33), 0)
 
 
 @pytest.mark.parametrize(

@@ -217,17 +217,9 @@ def fold(
     key = tuple((n, x.dtype.name) for n, x in zip(names, ins, strict=True))
     partial = made if chunks == 1 else empty((chunks, outer), out)
     kind, threads = made.dtype.name, driver.threads
+    last, bits = chunks == 1, _bits(max(outer * chunks, total))
     source = text.fold(
-        name,
-        key,
-        formula,
-        kind,
-        len(shape),
-        len(lengths),
-        threads,
-        columns,
-        chunks == 1,
-        _bits(max(outer * chunks, total)),
+        name, key, formula, kind, len(shape), len(lengths), threads, columns, last, bits
     )
     part = -(-total // chunks)
     words = [outer, chunks, total, part, total, *shape[1:], *lengths[1:], partial.address]
@@ -261,7 +253,8 @@ def rows(name: str, ins: list[Array], dim: int) -> Array:
     outer = [*map(move, steps[:count]), *params, move(steps[-1])]
     lengths, outer = merged(lead, outer)
     number, n = made.size // full[dim], full[dim]
-    columns = outer[0][-1] < steps[0][dim] and (n <= 1024 or number >= 4096)
+    # Neighbouring threads do neighbouring rows where these lie next to each other, and are many.
+    columns = outer[0][-1] < steps[0][dim] and number >= (COLUMNS if n <= 1024 else 4096)
     threads, width, held = _shared_out(n, text.lasting(row) * made.itemsize, columns)
     source = text.rowwise(
         row, made.dtype.name, len(lengths), threads, width, held, columns, _bits(number)
@@ -277,13 +270,13 @@ HELD, SMALL_HELD = 256, 16
 
 
 def _shared_out(n: int, size: int, columns: bool) -> tuple[int, int, int]:
-    """Threads of a block and of a row, and elements that a thread keeps, of so many bytes.
+    """Threads of a block and of a row, and elements that a thread keeps (`text.rowwise`).
 
-    Some four elements a thread, in one block, which leaves room for other blocks; or two at once.
+    size: bytes to keep of an element. A thread has five to eight elements of short rows.
     """
     driver = start()
     most, room = driver.threads, SMALL_HELD if driver.simulated else HELD
-    width = min(1 << max((n - 1).bit_length() - 2, 0), max(most // 32, 1) if columns else most)
+    width = min(1 << max((n - 1).bit_length() - 3, 0), max(most // 32, 1) if columns else most)
     if n * size <= width * room:
         return most, width, -(-n // width)
     if columns or n * size > 2 * most * room:

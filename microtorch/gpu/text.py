@@ -34,7 +34,7 @@ def _indices(
 ) -> list[str]:
     """Lines that take a position apart: index0, index1, ... of lengths prefix1, prefix2, ...
 
-    bits: of all positions; in 64 bits it takes twice as long.
+    bits: that hold all positions: 32, or 64, which takes twice as long.
     """
     lines, rest = [], position
     for d in range(rank - 1, 0, -1):
@@ -99,7 +99,7 @@ def elementwise(
     Operands are (name, dtype). A line is (name, dtype, formula over ins and lines before it),
     computed in `dtype`; an out is stored from the line of its name. far: an operand that is found
     at distances which int64 operand `at` holds, from where its own distances lead. folds: (line,
-    fold) of all elements; each block stores what its part comes to. bits: of positions, as below.
+    fold) of all elements; each block stores what its part comes to. bits: of positions.
     """
     operands, dtypes = [n for n, _ in (*ins, *outs)], {n: d for n, d, _ in lines}
     names = {*operands, *dtypes}
@@ -246,14 +246,12 @@ def rowwise(
     parameters += [*_steps(names, rank), *(f"by_{n}" for n in (*row.inputs, "out"))]
     body = _pointers([(n, dtype) for n in names])
     body += [f"    lanes = shared({threads}, T_{pointer})", "    _t = cuda.threadIdx.x"]
-    near, far = f"_t & {(rows if columns else width) - 1}", "_t >> {}"
-    far = far.format((rows if columns else width).bit_length() - 1)
-    body += [f"    _row = {near if columns else far}", f"    _lane = {far if columns else near}"]
+    near = rows if columns else width
+    places = f"_t & {near - 1}", f"_t >> {near.bit_length() - 1}"
+    body += [f"    _row = {places[not columns]}", f"    _lane = {places[columns]}"]
     body += [f"    _first = cuda.blockIdx.x * {rows}", "    while _first < _outer:"]
-    # Where no more rows are, the last is done again, and where a row ends, its last element; but
-    # not where `out` is read again.
+    # Where no more rows are, the last is done again, and where a row ends, its last element.
     body += [f"{pad}_o = where(_first + _row < _outer, _first + _row, _outer - 1)"]
-    body += [f"{pad}_end = where(_first + _row < _outer, _n, 0)"] * (not held)
     body += _indices("_o", "_d", "_j", rank, pad, bits)
     body += [f"{pad}b_{n} = {_place(n, '_j', rank)}" for n in names]
     body += [f"{pad}{n} = p_{n}[b_{n}]" for n in row.params]
@@ -261,39 +259,49 @@ def rowwise(
     if held:
         body += [f"{pad}_inside = _i{held - 1} < _n"]
         body += [f"{pad}_i{held - 1} = where(_inside, _i{held - 1}, _n - 1)"]
-    # Where each row is read from, and which are in registers.
-    places, ready = {n: n for n in row.inputs}, set[str]()
+    # Rows that are made of others where they are needed, and those that are in registers.
+    derived, ready = dict[str, str](), set[str]()
+    every = {*row.inputs, *(name for name, kind, _ in row.lines if kind == "row")}
 
     def place(n: str, u: int) -> str:
         return f"p_{n}[b_{n} + " + (f"_i{u}" if held else f"(_i + {u * width})") + f" * by_{n}]"
 
     def line(name: str, kind: str, formula: str, u: int) -> str:
-        value = _numbered(formula, places, u)
-        if kind == "row":
-            target = f"{name}_{u}" if held and name != "out" else place("out", u)
-            return f"{target} = {value}"
+        value = _numbered(formula, every, u)
+        if name == "out":
+            return f"{place('out', u)} = {value}"
         found = substitute(FOLDS[kind].combine, {"a": name, "b": f"({value})"})
         return f"{name} = " + (f"where(_inside, {found}, {name})" if u == held - 1 else found)
 
     def walk(group: Sequence[Line]) -> list[str]:
         """A pass over the row: what it reads, of several positions at a time, and what it does."""
-        wanted = set[str]().union(*(names_in(formula) for _, _, formula in group))
-        read = [n for n in places if n in wanted and n not in ready]
+        wanted = set[str]().union(*(names_in(formula) for _, _, formula in group)) - ready
+        for n in reversed(derived):
+            if n in wanted:
+                wanted |= names_in(derived[n]) - ready
+        made = [n for n in derived if n in wanted]
+        read = [n for n in row.inputs if n in wanted]
         copies = together([(n, dtype) for n in read])
 
         def lines_of(numbers: Sequence[int], indent: str) -> list[str]:
-            made = [f"{indent}{n}_{u} = {place(places[n], u)}" for u in numbers for n in read]
-            return made + [f"{indent}{line(*each, u)}" for u in numbers for each in group]
+            found = [f"{n}_{u} = {place(n, u)}" for u in numbers for n in read]
+            for u in numbers:
+                found += [f"{n}_{u} = {_numbered(derived[n], every, u)}" for n in made]
+                found += [line(*each, u) for each in group]
+            return [indent + x for x in found]
 
         if not held:
-            loop = _strided(copies, lambda k: lines_of(range(k), pad + "    "), "_end", width, pad)
+            loop = _strided(copies, lambda k: lines_of(range(k), pad + "    "), "_n", width, pad)
             return [f"{pad}_i = _lane + 0", *loop]
-        ready.update(read)
+        ready.update(read, made)
         parts = (range(held)[k : k + copies] for k in range(0, held, copies))
         return [x for part in parts for x in lines_of(part, pad)]
 
-    for group in [*passes(row), [("out", "row", row.formula)]]:
+    for group in [*passes(row), [("out", "", row.formula)]]:
         name, kind, formula = group[0]
+        if kind == "row":
+            derived[name] = formula
+            continue
         if kind == "number":
             body += [f"{pad}{name} = {typed(formula)}"]
             continue
@@ -308,10 +316,6 @@ def rowwise(
             body += [f"{pad}lanes[_lane * {rows} + _row] = {name}"]
             body += tree("lanes", f"{name}_with", threads, pad, "_t", rows)
             body += [f"{pad}{name} = {name}_end(lanes[_row], _n)", f"{pad}cuda.syncthreads()"]
-        if not folds:
-            places[name] = "out"
-            if held:
-                ready.add(name)
     return text + _kernel(parameters, [*body, f"{pad}_first += cuda.gridDim.x * {rows}"])
 
 
