@@ -13,7 +13,7 @@ import pytest
 from test_functions import SAMPLES, Operands, flat, run, same
 
 import microtorch
-from microtorch.gpu import ops
+from microtorch.gpu import launch, ops
 
 THOROUGH = "MICROTORCH_FUZZ" in os.environ
 # What is another thing where the device is: its name, memory that can be pinned, generators.
@@ -133,3 +133,57 @@ def test_what_needs_no_cpu(code, monkeypatch):
     assert found.is_cuda and found.dtype == wanted.dtype
     for each in (found, *(run(x.cuda(), i.cuda()) for _ in range(3)), *(run(x, i),) * 3):
         np.testing.assert_array_equal(each.cpu().numpy(), wanted.numpy())
+
+
+ROWS = """
+microtorch.softmax(x, dim)
+microtorch.log_softmax(x, dim)
+F.rms_norm(x.movedim(dim, 1), x.shape[dim : dim + 1])
+F.layer_norm(x.movedim(dim, 1), x.shape[dim : dim + 1])
+""".strip().splitlines()
+
+
+def same_rows(code, shape, dim, dtype=microtorch.float32):
+    x = microtorch.randn(*shape, dtype=dtype)
+    y = x.cuda().requires_grad_()
+    x.requires_grad_()
+    names = {"microtorch": microtorch, "F": microtorch.nn.functional, "dim": dim}
+    found, wanted = (eval(code, {**names, "x": v}) for v in (y, x))
+    for z in (found, wanted):
+        (z * z.sigmoid()).sum().backward()
+    limit = 1e-9 if dtype == microtorch.float64 else 1e-4
+    for a, b in ((found, wanted), (y.grad, x.grad)):
+        np.testing.assert_allclose(
+            a.numpy(force=True), b.numpy(force=True), limit, limit, err_msg=str(shape)
+        )
+
+
+@pytest.mark.parametrize("code", ROWS)
+def test_rows_of_any_length(code):
+    for n in (1, 3, 9, 17):
+        for shape, dim in (((n, 1), 0), ((n, 3), 0), ((3, n), 1)):
+            same_rows(code, shape, dim, microtorch.float64)
+
+
+@pytest.mark.parametrize("code", ROWS[:3])
+@pytest.mark.parametrize(
+    "threads, width, held", [(4, 1, 5), (4, 2, 3), (8, 2, 2), (4, 4, 2), (8, 2, 0), (4, 4, 0)]
+)
+def test_rows_shared_out_in_any_way(code, threads, width, held, monkeypatch):
+    """Several rows a block, several threads a row, kept in registers or read again."""
+    monkeypatch.setattr(launch, "_shared_out", lambda *_: (threads, width, held))
+    n = width * held - (width > 1) if held else 7
+    same_rows(code, (5, n), 1)
+    same_rows(code, (n, 33), 0)
+
+
+@pytest.mark.parametrize(
+    "n, k, m", [(1, 1, 1), (4, 2, 4), (5, 3, 7), (9, 1, 2), (3, 9, 9), (2, 0, 3)]
+)
+def test_products_of_any_shape(n, k, m):
+    for turned in (False, True):
+        x, y = microtorch.randn(2, n, k), microtorch.randn(2, k, m)
+        if turned:
+            x, y = (v.mT.contiguous().mT for v in (x, y))
+        found = x.cuda() @ y.cuda()
+        np.testing.assert_allclose(found.cpu().numpy(), (x @ y).numpy(), 1e-5, 1e-5)

@@ -10,7 +10,7 @@ import os
 
 import pytest
 
-from microtorch.gpu import compiler, rng, text
+from microtorch.gpu import compiler, rng, text, tiles
 from microtorch.gpu.driver import Driver
 from microtorch.gpu.launch import TILES
 from microtorch.kernels.text import backward_operands, chain, formula_of
@@ -52,10 +52,12 @@ def of_others():
             for columns in (False, True):
                 yield text.fold(name, (("x", dtype),), "x", dtype, 2, 2, THREADS, columns, True)
         for row in ROWWISE.values():
-            yield text.rowwise(row, dtype, 1, THREADS)
+            for width, held, columns in ((8, 3, True), (THREADS, 20, False)):
+                yield text.rowwise(row, dtype, 1, THREADS, width, held, columns, 32)
+            yield text.rowwise(row, dtype, 2, 2 * THREADS, 2 * THREADS, 0, False)
         for step in STEPS.values():
             yield text.step(step, dtype)
-        yield text.product(dtype, *TILES[dtype])
+        yield tiles.product(dtype, *TILES[dtype])
         yield text.segments(dtype)
         yield forward(ROWS["add"], dtype, rank=3)
         for kind in ("int64", "int32", "uint8", "bool"):
@@ -83,10 +85,13 @@ def compiled(source):
         return f"{type(error).__name__}: {error}\n{source}"
 
 
-@pytest.mark.skipif(
+needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("numba_cuda") is None,
     reason="needs NVIDIA's compiler: pip install 'microtorch[cuda13]'",
 )
+
+
+@needs_compiler
 def test_every_kernel_becomes_machine_code():
     sources = [s for row in ROWS.values() for s in of_row(row)] + list(of_others())
     assert len(sources) > 500
@@ -95,3 +100,29 @@ def test_every_kernel_becomes_machine_code():
         found = list(pool.map(compiled, sources, chunksize=16))
     wrong = [each for each in found if isinstance(each, str)]
     assert not wrong, "\n".join([f"{len(wrong)} of {len(found)}", *wrong[:3]])
+
+
+READ = {
+    "add": (forward(ROWS["add"], "float32"), 8),
+    "tanh": (forward(ROWS["tanh"], "float32"), 4),
+    "adam": (text.step(STEPS["adam"], "float32"), 8),
+    "softmax": (text.rowwise(ROWWISE["softmax"], "float32", 1, THREADS, THREADS, 40, False), 40),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", READ)
+def test_what_is_read_before_anything_is_stored(name):
+    source, least = READ[name]
+    _, code = compiler._ptx(name, compiler.complete(source), (9, 0))
+    before, _, _ = code.decode().partition("st.global")
+    assert before.count("ld.global.f32") == least
+
+
+@needs_compiler
+def test_products_read_16_bytes_at_a_time():
+    source = tiles.product("float32", *TILES["float32"])
+    _, code = compiler._ptx("product", compiler.complete(source), (9, 0))
+    found = code.decode()
+    assert found.count("ld.shared.v4.f32") == 4 and "ld.shared.f32" not in found
+    assert ".local" not in found

@@ -4,14 +4,16 @@ A kernel is a function `kernel(...)` whose parameters are all 64-bit: integers (
 distances in elements), or floats where the name starts with `number_`. Its text may use what
 `kernels/jit.py` lists for the CPU (`f32_at(address)` and so on, casts, `where`, `bits`, the
 functions of the table), `cuda` with what numba.cuda offers inside kernels (indices, barriers), and
-`shared(n, T_f32)`, an array for all threads of a block. Machine code is kept on disk as the CPU's
-is; a later process loads it without Numba.
+`quotient32(a, b)` of numbers that are not negative, and `shared(n, T_f32)`, an array for all
+threads of a block. A first line `# registers 80` is the most that a thread gets. Machine code is
+kept on disk as the CPU's is; a later process loads it without Numba.
 """
 
 import ctypes
 import functools
 import importlib
 import math
+import operator
 import os
 import re
 import sys
@@ -41,6 +43,8 @@ def softplus(x):
     return log1p(exp(-fabs(x))) + where(x > F(0), x, F(0))
 """
 _IMPORT = re.compile(r"^from vecmath\d+ import .*\n", re.MULTILINE)
+_LIMIT = re.compile(r"# registers (\d+)\n")
+_SHARED = re.compile(r" = shared\((\w+), (\w+)\)\n")
 _HELPER = re.compile(r"^def (\w+)\((.*)\)", re.MULTILINE)
 # Types of kernel text, and their names elsewhere.
 _TYPES = dict(zip(
@@ -73,16 +77,19 @@ def machine_code(text: str, capability: tuple[int, int]) -> tuple[str, bytes]:
     found = store.read(stem)
     if found is None:
         entry, ptx = _ptx(stem, text, capability)
-        found = entry, _assembled(ptx, capability)
+        limit = _LIMIT.match(text)
+        found = entry, _assembled(ptx, capability, [f"-maxrregcount={limit[1]}"] if limit else [])
         store.write(stem, *found, text)
     return found
 
 
-def _assembled(ptx: bytes, capability: tuple[int, int]) -> bytes:
+def _assembled(ptx: bytes, capability: tuple[int, int], options: list[str]) -> bytes:
     """Machine code of PTX by NVIDIA's linker: drivers refuse PTX that is newer than they are."""
     from cuda.bindings import nvjitlink
 
-    handle = nvjitlink.create(1, [f"-arch=sm_{capability[0]}{capability[1]}"])
+    handle = nvjitlink.create(
+        1 + len(options), [f"-arch=sm_{capability[0]}{capability[1]}", *options]
+    )
     try:
         nvjitlink.add_data(handle, nvjitlink.InputType.PTX, ptx, len(ptx), "kernel")
         nvjitlink.complete(handle)
@@ -114,7 +121,7 @@ def _ptx(stem: str, text: str, capability: tuple[int, int]) -> tuple[str, bytes]
     from numba import types
 
     cuda: Any = importlib.import_module("numba.cuda")
-    text = text.replace(" = shared(", " = cuda.shared.array(")
+    text = _SHARED.sub(r" = first_of(cuda.shared.array(\1, \2, alignment=16))\n", text)
     symbol = "mt_" + stem.replace("-", "_")
     scope = {**_vocabulary(), "__name__": "microtorch_" + symbol}
     width = 32 if "F, I, U, D = f32" in text else 64
@@ -177,9 +184,32 @@ def _vocabulary() -> dict[str, Any]:
 
         return both(condition, a, b), code
 
+    @intrinsic  # type: ignore[untyped-decorator]
+    def first_of(typing: Any, array: Any) -> Any:
+        """A pointer: indices of arrays may be negative in Python, which each would be asked."""
+
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return context.make_array(array)(context, builder, args[0]).data
+
+        return types.CPointer(array.dtype)(array), code
+
+    def quotient(bits: Any) -> Any:
+        @intrinsic  # type: ignore[untyped-decorator]
+        def divided(typing: Any, a: Any, b: Any) -> Any:
+            def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+                pairs = zip(args, sig.args, strict=True)
+                both = (context.cast(builder, x, own, bits) for x, own in pairs)
+                wide = context.get_value_type(sig.return_type)
+                return builder.zext(builder.udiv(*both), wide)
+
+            return types.int64(a, b), code
+
+        return divided
+
     for n in _TYPES:
         scope[n + "_at"], scope["T_" + n] = pointer_to(scope[n]), scope[n]
-    return scope | {"where": where, "cuda": cuda}
+    scope |= {f"quotient{bits}": quotient(scope[f"u{bits}"]) for bits in (32, 64)}
+    return scope | {"where": where, "first_of": first_of, "cuda": cuda}
 
 
 # ------------------------------------------------------------------------------ simulator
@@ -254,6 +284,7 @@ def _simulated_names() -> dict[str, Any]:
     scope["erf"] = lambda x: type(x)(math.erf(x))
     scope["erfc"] = lambda x: type(x)(math.erfc(x))
     scope["where"] = lambda c, x, y: x if c else y
+    scope["quotient32"] = scope["quotient64"] = operator.floordiv
     scope["shared"] = _shared
     return scope
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import DIFFERENT_DEVICES as DIFFERENT
 from ..table import ROWWISE, STEPS
-from . import blas, text
+from . import blas, text, tiles
 from .array import Array, empty, upload
 from .compiler import memory
 from .driver import start
@@ -126,10 +126,16 @@ def elementwise(
     lengths, steps = merged(shape, [distances(x) for x in operands])
     given, made = (tuple((n, x.dtype.name) for n, x in each.items()) for each in (ins, outs))
     source = text.elementwise(
-        len(lengths), given, made, tuple(lines), dtype.name, far, folds, start().threads
+        len(lengths), given, made, tuple(lines), dtype.name, far, folds, start().threads,
+        _bits(math.prod(shape)),
     )  # fmt: skip
     words = [math.prod(shape), *lengths[1:], *(x.address for x in operands)]
     return source, words + [s for each in steps for s in each]
+
+
+def _bits(positions: int) -> int:
+    """What positions are counted in, where they are taken apart."""
+    return 32 if positions < 1 << 31 else 64
 
 
 def _apart(x: Array, outs: list[Array], far: str) -> Array:
@@ -211,8 +217,9 @@ def fold(
     key = tuple((n, x.dtype.name) for n, x in zip(names, ins, strict=True))
     partial = made if chunks == 1 else empty((chunks, outer), out)
     kind, threads = made.dtype.name, driver.threads
+    last, bits = chunks == 1, _bits(max(outer * chunks, total))
     source = text.fold(
-        name, key, formula, kind, len(shape), len(lengths), threads, columns, chunks == 1
+        name, key, formula, kind, len(shape), len(lengths), threads, columns, last, bits
     )
     part = -(-total // chunks)
     words = [outer, chunks, total, part, total, *shape[1:], *lengths[1:], partial.address]
@@ -221,7 +228,7 @@ def fold(
     _start(source, columns, outer * chunks, words)
     if chunks > 1:
         alone = outer >= COLUMNS
-        source = text.fold(name, (("x", kind),), "x", kind, 1, 1, threads, alone, True)
+        source = text.fold(name, (("x", kind),), "x", kind, 1, 1, threads, alone, True, 32)
         _start(source, alone, outer, [outer, 1, chunks, chunks, total, made.address,
                                       partial.address, 1, outer])  # fmt: skip
     return made
@@ -245,12 +252,36 @@ def rows(name: str, ins: list[Array], dim: int) -> Array:
     params = [distances(spread(x, lead)) for x in ins[count:]]
     outer = [*map(move, steps[:count]), *params, move(steps[-1])]
     lengths, outer = merged(lead, outer)
-    source = text.rowwise(ROWWISE[name], made.dtype.name, len(lengths), start().threads)
-    number = made.size // full[dim]
-    words = [number, full[dim], *lengths[1:], *(x.address for x in (*ins, made))]
+    number, n = made.size // full[dim], full[dim]
+    # Neighbouring threads do neighbouring rows where these lie next to each other, and are many.
+    columns = outer[0][-1] < steps[0][dim] and number >= (COLUMNS if n <= 1024 else 4096)
+    threads, width, held = _shared_out(n, text.lasting(row) * made.itemsize, columns)
+    source = text.rowwise(
+        row, made.dtype.name, len(lengths), threads, width, held, columns, _bits(number)
+    )
+    words = [number, n, *lengths[1:], *(x.address for x in (*ins, made))]
     words += [s for each in outer for s in each] + [s[dim] for s in steps]
-    _start(source, False, number, words)
+    run(source, 0, words, threads, (min(-(-number * width // threads), start().blocks), 1))
     return made
+
+
+# Bytes of its row that a thread keeps in registers at most: on a GPU, and simulated.
+HELD, SMALL_HELD = 256, 16
+
+
+def _shared_out(n: int, size: int, columns: bool) -> tuple[int, int, int]:
+    """Threads of a block and of a row, and elements that a thread keeps (`text.rowwise`).
+
+    size: bytes to keep of an element. A thread has five to eight elements of short rows.
+    """
+    driver = start()
+    most, room = driver.threads, SMALL_HELD if driver.simulated else HELD
+    width = min(1 << max((n - 1).bit_length() - 3, 0), max(most // 32, 1) if columns else most)
+    if n * size <= width * room:
+        return most, width, -(-n // width)
+    if columns or n * size > 2 * most * room:
+        return most, width, 0
+    return 2 * most, 2 * most, -(-n // (2 * most))
 
 
 def product(x: Array, y: Array, out: Array | None = None) -> Array:
@@ -270,7 +301,7 @@ def product(x: Array, y: Array, out: Array | None = None) -> Array:
         return made
     tile, depth, each = SMALL_TILES if start().simulated else TILES[made.dtype.name]
     across = tile // each
-    source = text.product(made.dtype.name, tile, depth, each)
+    source = tiles.product(made.dtype.name, tile, depth, each)
     blocks = lengths[0] * -(-n // tile) * -(-m // tile)
     words = [lengths[0], n, m, k, x.address, y.address, made.address]
     for v, own in ((x, steps[0]), (y, steps[1])):

@@ -7,7 +7,7 @@ order of the result's elements and taken apart into one index a dimension.
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..kernels.text import (
     _FLOAT_HELPERS,
@@ -19,7 +19,7 @@ from ..kernels.text import (
     prologue,
     typed,
 )
-from ..table import FOLDS, Rowwise, Step, names_in
+from ..table import FOLDS, Rowwise, Step, names_in, substitute
 
 Operand = tuple[str, str]
 Line = tuple[str, str, str]
@@ -29,11 +29,16 @@ def _lengths(prefix: str, rank: int) -> list[str]:
     return [f"{prefix}{d}" for d in range(1, rank)]
 
 
-def _indices(position: str, prefix: str, index: str, rank: int, indent: str) -> list[str]:
-    """Lines that take a position apart: index0, index1, ... of lengths prefix1, prefix2, ..."""
+def _indices(
+    position: str, prefix: str, index: str, rank: int, indent: str, bits: int
+) -> list[str]:
+    """Lines that take a position apart: index0, index1, ... of lengths prefix1, prefix2, ...
+
+    bits: that hold all positions: 32, or 64, which takes twice as long.
+    """
     lines, rest = [], position
     for d in range(rank - 1, 0, -1):
-        lines.append(f"{indent}{index}r{d} = {rest} // {prefix}{d}")
+        lines.append(f"{indent}{index}r{d} = quotient{bits}({rest}, {prefix}{d})")
         lines.append(f"{indent}{index}{d} = {rest} - {index}r{d} * {prefix}{d}")
         rest = f"{index}r{d}"
     return [*lines, f"{indent}{index}0 = {rest}"]
@@ -51,6 +56,35 @@ def _pointers(operands: Sequence[Operand], indent: str = "    ") -> list[str]:
     return [f"{indent}p_{n} = {C_TYPE[dtype][0]}_at(a_{n})" for n, dtype in operands]
 
 
+def together(ins: Sequence[Operand]) -> int:
+    """How many positions a thread reads before it computes: 16 bytes of each operand, 32 of all.
+
+    An H200 needs some 24 KB on their way to each multiprocessor, 16 bytes to each of 1,536 threads.
+    A store ends what the compiler reads ahead, as the next address may be the one stored to.
+    """
+    sizes = [1 << C_TYPE[dtype][1] for _, dtype in ins] or [1]
+    return max(1, min(8, 16 // max(sizes), 32 // sum(sizes)))
+
+
+def _strided(
+    copies: int, lines: Callable[[int], list[str]], end: str, step: object, pad: str = "    "
+) -> list[str]:
+    """A loop from position _i to `end`, of so many positions at a time and then one by one.
+
+    lines(copies): what is done for positions _i, _i + step, ...
+    """
+    made: list[str] = []
+    for each in sorted({copies, 1}, reverse=True):
+        made += [f"{pad}while _i + {each - 1} * {step} < {end}:", *lines(each)]
+        made += [f"{pad}    _i += {each} * {step}"]
+    return made
+
+
+def _numbered(formula: str, names: Iterable[str], number: int) -> str:
+    """The formula for one of several positions."""
+    return typed(substitute(formula, {n: f"{n}_{number}" for n in names}))
+
+
 def _kernel(parameters: Sequence[str], body: Sequence[str]) -> str:
     return "\n".join([f"def kernel({', '.join(parameters)}):", *body]) + "\n"
 
@@ -58,35 +92,43 @@ def _kernel(parameters: Sequence[str], body: Sequence[str]) -> str:
 @functools.cache
 def elementwise(
     rank: int, ins: Sequence[Operand], outs: Sequence[Operand], lines: Sequence[Line], dtype: str,
-    far: str = "", folds: Sequence[tuple[str, str]] = (), threads: int = 0,
+    far: str = "", folds: Sequence[tuple[str, str]] = (), threads: int = 0, bits: int = 64,
 ) -> str:  # fmt: skip
     """Formulas for every element: `kernel(n, lengths, addresses, distances, addresses of folds)`.
 
     Operands are (name, dtype). A line is (name, dtype, formula over ins and lines before it),
     computed in `dtype`; an out is stored from the line of its name. far: an operand that is found
     at distances which int64 operand `at` holds, from where its own distances lead. folds: (line,
-    fold) of all elements; each block stores what its part comes to.
+    fold) of all elements; each block stores what its part comes to. bits: of positions.
     """
-    names, dtypes = [n for n, _ in (*ins, *outs)], {n: d for n, d, _ in lines}
+    operands, dtypes = [n for n, _ in (*ins, *outs)], {n: d for n, d, _ in lines}
+    names = {*operands, *dtypes}
     kinds = {n: C_TYPE[d][0] for n, d in dtypes.items()}
     formulas, combines = [f for _, _, f in lines], {k: FOLDS[k].combine for _, k in folds}
     text = prologue(dtype, formulas) + fold_helpers(dtype, formulas, combines.values())
     text += "".join(function(f"{k}_with", ("a", "b"), f) for k, f in combines.items())
-    parameters = ["_n", *_lengths("_d", rank), *(f"a_{n}" for n in names), *_steps(names, rank)]
-    parameters += [f"a_{n}" for n, _ in folds]
+    parameters = ["_n", *_lengths("_d", rank), *(f"a_{n}" for n in operands)]
+    parameters += [*_steps(operands, rank), *(f"a_{n}" for n, _ in folds)]
     body = _pointers([*ins, *outs])
     body += [f"    t_{n} = {kinds[n]}({initial_of(FOLDS[k].initial, dtypes[n])})"
              for n, k in folds]  # fmt: skip
     body += ["    _i = cuda.grid(1)", "    _step = cuda.gridsize(1)"]
-    body += ["    while _i < _n:", *_indices("_i", "_d", "_j", rank, " " * 8)]
-    place = {n: _place(n, "_j", rank) for n in names}
-    if far:
-        place[far] += f" + p_at[{place['at']}]"
-    body += [f"        {n} = p_{n}[{place[n]}]" for n, _ in ins if n != "at"]
-    body += [f"        {n} = {kinds[n]}({typed(f)})" for n, _, f in lines]
-    body += [f"        p_{n}[{place[n]}] = {n}" for n, _ in outs]
-    body += [f"        t_{n} = {k}_with(t_{n}, {n})" for n, k in folds]
-    body += ["        _i += _step"]
+
+    def place(n: str, u: int) -> str:
+        return _place(n, f"_j{u}_", rank) + (f" + p_at[{place('at', u)}]" if n == far else "")
+
+    def lines_of(copies: int) -> list[str]:
+        each, made = range(copies), []
+        for u in each:
+            made += _indices(f"(_i + {u} * _step)", "_d", f"_j{u}_", rank, " " * 8, bits)
+        made += [f"        {n}_{u} = p_{n}[{place(n, u)}]"
+                 for u in each for n, _ in ins if n != "at"]  # fmt: skip
+        made += [f"        {n}_{u} = {kinds[n]}({_numbered(f, names, u)})"
+                 for u in each for n, _, f in lines]  # fmt: skip
+        made += [f"        p_{n}[{place(n, u)}] = {n}_{u}" for u in each for n, _ in outs]
+        return made + [f"        t_{n} = {k}_with(t_{n}, {n}_{u})" for u in each for n, k in folds]
+
+    body += _strided(together(ins), lines_of, "_n", "_step")
     # Of the block, one a type for all folds in turn: there is little such memory.
     body += [f"    lanes_{kind} = shared({threads}, T_{kind})"
              for kind in sorted({kinds[n] for n, _ in folds})]  # fmt: skip
@@ -109,23 +151,26 @@ def fold_helpers(dtype: str, formulas: Iterable[str], combines: Iterable[str]) -
 
 _TREE = """{pad}cuda.syncthreads()
 {pad}_width = {half}
-{pad}while _width > 0:
+{pad}while _width >= {least}:
 {pad}    if {t} < _width:
 {pad}        {shared}[{t}] = {combine}({shared}[{t}], {shared}[{t} + _width])
 {pad}    cuda.syncthreads()
 {pad}    _width = _width >> 1"""
 
 
-def tree(shared: str, combine: str, threads: int, indent: str, t: str = "t") -> list[str]:
-    """Lines that combine the values of all threads into the first, in a fixed order."""
+def tree(
+    shared: str, combine: str, threads: int, indent: str, t: str = "t", least: int = 1
+) -> list[str]:
+    """Lines that combine the values of all threads into the `least` first, in a fixed order."""
     half = threads // 2
-    return [_TREE.format(pad=indent, half=half, shared=shared, combine=combine, t=t)]
+    lines = _TREE.format(pad=indent, half=half, shared=shared, combine=combine, t=t, least=least)
+    return [lines]
 
 
 @functools.cache
 def fold(
     name: str, ins: Sequence[Operand], formula: str, out: str, kept: int, reduced: int,
-    threads: int, columns: bool, last: bool,
+    threads: int, columns: bool, last: bool, bits: int = 64,
 ) -> str:  # fmt: skip
     """A fold of a formula over `reduced` dims; `kept` others stay.
 
@@ -150,12 +195,12 @@ def fold(
         body += [f"    lanes = shared({threads}, T_{pointer})"]
         body += ["    t = cuda.threadIdx.x"]
     body += [f"    w = {work}", "    while w < outer * chunks:"]
-    body += ["        c = w // outer", "        o = w - c * outer"]
-    body += [*_indices("o", "d", "j", kept, " " * 8)]
+    body += [f"        c = quotient{bits}(w, outer)", "        o = w - c * outer"]
+    body += [*_indices("o", "d", "j", kept, " " * 8, bits)]
     body += [f"        b_{n} = {_place(n, 'j', kept)}" for n in names]
     body += ["        value = initial()", "        i = c * part" + ("" if columns else " + t")]
     body += ["        end = where(c * part + part < total, c * part + part, total)"]
-    body += ["        while i < end:", *_indices("i", "e", "k", reduced, " " * 12)]
+    body += ["        while i < end:", *_indices("i", "e", "k", reduced, " " * 12, bits)]
     values = ", ".join(f"p_{n}[b_{n} + {_place(n, 'k', reduced, 'r')}]" for n in names)
     body += [f"            value = combine(value, element({values}))"]
     body += ["            i += " + ("1" if columns else str(threads))]
@@ -169,58 +214,109 @@ def fold(
     return text + _kernel(parameters, [*body, f"        w += {stride}"])
 
 
-@functools.cache
-def rowwise(row: Rowwise, dtype: str, rank: int, threads: int) -> str:
-    """An op on rows, a block a row: `kernel(outer, n, lengths, addresses, distances)`.
+def lasting(row: Rowwise) -> int:
+    """How many inputs several passes over a row need."""
+    texts = [" ".join(formula for _, _, formula in group) for group in passes(row)]
+    needed = [names_in(text) for text in (*texts, row.formula)]
+    return sum(sum(n in names for names in needed) > 1 for n in row.inputs)
 
-    rank: of what the rows are counted by; the last distance of each input is along the row.
+
+@functools.cache
+def rowwise(
+    row: Rowwise, dtype: str, rank: int, threads: int, width: int, held: int, columns: bool,
+    bits: int = 64,
+) -> str:  # fmt: skip
+    """An op on rows: `kernel(outer, n, lengths, addresses, distances)`.
+
+    A block of `threads` does several rows at a time, `width` threads each. held: elements that
+    each of these keeps in registers, n / width rounded up; or 0: every pass over the row reads it
+    from memory. columns: neighbours do neighbouring rows; else one row together. rank: of what
+    the rows are counted by; the last distance of each input is along the row.
     """
-    pointer = C_TYPE[dtype][0]
+    pointer, rows, pad = C_TYPE[dtype][0], threads // width, " " * 8
     names = [*row.inputs, *row.params, "out"]
     formulas = [row.formula, *(formula for _, _, formula in row.lines)]
     combines = [FOLDS[kind].combine for _, kind, _ in row.lines if kind in FOLDS]
-    text = prologue(dtype, formulas + combines)
+    # As many blocks on a multiprocessor, with its 65,536 registers, as what they hold allows.
+    needed = 40 + (held * lasting(row) << C_TYPE[dtype][1] - 2) if held else 64
+    blocks = 65536 // (threads * needed)
+    text = f"# registers {65536 // (threads * blocks) // 8 * 8}\n"
+    text += prologue(dtype, formulas + combines)
     parameters = ["_outer", "_n", *_lengths("_d", rank), *(f"a_{n}" for n in names)]
     parameters += [*_steps(names, rank), *(f"by_{n}" for n in (*row.inputs, "out"))]
     body = _pointers([(n, dtype) for n in names])
     body += [f"    lanes = shared({threads}, T_{pointer})", "    _t = cuda.threadIdx.x"]
-    body += ["    _o = cuda.blockIdx.x", "    while _o < _outer:"]
-    body += _indices("_o", "_d", "_j", rank, " " * 8)
-    body += [f"        b_{n} = {_place(n, '_j', rank)}" for n in names]
-    body += [f"        {n}_ = p_{n}[b_{n}]" for n in row.params]
-    rows, scalars = {n: n for n in row.inputs}, {n: f"{n}_" for n in row.params}
-    place = lambda n: f"p_{n}[b_{n} + _i * by_{n}]"
-    loop = ["        _i = _t + 0", "        while _i < _n:"]
-    for group in passes(row):
-        for name, kind, formula in group:
-            text += function(f"{name}_of", [*rows, *scalars], formula)
-            values = ", ".join([*map(place, rows.values()), *scalars.values()])
-            if kind == "number":
-                zeros = ", ".join(["F(0)"] * len(rows) + list(scalars.values()))
-                body += [f"        {name} = {name}_of({zeros})"]
-            elif kind == "row":
-                body += [*loop, f"            {place('out')} = {name}_of({values})"]
-                body += [f"            _i += {threads}", "        cuda.syncthreads()"]
-            else:
-                fold = FOLDS[kind]
-                text += function(f"{name}_with", ("a", "b"), fold.combine)
-                text += function(f"{name}_end", ("a", "n"), re.sub(r"\bn\b", "F(n)", fold.finish))
-                body += [f"        {name} = F({initial_of(fold.initial, dtype)})", *loop]
-                body += [f"            {name} = {name}_with({name}, {name}_of({values}))"]
-                body += [f"            _i += {threads}", f"        lanes[_t] = {name}"]
-                body += tree("lanes", f"{name}_with", threads, " " * 8, "_t")
-                body += [f"        {name} = {name}_end(lanes[0], _n)"]
-                body += ["        cuda.syncthreads()"]
-        for name, kind, _ in group:
-            if kind == "row":
-                rows[name] = "out"
-            else:
-                scalars[name] = name
-    text += function("z_of", [*rows, *scalars], row.formula)
-    values = ", ".join([*map(place, rows.values()), *scalars.values()])
-    body += [*loop, f"            {place('out')} = z_of({values})", f"            _i += {threads}"]
-    body += ["        cuda.syncthreads()", "        _o += cuda.gridDim.x"]
-    return text + _kernel(parameters, body)
+    near = rows if columns else width
+    places = f"_t & {near - 1}", f"_t >> {near.bit_length() - 1}"
+    body += [f"    _row = {places[not columns]}", f"    _lane = {places[columns]}"]
+    body += [f"    _first = cuda.blockIdx.x * {rows}", "    while _first < _outer:"]
+    # Where no more rows are, the last is done again, and where a row ends, its last element.
+    body += [f"{pad}_o = where(_first + _row < _outer, _first + _row, _outer - 1)"]
+    body += _indices("_o", "_d", "_j", rank, pad, bits)
+    body += [f"{pad}b_{n} = {_place(n, '_j', rank)}" for n in names]
+    body += [f"{pad}{n} = p_{n}[b_{n}]" for n in row.params]
+    body += [f"{pad}_i{u} = _lane + {u * width}" for u in range(held)]
+    if held:
+        body += [f"{pad}_inside = _i{held - 1} < _n"]
+        body += [f"{pad}_i{held - 1} = where(_inside, _i{held - 1}, _n - 1)"]
+    # Rows that are made of others where they are needed, and those that are in registers.
+    derived, ready = dict[str, str](), set[str]()
+    every = {*row.inputs, *(name for name, kind, _ in row.lines if kind == "row")}
+
+    def place(n: str, u: int) -> str:
+        return f"p_{n}[b_{n} + " + (f"_i{u}" if held else f"(_i + {u * width})") + f" * by_{n}]"
+
+    def line(name: str, kind: str, formula: str, u: int) -> str:
+        value = _numbered(formula, every, u)
+        if name == "out":
+            return f"{place('out', u)} = {value}"
+        found = substitute(FOLDS[kind].combine, {"a": name, "b": f"({value})"})
+        return f"{name} = " + (f"where(_inside, {found}, {name})" if u == held - 1 else found)
+
+    def walk(group: Sequence[Line]) -> list[str]:
+        """A pass over the row: what it reads, of several positions at a time, and what it does."""
+        wanted = set[str]().union(*(names_in(formula) for _, _, formula in group)) - ready
+        for n in reversed(derived):
+            if n in wanted:
+                wanted |= names_in(derived[n]) - ready
+        made = [n for n in derived if n in wanted]
+        read = [n for n in row.inputs if n in wanted]
+        copies = together([(n, dtype) for n in read])
+
+        def lines_of(numbers: Sequence[int], indent: str) -> list[str]:
+            found = [f"{n}_{u} = {place(n, u)}" for u in numbers for n in read]
+            for u in numbers:
+                found += [f"{n}_{u} = {_numbered(derived[n], every, u)}" for n in made]
+                found += [line(*each, u) for each in group]
+            return [indent + x for x in found]
+
+        if not held:
+            loop = _strided(copies, lambda k: lines_of(range(k), pad + "    "), "_n", width, pad)
+            return [f"{pad}_i = _lane + 0", *loop]
+        ready.update(read, made)
+        parts = (range(held)[k : k + copies] for k in range(0, held, copies))
+        return [x for part in parts for x in lines_of(part, pad)]
+
+    for group in [*passes(row), [("out", "", row.formula)]]:
+        name, kind, formula = group[0]
+        if kind == "row":
+            derived[name] = formula
+            continue
+        if kind == "number":
+            body += [f"{pad}{name} = {typed(formula)}"]
+            continue
+        folds = [each for each in group if each[1] in FOLDS]
+        for name, kind, _ in folds:
+            fold = FOLDS[kind]
+            text += function(f"{name}_with", ("a", "b"), fold.combine)
+            text += function(f"{name}_end", ("a", "n"), re.sub(r"\bn\b", "F(n)", fold.finish))
+            body += [f"{pad}{name} = F({initial_of(fold.initial, dtype)})"]
+        body += walk(group)
+        for name, _, _ in folds:
+            body += [f"{pad}lanes[_lane * {rows} + _row] = {name}"]
+            body += tree("lanes", f"{name}_with", threads, pad, "_t", rows)
+            body += [f"{pad}{name} = {name}_end(lanes[_row], _n)", f"{pad}cuda.syncthreads()"]
+    return text + _kernel(parameters, [*body, f"{pad}_first += cuda.gridDim.x * {rows}"])
 
 
 @functools.cache
@@ -235,85 +331,19 @@ def step(row: Step, dtype: str) -> str:
     body += [f"    {name} = F(number_{name})" for name in row.numbers]
     body += [f"    p_{n} = {pointer}_at(table[line * {width} + {k}])"
              for k, n in enumerate(row.arrays)]  # fmt: skip
-    body += [f"    n = table[line * {width} + {width - 1}]"]
-    body += ["    i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x", "    while i < n:"]
-    body += [f"        {n} = p_{n}[i]" for n in row.arrays]
-    body += [f"        {typed(line)}" for line in row.statements]
-    body += [f"        p_{n}[i] = {n}" for n in written]
-    body += ["        i += cuda.blockDim.x * cuda.gridDim.x"]
+    body += [f"    _n = table[line * {width} + {width - 1}]"]
+    body += ["    _i = cuda.grid(1)", "    _step = cuda.gridsize(1)"]
+    names = {*row.arrays, *(line.partition(" = ")[0] for line in row.statements)}
+
+    def lines_of(copies: int) -> list[str]:
+        each = range(copies)
+        made = [f"        {n}_{u} = p_{n}[_i + {u} * _step]" for u in each for n in row.arrays]
+        made += [f"        {_numbered(line, names, u)}" for u in each for line in row.statements]
+        return made + [f"        p_{n}[_i + {u} * _step] = {n}_{u}" for u in each for n in written]
+
+    body += _strided(together([(n, dtype) for n in row.arrays]), lines_of, "_n", "_step")
     parameters = ["a_table", *(f"number_{n}" for n in row.numbers)]
     return prologue(dtype, row.statements) + _kernel(parameters, body)
-
-
-_PRODUCT = """def kernel(batch, n, m, k, a_x, a_y, a_z, s_x0, s_x1, s_x2, s_y0, s_y1, s_y2):
-    p_x = {kind}_at(a_x)
-    p_y = {kind}_at(a_y)
-    p_z = {kind}_at(a_z)
-    left = shared({left}, T_{kind})
-    right = shared({right}, T_{kind})
-    t = cuda.threadIdx.x
-    down = n // {tile} + where(n % {tile} > 0, 1, 0)
-    across = m // {tile} + where(m % {tile} > 0, 1, 0)
-    ty = t // {wide}
-    tx = t - ty * {wide}
-    w = cuda.blockIdx.x
-    while w < batch * down * across:
-        b = w // (down * across)
-        rest = w - b * down * across
-        top = (rest // across) * {tile}
-        first = (rest - (rest // across) * across) * {tile}
-        x_b = b * s_x0
-        y_b = b * s_y0
-{start}
-        d = 0
-        while d < k:
-            q = t + 0
-            while q < {right}:
-                row = q // {depth}
-                column = q - row * {depth}
-                v = F(0)
-                if top + row < n and d + column < k:
-                    v = p_x[x_b + (top + row) * s_x1 + (d + column) * s_x2]
-                left[column * {apart} + row] = v
-                row = q // {tile}
-                column = q - row * {tile}
-                v = F(0)
-                if d + row < k and first + column < m:
-                    v = p_y[y_b + (d + row) * s_y1 + (first + column) * s_y2]
-                right[q] = v
-                q += {threads}
-            cuda.syncthreads()
-            for e in range({depth}):
-{sums}
-            cuda.syncthreads()
-            d += {depth}
-{ends}
-        w += cuda.gridDim.x
-"""
-_END = """        if top + ty * {each} + {r} < n and first + tx + {far} < m:
-            p_z[b * n * m + (top + ty * {each} + {r}) * m + first + tx + {far}] = c{r}_{c}"""
-
-
-@functools.cache
-def product(dtype: str, tile: int, depth: int, each: int) -> str:
-    """A batch of products z = x @ y by tiles in shared memory.
-
-    A block makes `tile` x `tile` elements, a thread `each` x `each` of them, from slices of
-    `depth`: `kernel(batch, n, m, k, addresses, distances)` with (batch, row, column) distances.
-    """
-    # Of a column of x, so that the threads that store a row do not meet in a bank.
-    apart, wide = tile + 4, tile // each
-    pairs = [(r, c) for r in range(each) for c in range(each)]
-    sums = [f"l{r} = left[e * {apart} + ty * {each} + {r}]" for r in range(each)]
-    sums += [f"r{c} = right[e * {tile} + tx + {c * wide}]" for c in range(each)]
-    sums += [f"c{r}_{c} = c{r}_{c} + l{r} * r{c}" for r, c in pairs]
-    return prologue(dtype, ["x * y"]) + _PRODUCT.format(
-        kind=C_TYPE[dtype][0], tile=tile, depth=depth, apart=apart, wide=wide,
-        left=apart * depth, right=tile * depth, threads=wide * wide,
-        start="\n".join(f"        c{r}_{c} = F(0)" for r, c in pairs),
-        sums="\n".join(f"                {line}" for line in sums),
-        ends="\n".join(_END.format(each=each, r=r, c=c, far=c * wide) for r, c in pairs),
-    )  # fmt: skip
 
 
 _SEGMENTS = """def kernel(count, width, a_target, a_start, a_order, a_g, a_z):
