@@ -5,6 +5,7 @@ on the CPU, whose results are sent where the kernels read them. Everything else 
 addresses, so the driver's graph of all launches can be run again.
 """
 
+import contextlib
 import functools
 import itertools
 import math
@@ -130,26 +131,18 @@ class Program:
         stream = current.stream = _spare.pop() if _spare else int(driver.cuStreamCreate(1))
         later.follow(before, stream)
         try:
-            for _, run in self._steps:
-                run()
-            segments: list[Any] = []
-            pairs = zip(self.items, self._steps)
-            for called, part in itertools.groupby(pairs, lambda pair: isinstance(pair[0], Call)):
-                runs = [run for _, (_, run) in part]
-                if called:
-                    segments += runs
-                    continue
-                driver.capture(stream)
-                try:
-                    for run in runs:
-                        run()
-                finally:
-                    segments.append(driver.captured(stream))
-            self._segments = segments
+            with pool.apart(stream, self._held):
+                for _, run in self._steps:
+                    run()
+                segments: list[Any] = []
+                pairs = zip(self.items, self._steps)
+                for called, part in itertools.groupby(pairs, lambda p: isinstance(p[0], Call)):
+                    runs = [run for _, (_, run) in part]
+                    segments += runs if called else [driver.captured(stream, runs)]
+                self._segments = segments
         finally:
             later.follow(stream, before)
             current.stream = before
-            self._held += pool.take(stream)
             _spare.append(stream)
 
     # ---------------------------------------------------------------------------- calls
@@ -188,10 +181,11 @@ class Program:
         return [next(host if place == "cpu" else made) for place in self._order]
 
     def __del__(self) -> None:
-        later.follow(self._last, self._own)
-        pool.give(self._own, self._held)
-        graphs = [s for s in self._segments if not callable(s)]
-        later.after([self._last], lambda: [*map(start().cuGraphExecDestroy, graphs)])
+        with contextlib.suppress(RuntimeError):  # A GPU that is lost takes nothing back.
+            later.follow(self._last, self._own)
+            pool.give(self._own, self._held)
+            graphs = [s for s in self._segments if not callable(s)]
+            later.after([self._last], lambda: [*map(start().cuGraphExecDestroy, graphs)])
 
     def explain(self) -> str:
         """A table of kernels: what each computes, its bytes and operations."""
