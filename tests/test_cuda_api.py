@@ -922,6 +922,16 @@ def test_time_between_events_that_have_not_happened(stubbed, monkeypatch):
         first.elapsed_time(second)
 
 
+def test_a_stream_is_asked_once_for_all_that_waits_for_it(stubbed):
+    found, done = stubbed(cuEventQuery="ERROR_NOT_READY"), []
+    for k in range(5):
+        memory.later.after([0], lambda k=k: done.append(k))
+    assert found.cu.calls.count("cuEventQuery") == 4 and not done
+    del found.cu.fails["cuEventQuery"]
+    memory.later.settle()
+    assert done == list(range(5))
+
+
 def test_a_copy_that_does_not_block(stubbed):
     found = stubbed(cuEventQuery="ERROR_NOT_READY")
     calls = found.cu.calls

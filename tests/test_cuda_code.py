@@ -87,6 +87,15 @@ def compiled(source):
     importlib.util.find_spec("numba_cuda") is None,
     reason="needs NVIDIA's compiler: pip install 'microtorch[cuda13]'",
 )
+def test_a_gpu_newer_than_the_linker_gets_ptx():
+    entry, code = compiler.machine_code(forward(ROWS["add"], "float32"), (99, 0))
+    assert f".entry {entry}(".encode() in code and code.endswith(b"\0")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("numba_cuda") is None,
+    reason="needs NVIDIA's compiler: pip install 'microtorch[cuda13]'",
+)
 def test_every_kernel_becomes_machine_code():
     sources = [s for row in ROWS.values() for s in of_row(row)] + list(of_others())
     assert len(sources) > 500
@@ -95,12 +104,3 @@ def test_every_kernel_becomes_machine_code():
         found = list(pool.map(compiled, sources, chunksize=16))
     wrong = [each for each in found if isinstance(each, str)]
     assert not wrong, "\n".join([f"{len(wrong)} of {len(found)}", *wrong[:3]])
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("numba_cuda") is None,
-    reason="needs NVIDIA's compiler: pip install 'microtorch[cuda13]'",
-)
-def test_a_gpu_newer_than_the_linker_gets_ptx():
-    entry, code = compiler.machine_code(forward(ROWS["add"], "float32"), (99, 0))
-    assert f".entry {entry}(".encode() in code and code.endswith(b"\0")

@@ -171,7 +171,7 @@ class Later:
     """What is to be done once streams have come so far."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[list[Any], Callable[[], Any]]] = []
+        self._waiting: list[tuple[list[Any], list[Any], Callable[[], Any]]] = []
         # Events to be used again, those that take the time apart.
         self.spare: dict[bool, list[Any]] = {False: [], True: []}
 
@@ -188,19 +188,23 @@ class Later:
         """Call `work`, which may be there to hold an object only."""
         with lock:
             self.settle()
-            self._waiting.append(([self.event(s) for s in streams], work))
+            streams = list(streams)
+            self._waiting.append((streams, [self.event(s) for s in streams], work))
 
     def settle(self, wait: bool = False) -> None:
         """Do what streams have come to, or have yet to come to."""
         with lock:
             waiting, self._waiting = self._waiting, []
             done = start().cuEventSynchronize if wait else start().cuEventQuery
-            for events, work in waiting:
-                if all(map(done, events)):
+            # What a stream has not come to, all that follows in it waits for.
+            late: set[Any] = set()
+            for streams, events, work in waiting:
+                if late.isdisjoint(streams) and all(map(done, events)):
                     self.spare[False] += events
                     work()
                 else:
-                    self._waiting.append((events, work))
+                    late.update(streams)
+                    self._waiting.append((streams, events, work))
 
     def follow(self, first: Any, stream: Any) -> None:
         """Let a stream go on only when another has done what it has been given."""
