@@ -29,6 +29,9 @@ from .loops import comment, literal
 from .passes import lower, prune
 from .space import Work, merged, work_of
 
+# Arrays that a kernel is given at most: a driver may take 4 KB of words, and compiling takes longer
+# than in proportion. Parameters of one shape are several kernels of one text.
+MOST = 64
 # Streams to capture in.
 _spare: list[Any] = []
 HEADER = "# One recorded call as kernels.\n"
@@ -201,6 +204,14 @@ def _of_host(op: Op) -> bool:
 def fuse(ops: list[Op]) -> list[Any]:
     """Maps over one space, and folds of all of it, in one kernel; else one an operation."""
     items: list[Any] = []
+    # Of each loop: what it is given, and what it makes.
+    held: dict[int, tuple[set[Storage], set[Storage]]] = {}
+
+    def given(work: Work, loop: Loop) -> set[Storage]:
+        outer, made = held[id(loop)]
+        lasting = {r.storage for r in work.outs if r.storage.kind != "temporary"}
+        return outer | lasting | ({r.storage for r in work.ins} - made)
+
     for op in ops:
         if not isinstance(op, (Map, Fold)) or not op.outs[0].size:
             items.append(op)
@@ -210,15 +221,20 @@ def fuse(ops: list[Op]) -> list[Any]:
             for item in reversed(items):
                 if isinstance(item, Loop) and not _apart(item) and item.dims == work.dims and (
                     _by_elements(item.stages[0], work) and _dtype(item.stages[0][0]) == _dtype(work)
+                    and len(given(work, item)) <= MOST
                 ):  # fmt: skip
                     chosen = item
                     break
                 if any(conflicts(item, work)):
                     break
         if chosen is None:
-            items.append(Loop([[work]]))
-        else:
-            chosen.stages[0].append(work)
+            chosen = Loop([[]])
+            items.append(chosen)
+            held[id(chosen)] = set(), set()
+        outer, made = held[id(chosen)]
+        outer |= given(work, chosen)
+        made |= {r.storage for r in work.outs}
+        chosen.stages[0].append(work)
     for item in items:
         if isinstance(item, Loop):
             item.stages = [merged(item.stages[0])]
