@@ -244,12 +244,15 @@ class Event:
         """Milliseconds from this event to another.
 
         Raises:
+            RuntimeError: unless both have happened.
             ValueError: unless both were made with enable_timing=True and recorded.
         """
         if not (self._timing and end_event._timing):
             raise ValueError("Both events must be created with argument 'enable_timing=True'.")
         if self._handle is None or end_event._handle is None:
             raise ValueError("Both events must be recorded before calculating elapsed time.")
+        if not (self.query() and end_event.query()):
+            raise RuntimeError("Both events must be completed before calculating elapsed time.")
         return self.driver.cuEventElapsedTime(self._handle, end_event._handle)  # type: ignore[no-any-return]
 
     def __del__(self) -> None:

@@ -33,11 +33,17 @@ class _Exporter:
 def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None) -> Tensor:
     """A tensor that shares memory with an array of any library that speaks DLPack.
 
-    Arrays that may not be written (JAX's) give tensors whose in-place changes fail.
+    It is a copy with `copy` True, or on another device. Arrays that may not be written (JAX's)
+    give tensors whose in-place changes fail.
 
     Raises:
         BufferError: for a tensor that requires grad, or memory that the CPU cannot reach.
     """
+    found = _shared(ext_tensor, copy)
+    return found if device is None else found.to(device)
+
+
+def _shared(ext_tensor: Any, copy: bool | None) -> Tensor:
     capsule = None
     if type(ext_tensor).__name__ == "PyCapsule":
         capsule, ext_tensor = ext_tensor, _Exporter(ext_tensor)
@@ -45,14 +51,16 @@ def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None
         raise argument_error("from_dlpack", "ext_tensor", 1, "an array with __dlpack__", ext_tensor)
     if getattr(ext_tensor, "__dlpack_device__", tuple)()[:1] == (GPU,):
         check_device("cuda")
-        return wrap(gpu("exchange").from_dlpack(ext_tensor))
+        found = wrap(gpu("exchange").from_dlpack(ext_tensor))
+        return found.clone() if copy else found
     try:
         return wrap(np.from_dlpack(ext_tensor, copy=copy))
     except (BufferError, RuntimeError):
         if capsule is None or gpu("exchange").device_of(capsule) != GPU:
             raise
     check_device("cuda")
-    return wrap(gpu("exchange").from_capsule(capsule))
+    found = wrap(gpu("exchange").from_capsule(capsule))
+    return found.clone() if copy else found
 
 
 def to_dlpack(tensor: Tensor) -> Any:

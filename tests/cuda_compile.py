@@ -193,3 +193,27 @@ def test_moving_inside_is_refused(device):
     f = torch.compile(lambda x: x.to(other) * 2)
     with pytest.raises(RuntimeError, match="moved to another device inside a compiled function"):
         f(torch.ones(3, device=device))
+
+
+def test_parameters_of_one_shape_are_several_kernels():
+    def trained(device):
+        ps = [torch.nn.Parameter(torch.full((2,), 1.0 + k, device=device)) for k in range(40)]
+        made = torch.optim.SGD(ps, lr=0.1, momentum=0.9)
+
+        @torch.compile
+        def step():
+            made.zero_grad()
+            loss = sum((p * p).sum() for p in ps)
+            loss.backward()
+            made.step()
+            return loss
+
+        losses = [step().item() for _ in range(4)]
+        return losses, [p.tolist() for p in ps], step
+
+    found, (*wanted, _) = trained("cuda"), trained("cpu")
+    assert torch.allclose(torch.tensor(found[0]), torch.tensor(wanted[0]))
+    assert torch.allclose(torch.tensor(found[1]), torch.tensor(wanted[1]))
+    lines = [line for line in found[2].source.splitlines() if line.startswith("def kernel")]
+    # Two words an array, and one for the number of positions; results between kernels may come on top.
+    assert len(lines) > 2 and max(line.count(",") for line in lines) < 300

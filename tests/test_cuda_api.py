@@ -10,6 +10,7 @@ import enum
 import gc
 import importlib.util
 import io
+import itertools
 import json
 import os
 import pickle
@@ -26,7 +27,7 @@ from process import run
 
 import microtorch as torch
 from microtorch import errors
-from microtorch.gpu import array, driver, exchange, memory, rng
+from microtorch.gpu import array, blas, compiler, driver, exchange, memory, rng
 
 F32, F64, I64 = np.float32, np.float64, np.int64
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -479,6 +480,10 @@ def cuda_array_interface():
     none = torch.empty(0, 3, device="cuda")
     assert torch.as_tensor(Foreign(none)).shape == (0, 3)
     expect(ValueError, "mask", torch.as_tensor, Foreign(y, mask=Foreign(y)))
+    place = y.data_ptr()
+    expect(TypeError, "read only flag", torch.as_tensor, Foreign(y, data=(place, True)))
+    expect(ValueError, "different from the native", torch.as_tensor, Foreign(y, typestr=">f4"))
+    expect(ValueError, "not a multiple of", torch.as_tensor, Foreign(y, strides=(16, 2)))
     expect(RuntimeError, "requires grad", lambda: x.requires_grad_().__cuda_array_interface__)
     expect(AttributeError, "non-CUDA tensor type: torch.FloatTensor",
            lambda: torch.ones(1).__cuda_array_interface__)  # fmt: skip
@@ -520,7 +525,18 @@ def dlpack():
     del b
     gc.collect()
     assert torch.cuda.memory_allocated() == before
-    assert x.__dlpack__(copy=True) is not None
+    assert torch.from_dlpack(x.__dlpack__(copy=True)).data_ptr() != x.data_ptr()
+    assert torch.from_dlpack(x, copy=True).data_ptr() != x.data_ptr()
+    assert torch.from_dlpack(x, device="cpu").tolist() == x.tolist()
+    assert torch.from_dlpack(torch.ones(2), device="cuda").tolist() == [1, 1]
+    assert np.from_dlpack(x, device="cpu").tolist() == x.tolist()
+    expect(BufferError, "dl_device", x.__dlpack__, dl_device=(2, 1))
+    expect(TypeError, "stream must be", x.__dlpack__, stream="1")
+    expect(AssertionError, "unsupported stream on CUDA: 0.", x.__dlpack__, stream=0)
+    expect(BufferError, "per-thread default stream", x.__dlpack__, stream=2)
+    elsewhere = x.__dlpack__()
+    exchange._device(elsewhere)[1] = 3
+    expect(RuntimeError, "invalid device ordinal", torch.from_dlpack, elsewhere)
     expect(RuntimeError, "Unsupported device", np.from_dlpack, x)
 
 
@@ -575,6 +591,72 @@ def a_checkpoint_of_a_gpu_is_read_without_one():
     assert made == "tensor([1., 1.])"
 
 
+# ------------------------------------------------------------------------------------- cuBLAS
+class Cublas:
+    """The module `nvmath.bindings.cublas`, on the simulator's memory: columns come first."""
+
+    class cuBLASError(Exception):
+        pass
+
+    def __init__(self):
+        self.calls, self.fails = 0, None
+
+    def set_stream(self, handle, stream):
+        assert (type(handle), type(stream)) == (int, int)
+
+    def sgemm_strided_batched(
+        self, handle, turned_a, turned_b, m, n, k, alpha, a, lead_a, far_a, b, lead_b, far_b, beta,
+        c, lead_c, far_c, batch, kind=F32,
+    ):  # fmt: skip
+        self.calls += 1
+        if self.fails:
+            raise self.cuBLASError(self.fails)
+        assert lead_a >= (k if turned_a else m) and lead_b >= (n if turned_b else k)
+        assert lead_c >= m and min(lead_a, lead_b, lead_c, m, n, k, batch) >= 1
+        assert [ctypes.c_float.from_address(v).value for v in (alpha, beta)] == [
+            1,
+            0,
+        ] or kind is F64
+
+        def matrices(address, rows, columns, lead, far):
+            size, first = np.dtype(kind).itemsize, address - compiler.FAR
+            strides = (far * size, size, lead * size)
+            return compiler.memory((batch, rows, columns), kind, first, strides).view(np.ndarray)
+
+        x = matrices(a, *((k, m) if turned_a else (m, k)), lead_a, far_a)
+        y = matrices(b, *((n, k) if turned_b else (k, n)), lead_b, far_b)
+        x, y = (x.mT if turned_a else x), (y.mT if turned_b else y)
+        matrices(c, m, n, lead_c, far_c)[...] = x @ y
+
+    def dgemm_strided_batched(self, *args):
+        self.sgemm_strided_batched(*args, kind=F64)
+
+
+@simulated
+def products_by_cublas():
+    cublas, before = Cublas(), blas.library
+    blas.library = lambda: (cublas, 1)
+    try:
+        sizes = [(4, 5, 6), (1, 5, 6), (4, 1, 6), (4, 5, 1), (1, 1, 1), (1, 1, 6)]
+        leads, kinds = [(), (3,), (2, 3)], [torch.float32, torch.float64]
+        for lead, (n, k, m), kind in itertools.product(leads, sizes, kinds):
+            for turned_x, turned_y in itertools.product((False, True), repeat=2):
+                x = torch.randn(*lead, *((k, n) if turned_x else (n, k)), dtype=kind).cuda()
+                y = torch.randn(*lead, *((m, k) if turned_y else (k, m)), dtype=kind).cuda()
+                for a in (x, torch.cat([x, x], -1)[..., : x.shape[-1]], x[:1].expand(x.shape)):
+                    if not lead and 0 in a.stride():
+                        continue
+                    a, b = a.mT if turned_x else a, y.mT if turned_y else y
+                    calls, z = cublas.calls, (a @ b).cpu()
+                    assert cublas.calls == calls + 1
+                    assert np.allclose(z.numpy(), a.cpu().numpy() @ b.cpu().numpy(), 1e-5, 1e-5)
+        cublas.fails = "EXECUTION_FAILED (13)"
+        words = "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED (13)"
+        expect(RuntimeError, words, lambda: torch.ones(2, 2).cuda() @ torch.ones(2, 2).cuda())
+    finally:
+        blas.library = before
+
+
 # ------------------------------------------------------------------------------- bad situations
 @simulated
 def devices_are_not_mixed():
@@ -624,8 +706,9 @@ class Stub:
         "cuDriverGetVersion": (13000,), "cuDeviceGetCount": (2,), "cuDeviceGet": (0,),
         "cuDevicePrimaryCtxRetain": ("context",), "cuDeviceGetAttribute": (9,),
         "cuDeviceGetName": (b"Stub\0\0",), "cuMemGetInfo": (1 << 20, 1 << 30),
-        "cuEventCreate": ("event",), "cuStreamCreate": (77,),
+        "cuEventCreate": ("event",), "cuStreamCreate": (77,), "cuStreamEndCapture": ("graph",),
     }  # fmt: skip
+    CUstreamCaptureMode = types.SimpleNamespace(CU_STREAM_CAPTURE_MODE_RELAXED=2)
 
     def __init__(self, **fails):
         self.calls, self.fails, self.next, self.host = [], fails, 1 << 40, {}
@@ -641,6 +724,8 @@ class Stub:
         return self.CUresult.CUDA_SUCCESS, self.next
 
     def cuMemAllocHost(self, size):
+        if "cuMemAllocHost" in self.fails:
+            return self.CUresult.CUDA_ERROR_OUT_OF_MEMORY, 0
         buffer = ctypes.create_string_buffer(size)
         self.host[ctypes.addressof(buffer)] = buffer
         return self.CUresult.CUDA_SUCCESS, ctypes.addressof(buffer)
@@ -705,6 +790,16 @@ def test_a_driver_that_is_too_old(stubbed, monkeypatch):
     )
 
 
+def test_a_gpu_that_is_too_old(stubbed, monkeypatch):
+    monkeypatch.setitem(Stub.answers, "cuDeviceGetAttribute", (6,))
+    with pytest.raises(driver.Unavailable) as error:
+        stubbed()
+    assert str(error.value) == (
+        "The GPU has compute capability 6.6, and the installed packages need 7.5: "
+        "pip install 'microtorch[cuda12]' for GPUs from 5.0 on."
+    )
+
+
 def test_packages_that_are_missing(monkeypatch):
     begin = driver.start.__wrapped__
     monkeypatch.setattr(driver.compiler, "SIMULATED", False)
@@ -749,6 +844,21 @@ def test_a_gpu_that_is_lost(stubbed, name, call):
         found.cuEventQuery("event")
 
 
+def test_memory_of_a_gpu_that_is_lost_is_let_go_without_words(stubbed):
+    found = stubbed()
+    block = memory.pool.allocate(100)
+    block.others = (5,)
+    found.cu.fails["cuEventRecord"] = "ERROR_ILLEGAL_ADDRESS"
+    del block
+    gc.collect()
+    assert "cuEventRecord" in found.cu.calls and memory.pool.allocated == 0
+
+
+def test_errors_have_the_names_of_the_bindings():
+    bindings = pytest.importorskip("cuda.bindings.driver")
+    assert driver.LOST <= {code.name for code in bindings.CUresult}
+
+
 def test_other_errors_lose_nothing(stubbed):
     found = stubbed(cuMemsetD8Async="ERROR_INVALID_VALUE")
     with pytest.raises(RuntimeError, match=r"\(CUDA_ERROR_INVALID_VALUE\)$"):
@@ -769,6 +879,57 @@ def test_out_of_memory_of_the_driver(stubbed):
     )
     assert found.cu.calls.count("cuMemFree") == 1 and found.cu.calls.count("cuMemAlloc") == 4
     assert memory.pool.allocate(1 << 20).address != kept.address
+
+
+def test_what_a_graph_is_captured_with_stays_where_it_is(stubbed):
+    found = stubbed()
+    calls, held = found.cu.calls, []
+    memory.current.stream = 77
+    waiting = threading.Thread(target=found.wait)
+
+    def work():
+        made.append(memory.pool.allocate(100).address)
+        waiting.start()
+        waiting.join(0.01)
+        memory.pool.empty()
+
+    made = []
+    with memory.pool.apart(77, held):
+        found.captured(77, [work])
+    waiting.join()
+    # A wait for everything would be an error for both, and ends after the capture.
+    assert calls.index("cuStreamEndCapture") < calls.index("cuCtxSynchronize")
+    assert "cuMemFree" not in calls and [(512, made[0])] == held
+    assert memory.pool.allocate(100).address != made[0]
+
+
+@pytest.mark.parametrize("memories, words", [
+    ("pool", "^CUDA out of memory. Tried to allocate"),
+    ("pins", r"^CUDA error: .* \(CUDA_ERROR_OUT_OF_MEMORY\)$"),
+])  # fmt: skip
+def test_out_of_memory_says_of_what(stubbed, memories, words):
+    stubbed(cuMemAlloc="ERROR_OUT_OF_MEMORY", cuMemAllocHost="ERROR_OUT_OF_MEMORY")
+    with pytest.raises(torch.OutOfMemoryError, match=words):
+        getattr(memory, memories).allocate(100)
+
+
+def test_time_between_events_that_have_not_happened(stubbed, monkeypatch):
+    found = stubbed(cuEventQuery="ERROR_NOT_READY")
+    monkeypatch.setattr(torch.cuda, "_driver", lambda device=None: found)
+    first, second = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record(torch.cuda.Stream(stream_ptr=0)), second.record(torch.cuda.Stream(stream_ptr=0))
+    with pytest.raises(RuntimeError, match="^Both events must be completed before calculating"):
+        first.elapsed_time(second)
+
+
+def test_a_stream_is_asked_once_for_all_that_waits_for_it(stubbed):
+    found, done = stubbed(cuEventQuery="ERROR_NOT_READY"), []
+    for k in range(5):
+        memory.later.after([0], lambda k=k: done.append(k))
+    assert found.cu.calls.count("cuEventQuery") == 4 and not done
+    del found.cu.fails["cuEventQuery"]
+    memory.later.settle()
+    assert done == list(range(5))
 
 
 def test_a_copy_that_does_not_block(stubbed):

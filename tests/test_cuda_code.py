@@ -92,6 +92,12 @@ needs_compiler = pytest.mark.skipif(
 
 
 @needs_compiler
+def test_a_gpu_newer_than_the_linker_gets_ptx():
+    entry, code = compiler.machine_code(forward(ROWS["add"], "float32"), (99, 0))
+    assert f".entry {entry}(".encode() in code and code.endswith(b"\0")
+
+
+@needs_compiler
 def test_every_kernel_becomes_machine_code():
     sources = [s for row in ROWS.values() for s in of_row(row)] + list(of_others())
     assert len(sources) > 500

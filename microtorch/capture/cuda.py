@@ -5,6 +5,7 @@ on the CPU, whose results are sent where the kernels read them. Everything else 
 addresses, so the driver's graph of all launches can be run again.
 """
 
+import contextlib
 import functools
 import itertools
 import math
@@ -28,6 +29,9 @@ from .loops import comment, literal
 from .passes import lower, prune
 from .space import Work, merged, work_of
 
+# Arrays that a kernel is given at most: a driver may take 4 KB of words, and compiling takes longer
+# than in proportion. Parameters of one shape are several kernels of one text.
+MOST = 64
 # Streams to capture in.
 _spare: list[Any] = []
 HEADER = "# One recorded call as kernels.\n"
@@ -130,26 +134,18 @@ class Program:
         stream = current.stream = _spare.pop() if _spare else int(driver.cuStreamCreate(1))
         later.follow(before, stream)
         try:
-            for _, run in self._steps:
-                run()
-            segments: list[Any] = []
-            pairs = zip(self.items, self._steps)
-            for called, part in itertools.groupby(pairs, lambda pair: isinstance(pair[0], Call)):
-                runs = [run for _, (_, run) in part]
-                if called:
-                    segments += runs
-                    continue
-                driver.capture(stream)
-                try:
-                    for run in runs:
-                        run()
-                finally:
-                    segments.append(driver.captured(stream))
-            self._segments = segments
+            with pool.apart(stream, self._held):
+                for _, run in self._steps:
+                    run()
+                segments: list[Any] = []
+                pairs = zip(self.items, self._steps)
+                for called, part in itertools.groupby(pairs, lambda p: isinstance(p[0], Call)):
+                    runs = [run for _, (_, run) in part]
+                    segments += runs if called else [driver.captured(stream, runs)]
+                self._segments = segments
         finally:
             later.follow(stream, before)
             current.stream = before
-            self._held += pool.take(stream)
             _spare.append(stream)
 
     # ---------------------------------------------------------------------------- calls
@@ -188,10 +184,11 @@ class Program:
         return [next(host if place == "cpu" else made) for place in self._order]
 
     def __del__(self) -> None:
-        later.follow(self._last, self._own)
-        pool.give(self._own, self._held)
-        graphs = [s for s in self._segments if not callable(s)]
-        later.after([self._last], lambda: [*map(start().cuGraphExecDestroy, graphs)])
+        with contextlib.suppress(RuntimeError):  # A GPU that is lost takes nothing back.
+            later.follow(self._last, self._own)
+            pool.give(self._own, self._held)
+            graphs = [s for s in self._segments if not callable(s)]
+            later.after([self._last], lambda: [*map(start().cuGraphExecDestroy, graphs)])
 
     def explain(self) -> str:
         """A table of kernels: what each computes, its bytes and operations."""
@@ -207,6 +204,14 @@ def _of_host(op: Op) -> bool:
 def fuse(ops: list[Op]) -> list[Any]:
     """Maps over one space, and folds of all of it, in one kernel; else one an operation."""
     items: list[Any] = []
+    # Of each loop: what it is given, and what it makes.
+    held: dict[int, tuple[set[Storage], set[Storage]]] = {}
+
+    def given(work: Work, loop: Loop) -> set[Storage]:
+        outer, made = held[id(loop)]
+        lasting = {r.storage for r in work.outs if r.storage.kind != "temporary"}
+        return outer | lasting | ({r.storage for r in work.ins} - made)
+
     for op in ops:
         if not isinstance(op, (Map, Fold)) or not op.outs[0].size:
             items.append(op)
@@ -216,15 +221,20 @@ def fuse(ops: list[Op]) -> list[Any]:
             for item in reversed(items):
                 if isinstance(item, Loop) and not _apart(item) and item.dims == work.dims and (
                     _by_elements(item.stages[0], work) and _dtype(item.stages[0][0]) == _dtype(work)
+                    and len(given(work, item)) <= MOST
                 ):  # fmt: skip
                     chosen = item
                     break
                 if any(conflicts(item, work)):
                     break
         if chosen is None:
-            items.append(Loop([[work]]))
-        else:
-            chosen.stages[0].append(work)
+            chosen = Loop([[]])
+            items.append(chosen)
+            held[id(chosen)] = set(), set()
+        outer, made = held[id(chosen)]
+        outer |= given(work, chosen)
+        made |= {r.storage for r in work.outs}
+        chosen.stages[0].append(work)
     for item in items:
         if isinstance(item, Loop):
             item.stages = [merged(item.stages[0])]

@@ -91,12 +91,16 @@ def dlpack(
     """A DLPack capsule that shares the tensor's memory.
 
     Raises:
-        BufferError: for a tensor that requires grad, as in PyTorch.
+        BufferError: for a tensor that requires grad, as in PyTorch, and for another GPU.
     """
     if input._node is not None:
         raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
     if device_of(input._array) is CPU:
         return input._array.__dlpack__(max_version=max_version, dl_device=dl_device, copy=copy)
+    if dl_device == (1, 0):
+        return input._array.host().__dlpack__(max_version=max_version)  # type: ignore[attr-defined]
+    if dl_device not in (None, (2, 0)):
+        raise BufferError(f"Can't export tensors to the dl_device {dl_device}")
     array = input._array.copy() if copy else input._array
     return gpu("exchange").export(array, stream, max_version)
 

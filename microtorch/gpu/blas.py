@@ -22,13 +22,17 @@ def library() -> Any:
         from nvmath.bindings import cublas
 
         return cublas, cublas.create()
-    except (ImportError, OSError, RuntimeError):
-        # Without the bindings, or without the library that they are for.
+    except Exception:
+        # Without the bindings, or the library that they are for, or memory for its handle.
         return None
 
 
 def product(x: Any, y: Any, z: Any, batch: int, steps: list[list[int]]) -> bool:
-    """z = x @ y for a batch of float matrices of fixed distances; False if cuBLAS cannot."""
+    """z = x @ y for a batch of float matrices of fixed distances; False if cuBLAS cannot.
+
+    Raises:
+        RuntimeError: if cuBLAS fails.
+    """
     found = library()
     if found is None or not x.size:
         return False
@@ -38,16 +42,21 @@ def product(x: Any, y: Any, z: Any, batch: int, steps: list[list[int]]) -> bool:
     cublas, handle = found
     (turned_x, lead_x), (turned_y, lead_y) = laid  # type: ignore[misc]
     (n, k), m = x.shape[-2:], y.shape[-1]
+    if max(n, k, m, lead_x, lead_y, batch) >= 1 << 31:
+        return False
     one, zero = np.ones((), x.dtype), np.zeros((), x.dtype)
     run = cublas.sgemm_strided_batched if x.itemsize == 4 else cublas.dgemm_strided_batched
     # cuBLAS counts columns first: it makes the transpose of z from those of y and x.
-    with _lock:
-        cublas.set_stream(handle, int(current.stream))
-        run(
-            handle, turned_y, turned_x, m, n, k,
-            one.ctypes.data, y.address, lead_y, steps[1][0], x.address, lead_x, steps[0][0],
-            zero.ctypes.data, z.address, m, n * m, batch,
-        )  # fmt: skip
+    try:
+        with _lock:
+            cublas.set_stream(handle, int(current.stream))
+            run(
+                handle, turned_y, turned_x, m, n, k,
+                one.ctypes.data, y.address, lead_y, steps[1][0], x.address, lead_x, steps[0][0],
+                zero.ctypes.data, z.address, m, n * m, batch,
+            )  # fmt: skip
+    except cublas.cuBLASError as error:
+        raise RuntimeError(f"CUDA error: CUBLAS_STATUS_{error}") from None
     return True
 
 

@@ -87,9 +87,12 @@ def _assembled(ptx: bytes, capability: tuple[int, int], options: list[str]) -> b
     """Machine code of PTX by NVIDIA's linker: drivers refuse PTX that is newer than they are."""
     from cuda.bindings import nvjitlink
 
-    handle = nvjitlink.create(
-        1 + len(options), [f"-arch=sm_{capability[0]}{capability[1]}", *options]
-    )
+    options = [f"-arch=sm_{capability[0]}{capability[1]}", *options]
+    try:
+        handle = nvjitlink.create(len(options), options)
+    except nvjitlink.nvJitLinkError:
+        # The linker does not know a GPU that is newer; its driver translates PTX itself.
+        return ptx + b"\0"
     try:
         nvjitlink.add_data(handle, nvjitlink.InputType.PTX, ptx, len(ptx), "kernel")
         nvjitlink.complete(handle)
@@ -109,10 +112,11 @@ def _key(text: str, capability: tuple[int, int]) -> str:
 
 @functools.cache
 def _version() -> str:
+    # A driver refuses the machine code of a later release of CUDA.
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version("numba-cuda")
+        return f"{version('numba-cuda')} for CUDA {version('cuda-bindings')}"
     except PackageNotFoundError:
         return "built into numba " + version("numba")
 

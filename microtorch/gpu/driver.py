@@ -9,6 +9,7 @@ import importlib.util
 import os
 import struct
 import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ LOST = frozenset(
     "CUDA_ERROR_" + name
     for name in "ILLEGAL_ADDRESS LAUNCH_FAILED LAUNCH_TIMEOUT HARDWARE_STACK_ERROR ASSERT "
     "ILLEGAL_INSTRUCTION MISALIGNED_ADDRESS INVALID_ADDRESS_SPACE INVALID_PC ECC_UNCORRECTABLE "
-    "CONTEXT_IS_DESTROYED DEVICE_UNAVAILABLE EXTERNAL_DEVICE".split()
+    "NVLINK_UNCORRECTABLE CONTAINED CONTEXT_IS_DESTROYED EXTERNAL_DEVICE".split()
 )
+# The least compute capability that a release of CUDA makes code for.
+OLDEST = {12: (5, 0), 13: (7, 5)}
 EXTRAS = "pip install 'microtorch[cuda13]' (or [cuda12], for drivers before release 580)"
 
 
@@ -60,6 +63,8 @@ class Driver:
         """
         self.cu = cu
         self.process = os.getpid()
+        # Waiting for the whole GPU would break off what a thread captures.
+        self.whole = threading.RLock()
         try:
             found = cu.cuInit(0)[0]
         except Exception as error:
@@ -84,6 +89,12 @@ class Driver:
             read(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
             read(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
         )
+        if self.capability < (oldest := OLDEST.get(needed, (7, 5))):
+            found, least = (f"{major}.{minor}" for major, minor in (self.capability, oldest))
+            raise Unavailable(
+                f"The GPU has compute capability {found}, and the installed packages need {least}: "
+                "pip install 'microtorch[cuda12]' for GPUs from 5.0 on."
+            )
         self.processors = read(kinds.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
         self.blocks = self.processors * self.blocks_each
         name = self.cuDeviceGetName(128, self.device)
@@ -126,7 +137,11 @@ class Driver:
 
     def wait(self, stream: Any = None) -> None:
         """Wait for a stream, or for everything."""
-        self.cuCtxSynchronize() if stream is None else self.cuStreamSynchronize(stream)
+        if stream is not None:
+            self.cuStreamSynchronize(stream)
+            return
+        with self.whole:
+            self.cuCtxSynchronize()
 
     def copy_in(self, address: int, x: Array, stream: Any, wait: bool = True) -> None:
         """Copy a host array without gaps to the device."""
@@ -160,17 +175,19 @@ class Driver:
             kernel.words.pack_into(kernel.room, 0, *words)
             self.cuLaunchKernel(kernel.handle, *grid, 1, block, 1, 1, 0, stream, kernel.at, 0)
 
-    def capture(self, stream: Any) -> None:
-        """Note what a stream is given from now on instead of doing it.
+    def captured(self, stream: Any, runs: Iterable[Callable[[], Any]]) -> Any:
+        """What functions give a stream, noted instead of done, and ready to run.
 
-        Whatever else goes on, such as memory that is freed by another thread, may go on.
+        Whatever goes on in other threads, such as memory that is freed, may go on.
         """
         mode = self.cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-        self.cuStreamBeginCapture(stream, mode)
-
-    def captured(self, stream: Any) -> Any:
-        """What was noted, ready to run."""
-        noted = self.cuStreamEndCapture(stream)
+        with self.whole:
+            self.cuStreamBeginCapture(stream, mode)
+            try:
+                for run in runs:
+                    run()
+            finally:
+                noted = self.cuStreamEndCapture(stream)
         try:
             return self.cuGraphInstantiate(noted, 0)
         finally:

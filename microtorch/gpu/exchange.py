@@ -12,6 +12,7 @@ import numpy as np
 
 from .array import Array
 from .compiler import Ghost, memory
+from .install import place
 from .memory import current, later, pins
 
 Host = np.ndarray[Any, Any]
@@ -60,16 +61,29 @@ def from_interface(owner: Any) -> Array:
     """An array on the memory of an object with `__cuda_array_interface__`, once it is ready.
 
     Raises:
-        ValueError: for masked memory.
+        TypeError: for memory that may not be written.
+        ValueError: for masked memory, and what no tensor can be.
     """
     said = owner.__cuda_array_interface__
+    address, readonly = said["data"]
+    if readonly:
+        raise TypeError("the read only flag is not supported, should always be False")
     if said.get("mask") is not None:
         raise ValueError("an array with a mask in its __cuda_array_interface__ cannot be a tensor")
+    dtype, strides = np.dtype(said["typestr"]), said.get("strides")
+    if not dtype.isnative:
+        raise ValueError(
+            "given array has byte order different from the native byte order. Conversion between "
+            "byte orders is currently not supported."
+        )
+    if any(s % dtype.itemsize for s in strides or ()):
+        raise ValueError(
+            "given array strides not a multiple of the element byte size. Make a copy of the array "
+            "to reallocate the memory."
+        )
     if said.get("stream") is not None:
         later.follow(_stream(said["stream"]), current.stream)
-    dtype = np.dtype(said["typestr"])
-    ghost = memory(tuple(said["shape"]), dtype, said["data"][0] or 64, said.get("strides"))
-    return foreign(ghost, owner)
+    return foreign(memory(tuple(said["shape"]), dtype, address or 64, strides), owner)
 
 
 def _stream(number: int) -> int:
@@ -78,30 +92,40 @@ def _stream(number: int) -> int:
 
 
 # ----------------------------------------------------------------------------------- DLPack
-def _device(capsule: Any) -> ctypes.c_int32:
-    """The type of device that a capsule names, which may be changed."""
+def _device(capsule: Any) -> Any:
+    """The type and the number of the device that a capsule names, which may be changed."""
     api = ctypes.pythonapi
     api.PyCapsule_GetName.restype = ctypes.c_char_p
     api.PyCapsule_GetPointer.restype = ctypes.c_void_p
     held = ctypes.py_object(capsule)
     name = api.PyCapsule_GetName(held)
     at = api.PyCapsule_GetPointer(held, ctypes.c_char_p(name)) + _DEVICE_AT[name]
-    return ctypes.c_int32.from_address(at)
+    return (ctypes.c_int32 * 2).from_address(at)
 
 
 def export(x: Array, stream: Any, max_version: Any) -> Any:
-    """A DLPack capsule of device memory, whose contents the consumer's stream will find ready."""
+    """A DLPack capsule of device memory, whose contents the consumer's stream will find ready.
+
+    Raises:
+        AssertionError, BufferError, TypeError: for what is no stream of the consumer's.
+    """
+    if stream is not None and type(stream) is not int:
+        raise TypeError("stream must be ``int`` or ``none``")
+    if stream == 0:
+        raise AssertionError("unsupported stream on CUDA: 0.")
+    if stream == 2:
+        raise BufferError("per-thread default stream is not supported.")
     if stream != -1:
         later.follow(current.stream, _stream(stream or LEGACY))
     shared = np.asarray(Owned(x, x, x.address))
     capsule = shared.__dlpack__(max_version=max_version)
-    _device(capsule).value = GPU
+    _device(capsule)[0] = GPU
     return capsule
 
 
 def device_of(capsule: Any) -> int:
     """The type of device of a capsule: 1 for the CPU, 2 for a GPU of NVIDIA's."""
-    return int(_device(capsule).value)
+    return int(_device(capsule)[0])
 
 
 class _Disguised:
@@ -118,14 +142,19 @@ class _Disguised:
 
 
 def from_capsule(capsule: Any) -> Array:
-    """An array on device memory that a DLPack capsule describes."""
+    """An array on device memory that a DLPack capsule describes.
+
+    Raises:
+        RuntimeError: for memory of another GPU.
+    """
     device = _device(capsule)
-    device.value = CPU
+    place(device[1])
+    device[0] = CPU
     try:
         ghost = np.from_dlpack(_Disguised(capsule))  # type: ignore[arg-type]
     finally:
         # Whoever gave it may look at it when it is given back.
-        device.value = GPU
+        device[0] = GPU
     return foreign(ghost, ghost)
 
 

@@ -25,20 +25,21 @@ EMPTY = {"sum": 0, "prod": 1, "mean": math.nan}
 
 
 @functools.lru_cache(maxsize=4096)
-def _constant(kind: Any, value: bytes) -> Array:
+def _constant(kind: Any, value: bytes, stream: Any) -> Array:
     return upload(np.frombuffer(value, kind).reshape(()))
 
 
-_constants: dict[int, tuple[Any, Array]] = {}
+_constants: dict[tuple[int, Any], tuple[Any, Array]] = {}
 
 
 def _whole_constant(host: Any) -> Array:
     """A read-only array, which only the package makes, and keeps."""
-    found = _constants.get(id(host))
+    key = id(host), current.stream
+    found = _constants.get(key)
     if found is None:
         if len(_constants) >= 64:
             _constants.clear()
-        found = _constants[id(host)] = host, upload(host)
+        found = _constants[key] = host, upload(host)
     return found[1]
 
 
@@ -55,7 +56,7 @@ def operand(x: Any, dtype: Any = None) -> Array:
         if host.flags.writeable:
             raise RuntimeError(DIFFERENT)
         return _whole_constant(host)
-    return _constant(host.dtype, host.tobytes()) if host.size else upload(host)
+    return _constant(host.dtype, host.tobytes(), current.stream) if host.size else upload(host)
 
 
 def spread(x: Array, shape: tuple[int, ...]) -> Array:
@@ -318,15 +319,15 @@ SMALL_TILES = (4, 2, 2)
 def step(name: str, lines: list[list[Array]], numbers: tuple[float, ...]) -> None:
     """The update of many parameters in one launch."""
     words = [word for line in lines for word in (*(x.address for x in line), line[0].size)]
-    device = _table(tuple(words))
+    device = _table(tuple(words), current.stream)
     source = text.step(STEPS[name], lines[0][0].dtype.name)
     across = start().grid(max(line[0].size for line in lines))
     run(source, 0, [device.address, *numbers], grid=(across, len(lines)))
 
 
 @functools.lru_cache(maxsize=64)
-def _table(words: tuple[int, ...]) -> Array:
-    # The pool gives the same addresses again and again.
+def _table(words: tuple[int, ...], stream: Any) -> Array:
+    # What is dropped may still be read by a stream, so each has its own. The pool gives the same addresses again and again.
     return upload(np.array(words, np.int64))
 
 

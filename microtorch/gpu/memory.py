@@ -4,11 +4,12 @@ Freed blocks are kept by size and stream: what a stream did with a block before 
 stream, so the next user need not wait. The driver's own allocation takes longer than most kernels.
 """
 
+import contextlib
 import functools
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..errors import OutOfMemoryError
@@ -42,7 +43,16 @@ class Current(threading.local):
 
 current = Current()
 lock = threading.RLock()
-os.register_at_fork(after_in_child=lambda: current.__dict__.clear())
+
+
+def _in_child() -> None:
+    """Begin anew in a forked process, where the threads that may have had the lock are not."""
+    global lock
+    lock = threading.RLock()
+    current.__dict__.clear()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 class Block:
@@ -57,7 +67,8 @@ class Block:
         self.others: tuple[Any, ...] = ()
 
     def __del__(self) -> None:
-        self.pool.keep(self)
+        with contextlib.suppress(RuntimeError):  # A GPU that is lost takes nothing back.
+            self.pool.keep(self)
 
 
 class Pool:
@@ -66,13 +77,15 @@ class Pool:
     def __init__(self, new: str, drop: str) -> None:
         self._methods = new, drop
         self._free: dict[Any, list[int]] = defaultdict(list)
+        # Streams whose memory a graph goes on to use.
+        self._apart: set[Any] = set()
         self.allocated = self.reserved = self.most = self.most_reserved = 0
 
     def allocate(self, wanted: int) -> Block:
         """A block of at least so many bytes.
 
         Raises:
-            OutOfMemoryError: saying what was asked for, held and free; nothing is lost.
+            OutOfMemoryError: of the GPU, saying what was asked for, held and free; nothing is lost.
         """
         size, stream = rounded(wanted), current.stream
         with lock:
@@ -99,6 +112,8 @@ class Pool:
         try:
             return int(getattr(driver, new)(size))
         except OutOfMemoryError:
+            if self is not pool:
+                raise
             free, total = driver.cuMemGetInfo()
             raise OutOfMemoryError(
                 f"CUDA out of memory. Tried to allocate {shown(size)}. GPU 0 has a total capacity "
@@ -118,11 +133,18 @@ class Pool:
             else:
                 self.give(block.stream, [place])
 
-    def take(self, stream: Any) -> list[tuple[int, int]]:
-        """Sizes and addresses of what a stream has free, which is nobody else's from now on."""
-        with lock:
-            keys = [key for key in list(self._free) if key[0] == stream]
-            return [(key[1], address) for key in keys for address in self._free.pop(key)]
+    @contextlib.contextmanager
+    def apart(self, stream: Any, places: list[tuple[int, int]]) -> Iterator[None]:
+        """Leave what a stream frees to it alone, and add it to `places` in the end: sizes and
+        addresses of memory that is nobody else's from then on."""
+        self._apart.add(stream)
+        try:
+            yield
+        finally:
+            with lock:
+                self._apart.remove(stream)
+                for key in [key for key in self._free if key[0] == stream]:
+                    places += [(key[1], address) for address in self._free.pop(key)]
 
     def give(self, stream: Any, places: list[tuple[int, int]]) -> None:
         """Let a stream use memory, once it has done what it has been given."""
@@ -134,12 +156,13 @@ class Pool:
         """Give what is unused back to the driver."""
         with lock:
             driver = start()
-            driver.wait()
-            later.settle()
+            # Freeing waits for all that the GPU was given, by itself.
+            later.settle(wait=True)
             # A collection of garbage in between may give more.
-            places, self._free = self._free, defaultdict(list)
-            for (_, size), kept in places.items():
-                for address in kept:
+            for stream, size in list(self._free):
+                if stream in self._apart:
+                    continue
+                for address in self._free.pop((stream, size)):
                     getattr(driver, self._methods[1])(address)
                     self.reserved -= size
 
@@ -148,7 +171,7 @@ class Later:
     """What is to be done once streams have come so far."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[list[Any], Callable[[], Any]]] = []
+        self._waiting: list[tuple[list[Any], list[Any], Callable[[], Any]]] = []
         # Events to be used again, those that take the time apart.
         self.spare: dict[bool, list[Any]] = {False: [], True: []}
 
@@ -165,18 +188,23 @@ class Later:
         """Call `work`, which may be there to hold an object only."""
         with lock:
             self.settle()
-            self._waiting.append(([self.event(s) for s in streams], work))
+            streams = list(streams)
+            self._waiting.append((streams, [self.event(s) for s in streams], work))
 
-    def settle(self) -> None:
-        """Do what streams have come to."""
+    def settle(self, wait: bool = False) -> None:
+        """Do what streams have come to, or have yet to come to."""
         with lock:
             waiting, self._waiting = self._waiting, []
-            for events, work in waiting:
-                if all(map(start().cuEventQuery, events)):
+            done = start().cuEventSynchronize if wait else start().cuEventQuery
+            # What a stream has not come to, all that follows in it waits for.
+            late: set[Any] = set()
+            for streams, events, work in waiting:
+                if late.isdisjoint(streams) and all(map(done, events)):
                     self.spare[False] += events
                     work()
                 else:
-                    self._waiting.append((events, work))
+                    late.update(streams)
+                    self._waiting.append((streams, events, work))
 
     def follow(self, first: Any, stream: Any) -> None:
         """Let a stream go on only when another has done what it has been given."""
