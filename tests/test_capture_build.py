@@ -484,14 +484,9 @@ def test_equal_loops_are_written_once(monkeypatch):
     assert program.source.count("tanh(") == 3 and program.source.count("    loop(t, t + ") == 4
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_many_calls_in_a_row_are_a_loop_over_a_table(monkeypatch, shared):
-    from microtorch.capture import emit
-
+def test_many_calls_in_a_row_are_a_loop_over_a_table(monkeypatch):
     for module, name, most in ((fuse, "LONG", 5), (fuse, "SHORT", 2), (emit, "MOST", 6)):
         monkeypatch.setattr(module, name, most)
-    if shared:
-        monkeypatch.setattr(emit, "SHARED", 1)
     x, w, ops = argument((20, 12, 8)), argument((8, 8), 1, "w"), []
     h = Ref(x.storage, (12, 8), (8, 1))
     for k in range(20):
@@ -500,7 +495,7 @@ def test_many_calls_in_a_row_are_a_loop_over_a_table(monkeypatch, shared):
         h = memory((12, 8)) if k < 19 else result((12, 8))
         ops.append(map1(h, [product, row], "tanh(x + y)"))
     program = check(Recording(ops, [x, w], [h]), [array(20, 12, 8), array(8, 8)])
-    assert ("for line in range(" in program.source) == (not shared)
+    assert "for line in range(" in program.source
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -327,7 +327,8 @@ def step(name: str, lines: list[list[Array]], numbers: tuple[float, ...]) -> Non
 
 @functools.lru_cache(maxsize=64)
 def _table(words: tuple[int, ...], stream: Any) -> Array:
-    # What is dropped may still be read by a stream, so each has its own. The pool gives the same addresses again and again.
+    # The pool gives the same addresses again and again. What is dropped may still be read by a
+    # stream, so each has its own.
     return upload(np.array(words, np.int64))
 
 
