@@ -11,7 +11,7 @@ from ..tensor import TENSORS, Tensor
 from .elementwise import FUNCTIONS
 from .names import public
 from .op import Rule, deliver, record
-from .view import unsqueeze
+from .view import expand, unsqueeze
 
 
 def _mm_rule(F: Any, g: Any, _: Any, x: Any, y: Any) -> tuple[Any, ...]:
@@ -247,7 +247,11 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if bias is None:
         op = LINEAR_MM if a.ndim == 2 else LINEAR_UNSAFE_VIEW if a.ndim > 2 else LINEAR_SQUEEZE
         return record(op, array, (input, weight), needs(input, weight), (shape, len(w), False))
-    array = cpu.add_into(array, bias._array)
+    try:
+        array = cpu.add_into(array, bias._array)
+    except ValueError:
+        expand(bias, math.prod(shape[:-1]), len(w))
+        raise
     op = ADDMM if len(shape) == 2 else LINEAR_VIEW
     return record(op, array, (input, weight, bias), needs(input, weight), (shape, len(w), True))
 
