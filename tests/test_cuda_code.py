@@ -57,6 +57,8 @@ def of_others():
             yield text.rowwise(row, dtype, 2, 2 * THREADS, 2 * THREADS, 0, False)
         for step in STEPS.values():
             yield text.step(step, dtype)
+        of_program = ("p", "g"), (("lr", dtype),), ("new_p = p - lr * g",), (("p", "new_p"),)
+        yield text.update(*of_program, dtype)
         yield tiles.product(dtype, *TILES[dtype])
         yield text.segments(dtype)
         yield forward(ROWS["add"], dtype, rank=3)

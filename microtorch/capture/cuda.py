@@ -10,12 +10,13 @@ import functools
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ..gpu import blas, launch
+from ..gpu import blas, launch, text
 from ..gpu.array import Array, empty, upload
 from ..gpu.compiler import memory
 from ..gpu.driver import start
@@ -23,7 +24,19 @@ from ..gpu.memory import current, later, pool
 from ..table import FOLDS, substitute
 from .build import Program as HostProgram
 from .build import explained, plan
-from .fuse import Item, Loop, _by_elements, conflicts, ins_of, keep, outs_of
+from .fuse import (
+    OFTEN,
+    Item,
+    Loop,
+    Table,
+    by_elements,
+    columns,
+    conflicts,
+    gather,
+    ins_of,
+    keep,
+    outs_of,
+)
 from .ir import Call, Fold, Map, Op, Product, Recording, Ref, Storage
 from .loops import comment, literal
 from .passes import lower, prune
@@ -114,6 +127,8 @@ class Program:
         if isinstance(item, Loop) and not _apart(item):
             kernel = Kernel(self, item)
             return kernel.source, kernel.run
+        if isinstance(item, Table):
+            return self._updates(item)
         op: Any = item.works[0].op if isinstance(item, Loop) else item
         outs, ins = ([self.view(r) for r in refs] for refs in (op.outs, op.ins))
         if isinstance(op, Call):
@@ -123,6 +138,25 @@ class Program:
             return "", lambda: launch.copy(out, launch.product(*ins))
         how = op.dims, out.dtype, op.formula, op.names
         return "", lambda: launch.copy(out, launch.fold(op.fold, ins, *how))
+
+    def _updates(self, item: Table) -> tuple[str, Callable[[], Any]]:
+        """The text of an update of many parameters, and what launches it."""
+        op, arrays = item.works[0], columns(item.works[0])
+        names = {ref: name for name, ref in zip(op.names, op.ins, strict=True) if ref in arrays}
+        numbers = [(n, r) for n, r in zip(op.names, op.ins, strict=True) if r not in arrays]
+        kinds = tuple((n, r.dtype.name) for n, r in numbers)
+        names |= {ref: f"out{k}" for k, ref in enumerate(arrays) if ref not in names}
+        stores = tuple((names[ref], f"new_{names[ref]}") for ref in op.outs)
+        lines = [f"{new} = {f}" for (_, new), f in zip(stores, op.formulas, strict=True)]
+        of_arrays = tuple(names[ref] for ref in arrays)
+        source = text.update(of_arrays, kinds, tuple(lines), stores, arrays[0].dtype.name)
+        words, grid = launch.table([[*map(self.view, columns(each))] for each in item.works])
+        table, given = upload(np.array(words, np.int64)), [self.view(r).address for _, r in numbers]
+
+        def run() -> None:
+            launch.run(source, 0, [table.address, *given], grid=grid)
+
+        return source, run
 
     def _capture(self) -> None:
         """Run everything once, then note all launches, from call to call.
@@ -212,7 +246,11 @@ def fuse(ops: list[Op]) -> list[Any]:
         lasting = {r.storage for r in work.outs if r.storage.kind != "temporary"}
         return outer | lasting | ({r.storage for r in work.ins} - made)
 
+    updates = Counter(op.label for op in ops if isinstance(op, Map) and columns(op))
     for op in ops:
+        if isinstance(op, Map) and updates[op.label] >= OFTEN and columns(op):
+            gather(items, op)
+            continue
         if not isinstance(op, (Map, Fold)) or not op.outs[0].size:
             items.append(op)
             continue
@@ -220,7 +258,7 @@ def fuse(ops: list[Op]) -> list[Any]:
         if all(work.folded) or not any(work.folded):
             for item in reversed(items):
                 if isinstance(item, Loop) and not _apart(item) and item.dims == work.dims and (
-                    _by_elements(item.stages[0], work) and _dtype(item.stages[0][0]) == _dtype(work)
+                    by_elements(item.stages[0], work) and _dtype(item.stages[0][0]) == _dtype(work)
                     and len(given(work, item)) <= MOST
                 ):  # fmt: skip
                     chosen = item

@@ -69,7 +69,7 @@ def fuse(ops: list[Op]) -> list[Item]:
     updates = Counter(op.label for op in ops if isinstance(op, Map) and columns(op))
     for op in ops:
         if isinstance(op, Map) and updates[op.label] >= OFTEN and columns(op):
-            _gather(items, op)
+            gather(items, op)
         elif isinstance(op, (Map, Fold)):
             _place(items, work_of(op), most)
         else:
@@ -104,7 +104,7 @@ def steps(ref: Ref) -> tuple[int, ...]:
     return tuple(s for n, s in zip(ref.shape, ref.strides, strict=True) if n > 1)
 
 
-def _gather(items: list[Item], op: Map) -> None:
+def gather(items: list[Item], op: Map) -> None:
     """Into the last table of the same update, which goes to the end if it may."""
 
     def what(op: Map) -> Any:
@@ -154,10 +154,10 @@ def _stage(loop: Loop, work: Work, new: bool) -> int | None:
         return None
     if not all(_by_rows(old, work) for old in loop.works):
         same = len(loop.stages) == 1 and loop.dims == work.dims
-        return 0 if same and _by_elements(loop.stages[0], work) else None
+        return 0 if same and by_elements(loop.stages[0], work) else None
     for k in reversed(range(len(loop.stages))):
         stage = loop.stages[k]
-        if stage[0].dims == work.dims and _by_elements(stage, work):
+        if stage[0].dims == work.dims and by_elements(stage, work):
             return k
         if any(any(conflicts(old, work)) for old in stage):
             break
@@ -173,7 +173,7 @@ def conflicts(old: Item | Work, new: Work | Op) -> Iterator[tuple[Ref, Ref]]:
                 yield from ((a, b) for b in others if overlap(a, b))
 
 
-def _by_elements(stage: list[Work], new: Work) -> bool:
+def by_elements(stage: list[Work], new: Work) -> bool:
     """Whether the work, done element by element beside the others, sees what it saw after them."""
     return not any(
         a != b or (old.fold and a in old.outs) or (new.fold and b in new.outs)

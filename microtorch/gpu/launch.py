@@ -318,11 +318,16 @@ SMALL_TILES = (4, 2, 2)
 
 def step(name: str, lines: list[list[Array]], numbers: tuple[float, ...]) -> None:
     """The update of many parameters in one launch."""
-    words = [word for line in lines for word in (*(x.address for x in line), line[0].size)]
-    device = _table(tuple(words), current.stream)
+    words, grid = table(lines)
+    device = _table(words, current.stream)
     source = text.step(STEPS[name], lines[0][0].dtype.name)
-    across = start().grid(max(line[0].size for line in lines))
-    run(source, 0, [device.address, *numbers], grid=(across, len(lines)))
+    run(source, 0, [device.address, *numbers], grid=grid)
+
+
+def table(lines: list[list[Array]]) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """The table of an update of many parameters, and the grid."""
+    words = (word for line in lines for word in (*(x.address for x in line), line[0].size))
+    return tuple(words), (start().grid(max(line[0].size for line in lines)), len(lines))
 
 
 @functools.lru_cache(maxsize=64)

@@ -319,31 +319,44 @@ def rowwise(
     return text + _kernel(parameters, [*body, f"{pad}_first += cuda.gridDim.x * {rows}"])
 
 
-@functools.cache
 def step(row: Step, dtype: str) -> str:
-    """The update of many parameters in one launch: `kernel(a_table, lines, number_...)`.
-
-    table: a line has the addresses of its arrays and their number of elements.
-    """
-    pointer, width = C_TYPE[dtype][0], len(row.arrays) + 1
+    """An optimizer's update of many parameters, with its numbers as words."""
     written = [n for n in row.arrays if any(line.startswith(n + " = ") for line in row.statements)]
+    stores = tuple((n, n) for n in written)
+    numbers = tuple((n, "") for n in row.numbers)
+    return update(row.arrays, numbers, row.statements, stores, dtype)
+
+
+@functools.cache
+def update(
+    arrays: Sequence[str], numbers: Sequence[Operand], statements: Sequence[str],
+    stores: Sequence[tuple[str, str]], dtype: str,
+) -> str:  # fmt: skip
+    """The same statements for many lines of arrays: `kernel(a_table, numbers)`.
+
+    table: a line has the addresses of its arrays and their number of elements. numbers: with the
+    dtype of each, if its address is given, or "". stores: arrays, and the variables stored there.
+    """
+    pointer, width = C_TYPE[dtype][0], len(arrays) + 1
     body = ["    table = i64_at(a_table)", "    line = cuda.blockIdx.y"]
-    body += [f"    {name} = F(number_{name})" for name in row.numbers]
-    body += [f"    p_{n} = {pointer}_at(table[line * {width} + {k}])"
-             for k, n in enumerate(row.arrays)]  # fmt: skip
+    body += [f"    {n} = F({f'{C_TYPE[kind][0]}_at(a_{n})[0]' if kind else f'number_{n}'})"
+             for n, kind in numbers]  # fmt: skip
+    body += [f"    p_{n} = {pointer}_at(table[line * {width} + {k}])" for k, n in enumerate(arrays)]
     body += [f"    _n = table[line * {width} + {width - 1}]"]
     body += ["    _i = cuda.grid(1)", "    _step = cuda.gridsize(1)"]
-    names = {*row.arrays, *(line.partition(" = ")[0] for line in row.statements)}
+    names = {*arrays, *(line.partition(" = ")[0] for line in statements)}
 
     def lines_of(copies: int) -> list[str]:
         each = range(copies)
-        made = [f"        {n}_{u} = p_{n}[_i + {u} * _step]" for u in each for n in row.arrays]
-        made += [f"        {_numbered(line, names, u)}" for u in each for line in row.statements]
-        return made + [f"        p_{n}[_i + {u} * _step] = {n}_{u}" for u in each for n in written]
+        made = [f"        {n}_{u} = p_{n}[_i + {u} * _step]" for u in each for n in arrays]
+        made += [f"        {_numbered(line, names, u)}" for u in each for line in statements]
+        return made + [
+            f"        p_{n}[_i + {u} * _step] = {v}_{u}" for u in each for n, v in stores
+        ]
 
-    body += _strided(together([(n, dtype) for n in row.arrays]), lines_of, "_n", "_step")
-    parameters = ["a_table", *(f"number_{n}" for n in row.numbers)]
-    return prologue(dtype, row.statements) + _kernel(parameters, body)
+    body += _strided(together([(n, dtype) for n in arrays]), lines_of, "_n", "_step")
+    parameters = ["a_table", *(f"a_{n}" if kind else f"number_{n}" for n, kind in numbers)]
+    return prologue(dtype, statements) + _kernel(parameters, body)
 
 
 _SEGMENTS = """def kernel(count, width, a_target, a_start, a_order, a_g, a_z):
