@@ -77,8 +77,10 @@ class OnGPU(Operands):
         return super().b(*shape).cuda()
 
 
-# Samples that make tensors of their own, or have no operand.
-OWN = re.compile(r"(zeros|ones|empty|full|eye|arange|linspace|logspace|torch.rand\w*|tensor|F)\(")
+# Samples that make tensors or generators of their own, or have no operand.
+OWN = re.compile(
+    r"(zeros|ones|empty|full|eye|arange|linspace|logspace|torch.rand\w*|tensor|F|Generator)\("
+)
 THEIRS = [s for s in SAMPLES if re.search(r"\b[xnibT]\(", s.code) and not OWN.search(s.code)]
 
 
