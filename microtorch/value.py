@@ -283,7 +283,7 @@ _BINARY = """
 def binary(self, other{params}):
     if other.__class__ is not Value:
         if isinstance(other, NUMBERS):
-            return unary(self, float(other){params})
+            return unary(self, other if other.__class__ is float else float(other){params})
         return NotImplemented
     z = new(Value)
     try:
@@ -305,7 +305,7 @@ def _reflect(method: Callable[..., Any]) -> Callable[..., Any]:
     def apply(self: Value, other: Any) -> Any:
         if not isinstance(other, (int, float, np.generic)):
             return NotImplemented
-        return method(Value(float(other)), self)
+        return method(Value(other), self)
 
     return apply
 

@@ -9,6 +9,7 @@ from ..optim.optimizer import Optimizer, Update
 from ..table import STEPS, substitute
 from ..tensor import Tensor, changed, wrap
 from .ir import Map
+from .numbers import KINDS
 from .record import paused, perform, plain
 from .session import Session
 from .space import broadcast
@@ -28,12 +29,13 @@ class Options(dict[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
-        if name == "params" or isinstance(value, Tensor):
+        if name == "params":
             return value
-        if type(value) in (int, float):
+        if type(value) in KINDS:
             return self.tape.number(self.group, name)
-        if type(value) is tuple and all(type(v) in (int, float) for v in value):
+        if type(value) is tuple and all(type(v) in KINDS for v in value):
             return tuple(self.tape.number(self.group, name, k) for k in range(len(value)))
+        # A tensor is the same one: its number may differ.
         self.tape.guards.note(f"an optimizer's {name}", self.group, f"[{name!r}]")
         return value
 

@@ -77,6 +77,10 @@ class Module(Hooked, Paths):
     # ---------------------------------------------------------------------- attributes
     def __setattr__(self, name: str, value: Any) -> None:
         store = self.__dict__
+        if value is not None and (
+            store.get(name) is value or store.get("_buffers", {}).get(name) is value
+        ):
+            return
         clock.epoch += 1
         if isinstance(value, (Parameter, Module)):
             kind = "parameters" if isinstance(value, Parameter) else "module"

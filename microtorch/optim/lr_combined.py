@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .optimizer import Optimizer
-from .scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
+from .scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler, set_rate
 
 
 class _Combined(LRScheduler):
@@ -72,7 +72,7 @@ class SequentialLR(_Combined):
         self.last_epoch = last_epoch + 1
         # All start again when their turn comes.
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"]
+            set_rate(group, group["initial_lr"])
         _undo(self)
         first = self._schedulers[bisect.bisect_right(milestones, 0)]
         first._initial_step()
@@ -173,7 +173,7 @@ class ReduceLROnPlateau(LRScheduler):
             for group, least in zip(self.optimizer.param_groups, self.min_lrs, strict=True):
                 lr = max(group["lr"] * self.factor, least)
                 if group["lr"] - lr > self.eps:
-                    group["lr"] = lr
+                    set_rate(group, lr)
             self.cooldown_counter = self.cooldown
             self.num_bad_epochs = 0
         self._last_lr = self._rates

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .optimizer import Optimizer
-from .scheduler import LRScheduler
+from .scheduler import LRScheduler, set_rate
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
@@ -108,7 +108,7 @@ class OneCycleLR(LRScheduler):
                 group["initial_lr"] = top / div_factor
                 group["max_lr"] = top
                 group["min_lr"] = group["initial_lr"] / final_div_factor
-                group["lr"] = group["initial_lr"]
+                set_rate(group, group["initial_lr"])
                 if cycle_momentum:
                     if "momentum" not in group and "betas" not in group:
                         raise ValueError(
@@ -200,7 +200,7 @@ class CyclicLR(LRScheduler):
             self.max_momentums = _listed("max_momentum", optimizer, max_momentum)
         if last_epoch == -1:
             for k, group in enumerate(optimizer.param_groups):
-                group["lr"] = low[k]
+                set_rate(group, low[k])
                 if cycle_momentum:
                     group["max_momentum"] = self.max_momentums[k]
                     group["base_momentum"] = self.base_momentums[k]
