@@ -322,7 +322,7 @@ def test_threads_synchronize_and_free_while_one_captures():
         try:
             while working:
                 work()
-                time.sleep(2e-4)
+                time.sleep(1e-3)
         except BaseException as error:
             wrong.append(error)
 

@@ -51,12 +51,17 @@ struct kernel {
     int words, registers, shared;
 };
 
+/* A place in a stream; the time, in milliseconds, at which it was come to. */
+struct mark {
+    struct stream *stream;
+    int done;
+    double time;
+};
+
 struct event {
     enum kind kind;
     unsigned flags;
-    long recorded, done; /* how many times */
-    double time;         /* in milliseconds */
-    struct stream *stream;
+    struct mark *last; /* Earlier ones stay what they are for those that wait for them. */
 };
 
 struct work {
@@ -65,8 +70,7 @@ struct work {
     size_t size;
     char *host;
     int pinned, byte;
-    struct event *event;
-    long turn;
+    struct mark *mark;
     struct kernel *kernel;
     unsigned x, y, block;
     u64 *words;
@@ -172,7 +176,7 @@ static void hold(struct memory **list, u64 at, size_t size) {
 
 /* ----------------------------------------------------------------------------------- work */
 
-static void finish_event(struct event *event, long turn);
+static void finish_mark(struct mark *mark);
 
 /* Run a kernel, whose words are memory in use where they look like device addresses. */
 static void launch(struct work *w) {
@@ -211,10 +215,10 @@ static void perform(struct work *w) {
         launch(w);
     } else if (w->kind == RECORD) {
         clock_gettime(CLOCK_MONOTONIC, &now);
-        w->event->done = w->turn;
-        w->event->time = now.tv_sec * 1e3 + now.tv_nsec * 1e-6;
+        w->mark->done = 1;
+        w->mark->time = now.tv_sec * 1e3 + now.tv_nsec * 1e-6;
     } else if (w->kind == WAIT) {
-        finish_event(w->event, w->turn);
+        finish_mark(w->mark);
     } else if (w->graph->kind != GRAPH) {
         misuse(0, "a graph was destroyed before it ran");
     } else {
@@ -250,9 +254,9 @@ static void finish_all(void) {
         finish(s);
 }
 
-static void finish_event(struct event *event, long turn) {
-    while (event->done < turn && waiting(event->stream))
-        advance(event->stream);
+static void finish_mark(struct mark *mark) {
+    while (!mark->done && waiting(mark->stream))
+        advance(mark->stream);
 }
 
 /* The stream of a handle, of which 0 and 1 are the default stream. */

@@ -190,10 +190,9 @@ int cuStreamQuery(void *handle) {
 
 int cuStreamWaitEvent(void *handle, void *given, unsigned flags) {
     ENTER_CONTEXT;
-    struct event *event = event_of(given);
+    struct mark *mark = event_of(given)->last;
     REQUIRE(!stream_of(handle)->capture, CAPTURE_ISOLATION, "a capture waits for other work");
-    struct work w = {WAIT, .event = event, .turn = event->recorded};
-    return leave(event->recorded ? give(handle, w) : SUCCESS);
+    return leave(mark ? give(handle, (struct work){WAIT, .mark = mark}) : SUCCESS);
 }
 
 int cuEventCreate(struct event **made, unsigned flags) {
@@ -207,21 +206,24 @@ int cuEventRecord(void *handle, void *stream) {
     ENTER_CONTEXT;
     struct event *event = event_of(handle);
     REQUIRE(!stream_of(stream)->capture, CAPTURED_EVENT, "an event is recorded in a capture");
-    event->stream = stream_of(stream);
-    return leave(give(stream, (struct work){RECORD, .event = event, .turn = ++event->recorded}));
+    struct mark *mark = event->last = calloc(1, sizeof *mark);
+    mark->stream = stream_of(stream);
+    return leave(give(stream, (struct work){RECORD, .mark = mark}));
 }
 
 int cuEventQuery(void *handle) {
     ENTER_CONTEXT;
-    struct event *event = event_of(handle);
-    if (event->done < event->recorded)
-        advance(event->stream);
-    return leave(event->done < event->recorded ? NOT_READY : SUCCESS);
+    struct mark *mark = event_of(handle)->last;
+    if (mark && !mark->done)
+        advance(mark->stream);
+    return leave(mark && !mark->done ? NOT_READY : SUCCESS);
 }
 
 int cuEventSynchronize(void *handle) {
     ENTER_CONTEXT;
-    finish_event(event_of(handle), event_of(handle)->recorded);
+    struct mark *mark = event_of(handle)->last;
+    if (mark)
+        finish_mark(mark);
     return leave(SUCCESS);
 }
 
@@ -229,9 +231,9 @@ int cuEventElapsedTime(float *milliseconds, void *first, void *last) {
     ENTER_CONTEXT;
     struct event *a = event_of(first), *b = event_of(last);
     REQUIRE(!((a->flags | b->flags) & 2), INVALID_HANDLE, "events that take no time");
-    REQUIRE(a->recorded && b->recorded, INVALID_HANDLE, "events that were not recorded");
-    *milliseconds = b->time - a->time;
-    return leave(a->done < a->recorded || b->done < b->recorded ? NOT_READY : SUCCESS);
+    REQUIRE(a->last && b->last, INVALID_HANDLE, "events that were not recorded");
+    *milliseconds = b->last->time - a->last->time;
+    return leave(a->last->done && b->last->done ? SUCCESS : NOT_READY);
 }
 
 /* --------------------------------------------------------- kernels, captures and graphs */
