@@ -14,10 +14,22 @@
 #include <unistd.h>
 
 enum code {
-    SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100,
-    INVALID_IMAGE = 200, INVALID_CONTEXT = 201, INVALID_HANDLE = 400, NOT_FOUND = 500,
-    NOT_READY = 600, ILLEGAL_ADDRESS = 700, OUT_OF_RESOURCES = 701, CAPTURE_UNSUPPORTED = 900,
-    CAPTURE_INVALIDATED = 901, CAPTURE_ISOLATION = 905, CAPTURED_EVENT = 907
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NOT_INITIALIZED = 3,
+    NO_DEVICE = 100,
+    INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201,
+    INVALID_HANDLE = 400,
+    NOT_FOUND = 500,
+    NOT_READY = 600,
+    ILLEGAL_ADDRESS = 700,
+    OUT_OF_RESOURCES = 701,
+    CAPTURE_UNSUPPORTED = 900,
+    CAPTURE_INVALIDATED = 901,
+    CAPTURE_ISOLATION = 905,
+    CAPTURED_EVENT = 907
 };
 
 /* Device addresses are as far from the host's as those of microtorch/gpu/simulator.py. */
@@ -35,8 +47,12 @@ struct {
     int64_t lost, contexts, allocations, used, launches, replays, graphs;
     Run *run; /* does what a kernel does; NULL: nothing */
     char misuse[400];
-} standin = {.version = 13000, .devices = 1, .capability = 90, .processors = 132,
-             .total = 8ll << 30, .launches_left = -1};
+} standin = {.version = 13000,
+             .devices = 1,
+             .capability = 90,
+             .processors = 132,
+             .total = 8ll << 30,
+             .launches_left = -1};
 
 enum kind { STREAM = 1, EVENT, MODULE, KERNEL, CAPTURED, GRAPH };
 
@@ -103,10 +119,10 @@ struct memory {
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static pid_t process;
-static int context;
-static __thread void *current;
-static char *arena;
+static pid_t process;          /* that began */
+static int context;            /* of which there is one */
+static __thread void *current; /* the context of this thread */
+static char *arena;            /* memory of the device, and how much of it was ever in use */
 static size_t taken;
 static struct memory *blocks, *pins;
 static struct stream legacy = {.kind = STREAM}, *streams = &legacy;
@@ -123,13 +139,7 @@ static int misuse(enum code code, const char *words, ...) {
     return code;
 }
 
-/* One call at a time, in the process that began. */
-static int enter(void) {
-    pthread_mutex_lock(&mutex);
-    return process == getpid() ? SUCCESS : NOT_INITIALIZED;
-}
-
-/* An error of earlier work shows up in any call. */
+/* The end of a call: an error of earlier work shows up in any. */
 static int leave(int code) {
     if (standin.lost && (code == SUCCESS || code == NOT_READY))
         code = ILLEGAL_ADDRESS;
@@ -137,13 +147,26 @@ static int leave(int code) {
     return code;
 }
 
-#define REQUIRE(condition, ...) \
-    if (!(condition)) return leave(misuse(__VA_ARGS__))
-#define ENTER         \
-    int code = enter(); \
-    if (code || standin.lost) return leave(code)
-#define ENTER_CONTEXT \
-    ENTER;            \
+/* The beginning: one call at a time, in the process that began. */
+static int enter(void) {
+    pthread_mutex_lock(&mutex);
+    int code = process == getpid() ? SUCCESS : NOT_INITIALIZED;
+    return code || standin.lost ? leave(code) : SUCCESS;
+}
+
+#define REQUIRE(condition, ...)                                                                    \
+    do {                                                                                           \
+        if (!(condition))                                                                          \
+            return leave(misuse(__VA_ARGS__));                                                     \
+    } while (0)
+#define ENTER                                                                                      \
+    int code = enter();                                                                            \
+    do {                                                                                           \
+        if (code)                                                                                  \
+            return code;                                                                           \
+    } while (0)
+#define ENTER_CONTEXT                                                                              \
+    ENTER;                                                                                         \
     REQUIRE(current == &context, INVALID_CONTEXT, "%s without a context", __func__)
 
 /* --------------------------------------------------------------------------------- memory */
@@ -155,19 +178,23 @@ static struct memory **find(struct memory **list, u64 at) {
     return list;
 }
 
+/* Whether memory of the device is in use. */
 static int allocated(u64 at, size_t size) {
     struct memory *found = *find(&blocks, at);
     return found && at + size <= found->at + found->size;
 }
 
+/* Whether memory of the host is pinned. */
 static int pinned(const void *at) {
     return *find(&pins, (u64)at) != NULL;
 }
 
+/* The memory that stands for a device address. */
 static void *host(u64 at) {
     return (void *)(at - FAR);
 }
 
+/* Note memory that is in use from now on. */
 static void hold(struct memory **list, u64 at, size_t size) {
     struct memory *made = malloc(sizeof *made);
     *made = (struct memory){at, size, *list};
@@ -196,6 +223,7 @@ static void launch(struct work *w) {
         standin.run(w->kernel->name, w->x, w->y, w->block, w->words, w->kernel->words);
 }
 
+/* Do one piece of work, for which its memory must still be there. */
 static void perform(struct work *w) {
     struct timespec now;
     if (standin.lost)
@@ -227,6 +255,7 @@ static void perform(struct work *w) {
     }
 }
 
+/* Whether a stream has work to do. */
 static int waiting(struct stream *s) {
     return s->works.first < s->works.count;
 }
@@ -244,16 +273,19 @@ static void advance(struct stream *s) {
         free(w.host);
 }
 
+/* Do all that a stream was given. */
 static void finish(struct stream *s) {
     while (waiting(s))
         advance(s);
 }
 
+/* Do all that all streams were given. */
 static void finish_all(void) {
     for (struct stream *s = streams; s; s = s->next)
         finish(s);
 }
 
+/* Do what comes before a mark. */
 static void finish_mark(struct mark *mark) {
     while (!mark->done && waiting(mark->stream))
         advance(mark->stream);
@@ -267,6 +299,7 @@ static struct stream *stream_of(void *handle) {
     return s;
 }
 
+/* The event of a handle. */
 static struct event *event_of(void *handle) {
     struct event *event = handle;
     if (event->kind != EVENT)

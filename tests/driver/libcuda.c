@@ -9,6 +9,7 @@
 
 /* --------------------------------------------------------------------- start and contexts */
 
+/* Begin, where there is a device. */
 int cuInit(unsigned flags) {
     if (standin.starts || !standin.devices)
         return standin.starts ? standin.starts : NO_DEVICE;
@@ -20,6 +21,7 @@ int cuInit(unsigned flags) {
     return process == getpid() && arena != MAP_FAILED ? SUCCESS : NOT_INITIALIZED;
 }
 
+/* The driver's words for the errors that tests look at. */
 int cuGetErrorString(int code, const char **words) {
     *words = code == OUT_OF_MEMORY         ? "out of memory"
              : code == NOT_INITIALIZED     ? "initialization error"
@@ -29,17 +31,20 @@ int cuGetErrorString(int code, const char **words) {
     return SUCCESS;
 }
 
+/* The release of CUDA. */
 int cuDriverGetVersion(int *version) {
     *version = standin.version;
     return SUCCESS;
 }
 
+/* How many devices there are. */
 int cuDeviceGetCount(int *count) {
     ENTER;
     *count = standin.devices;
     return leave(SUCCESS);
 }
 
+/* A device by its number. */
 int cuDeviceGet(int *device, int number) {
     ENTER;
     REQUIRE(number >= 0 && number < standin.devices, INVALID_VALUE, "no device %d", number);
@@ -47,12 +52,14 @@ int cuDeviceGet(int *device, int number) {
     return leave(SUCCESS);
 }
 
+/* The name, which ends with a 0. */
 int cuDeviceGetName(char *name, int size, int device) {
     ENTER;
     snprintf(name, size, "Stand-in");
     return leave(SUCCESS);
 }
 
+/* Multiprocessors (16), or a part of the compute capability (75 and 76). */
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     ENTER;
     *value = attribute == 16   ? standin.processors
@@ -61,6 +68,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     return leave(SUCCESS);
 }
 
+/* Make the context. */
 int cuDevicePrimaryCtxRetain(void **made, int device) {
     ENTER;
     standin.contexts++;
@@ -68,12 +76,14 @@ int cuDevicePrimaryCtxRetain(void **made, int device) {
     return leave(SUCCESS);
 }
 
+/* Enter the context in this thread. */
 int cuCtxSetCurrent(void *chosen) {
     ENTER;
     current = chosen;
     return leave(SUCCESS);
 }
 
+/* Wait for everything. */
 int cuCtxSynchronize(void) {
     ENTER_CONTEXT;
     if ((code = broken(NULL)) == SUCCESS)
@@ -83,6 +93,7 @@ int cuCtxSynchronize(void) {
 
 /* ---------------------------------------------------------------------- memory and copies */
 
+/* Bytes that are free, and all. */
 int cuMemGetInfo(size_t *unused, size_t *total) {
     ENTER_CONTEXT;
     *unused = standin.total - standin.used;
@@ -106,6 +117,7 @@ int cuMemAlloc(u64 *at, size_t size) {
     return leave(SUCCESS);
 }
 
+/* Freeing waits for all that uses the memory. */
 int cuMemFree(u64 at) {
     ENTER_CONTEXT;
     finish_all();
@@ -116,6 +128,7 @@ int cuMemFree(u64 at) {
     return leave(SUCCESS);
 }
 
+/* Pinned memory. */
 int cuMemAllocHost(void **at, size_t size) {
     ENTER_CONTEXT;
     if (standin.full)
@@ -155,6 +168,7 @@ int cuMemcpyDtoHAsync(void *to, u64 from, size_t size, void *handle) {
     return leave(code);
 }
 
+/* Fill memory with a byte. */
 int cuMemsetD8Async(u64 at, unsigned char byte, size_t size, void *handle) {
     ENTER_CONTEXT;
     return leave(give(handle, (struct work){FILL, at, size, .byte = byte}));
@@ -172,6 +186,7 @@ int cuStreamCreate(struct stream **made, unsigned flags) {
     return leave(SUCCESS);
 }
 
+/* Wait for a stream. */
 int cuStreamSynchronize(void *handle) {
     ENTER_CONTEXT;
     struct stream *s = stream_of(handle);
@@ -180,6 +195,7 @@ int cuStreamSynchronize(void *handle) {
     return leave(code);
 }
 
+/* Whether a stream is done. It goes on a step, so who asks in a loop comes to an end. */
 int cuStreamQuery(void *handle) {
     ENTER_CONTEXT;
     struct stream *s = stream_of(handle);
@@ -188,6 +204,7 @@ int cuStreamQuery(void *handle) {
     return leave(code ? code : waiting(s) ? NOT_READY : SUCCESS);
 }
 
+/* Let a stream wait for an event as it was recorded last. */
 int cuStreamWaitEvent(void *handle, void *given, unsigned flags) {
     ENTER_CONTEXT;
     struct mark *mark = event_of(given)->last;
@@ -195,6 +212,7 @@ int cuStreamWaitEvent(void *handle, void *given, unsigned flags) {
     return leave(mark ? give(handle, (struct work){WAIT, .mark = mark}) : SUCCESS);
 }
 
+/* An event, which takes no time with flags 2. */
 int cuEventCreate(struct event **made, unsigned flags) {
     ENTER_CONTEXT;
     *made = calloc(1, sizeof **made);
@@ -202,6 +220,7 @@ int cuEventCreate(struct event **made, unsigned flags) {
     return leave(SUCCESS);
 }
 
+/* Let an event happen when a stream is done with what it has. */
 int cuEventRecord(void *handle, void *stream) {
     ENTER_CONTEXT;
     struct event *event = event_of(handle);
@@ -211,6 +230,7 @@ int cuEventRecord(void *handle, void *stream) {
     return leave(give(stream, (struct work){RECORD, .mark = mark}));
 }
 
+/* Whether an event has happened; its stream goes on a step. */
 int cuEventQuery(void *handle) {
     ENTER_CONTEXT;
     struct mark *mark = event_of(handle)->last;
@@ -219,6 +239,7 @@ int cuEventQuery(void *handle) {
     return leave(mark && !mark->done ? NOT_READY : SUCCESS);
 }
 
+/* Wait for an event. */
 int cuEventSynchronize(void *handle) {
     ENTER_CONTEXT;
     struct mark *mark = event_of(handle)->last;
@@ -227,6 +248,7 @@ int cuEventSynchronize(void *handle) {
     return leave(SUCCESS);
 }
 
+/* The time between two events. */
 int cuEventElapsedTime(float *milliseconds, void *first, void *last) {
     ENTER_CONTEXT;
     struct event *a = event_of(first), *b = event_of(last);
@@ -291,6 +313,7 @@ static int read_elf(const char *image, struct kernel *kernel) {
     return found;
 }
 
+/* A kernel of a module. */
 int cuModuleGetFunction(struct kernel **made, struct module *module, const char *name) {
     ENTER_CONTEXT;
     struct kernel *kernel = *made = calloc(1, sizeof *kernel);
@@ -302,13 +325,15 @@ int cuModuleGetFunction(struct kernel **made, struct module *module, const char 
     return leave(SUCCESS);
 }
 
+/* Launch a kernel, whose words are copied at once, within the limits of a multiprocessor. */
 int cuLaunchKernel(struct kernel *kernel, unsigned x, unsigned y, unsigned z, unsigned block,
-                   unsigned block_y, unsigned block_z, unsigned shared, void *handle,
-                   u64 **words, void **extra) {
+                   unsigned block_y, unsigned block_z, unsigned shared, void *handle, u64 **words,
+                   void **extra) {
     ENTER_CONTEXT;
     REQUIRE(kernel->kind == KERNEL && !extra, INVALID_HANDLE, "no kernel is launched");
     REQUIRE(x && x < 1u << 31 && y && y < 1 << 16 && z == 1 && block && block <= 1024 &&
-            block_y == 1 && block_z == 1, INVALID_VALUE, "a grid of %u %u x %u", x, y, block);
+                block_y == 1 && block_z == 1,
+            INVALID_VALUE, "a grid of %u %u x %u", x, y, block);
     REQUIRE(kernel->registers * block <= 65536 && kernel->shared + shared <= 49152,
             OUT_OF_RESOURCES, "%d registers, %d bytes", kernel->registers, kernel->shared);
     struct work w = {LAUNCH, .kernel = kernel, .x = x, .y = y, .block = block};
@@ -328,6 +353,7 @@ int cuStreamBeginCapture(void *handle, int mode) {
     return leave(SUCCESS);
 }
 
+/* What was captured, or an error if anything broke it off. */
 int cuStreamEndCapture(void *handle, struct graph **made) {
     ENTER_CONTEXT;
     struct stream *s = stream_of(handle);
@@ -339,6 +365,7 @@ int cuStreamEndCapture(void *handle, struct graph **made) {
     return leave(code);
 }
 
+/* A graph that can be launched. */
 int cuGraphInstantiateWithFlags(struct graph **made, struct graph *captured, u64 flags) {
     ENTER_CONTEXT;
     REQUIRE(captured->kind == CAPTURED, INVALID_HANDLE, "no graph is instantiated");
@@ -348,6 +375,7 @@ int cuGraphInstantiateWithFlags(struct graph **made, struct graph *captured, u64
     return leave(SUCCESS);
 }
 
+/* Drop what was captured. */
 int cuGraphDestroy(struct graph *captured) {
     ENTER;
     REQUIRE(captured->kind == CAPTURED, INVALID_HANDLE, "no graph is destroyed");
@@ -355,6 +383,7 @@ int cuGraphDestroy(struct graph *captured) {
     return leave(SUCCESS);
 }
 
+/* Launch all that a graph consists of. */
 int cuGraphLaunch(struct graph *graph, void *handle) {
     ENTER_CONTEXT;
     REQUIRE(graph->kind == GRAPH, INVALID_HANDLE, "no graph is launched");
@@ -362,6 +391,7 @@ int cuGraphLaunch(struct graph *graph, void *handle) {
     return leave(give(handle, (struct work){REPLAY, .graph = graph}));
 }
 
+/* Drop a graph, which must not wait in a stream. */
 int cuGraphExecDestroy(struct graph *graph) {
     ENTER;
     REQUIRE(graph->kind == GRAPH, INVALID_HANDLE, "no graph is destroyed");
