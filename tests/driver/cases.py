@@ -221,6 +221,7 @@ def test_a_table_of_addresses_is_each_streams_own():
         optimizer.step()
     for _, other in others:
         other.step()
+    cuda.default_stream().synchronize()
     cuda.synchronize()
     assert p.tolist() == [-1, -1]
     assert all(q.tolist() == [0, 0] for q, _ in others)
