@@ -38,7 +38,7 @@ RUN = ctypes.CFUNCTYPE(
 
 
 class Standin(ctypes.Structure):
-    """What tests set and read: libcuda.c says what each means."""
+    """What tests set and read: device.h says what each means."""
 
     _fields_ = [*((name, ctypes.c_int64) for name in NUMBERS), ("run", RUN),
                 ("misuse", ctypes.c_char * 400)]  # fmt: skip
