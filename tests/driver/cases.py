@@ -114,9 +114,9 @@ def test_a_copy_that_does_not_block_is_done_later():
 def test_memory_of_a_copy_is_nobody_elses_until_it_is_done():
     for k in range(20):
         there = torch.full((5000,), float(k)).pin_memory().to("cuda", non_blocking=True)
+        torch.full((5000,), -1.0).pin_memory()
         back = there.to("cpu", non_blocking=True)
         del there
-        torch.full((5000,), -1.0).pin_memory()
         torch.full((5000,), -1.0, device="cuda")
         cuda.synchronize()
         assert (back == k).all()
