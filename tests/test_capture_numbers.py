@@ -361,22 +361,33 @@ class Doubled:
 
 
 def test_places_that_are_something_else():
-    doubled = Doubled()
     options = {".a": 1.0, "a": 2.0, "lambda": 3.0, "kinds": 4.0, "é": 5.0}
     constants = constant_0 = 1.0
 
     def function(x, k, **more):
-        total = doubled.mu + options[".a"] + options["a"] * options["lambda"] + more["class"]
+        total = options[".a"] + options["a"] * options["lambda"] + more["class"]
         return x * total + (options["kinds"] * options["é"] + constants * constant_0) - k
 
     compiled = torch.compile(function)
     for k in range(1, 12):
-        doubled.mu, options[".a"], options["lambda"] = 0.5 * k, 0.7 * k, 0.9 * k
+        options[".a"], options["lambda"] = 0.7 * k, 0.9 * k
         options["kinds"], options["é"], constants, constant_0 = 1.5 * k, 2.0 * k, 3.0 * k, 0.25 * k
         more = {"class": 2.5 * k}
         same(compiled(X, 0.1 * k, **more), function(X, 0.1 * k, **more))
+    assert count(compiled) == 2 and not compiled.signatures.pinned
+
+    doubled = Doubled()
+
+    def times(x):
+        return x * doubled.mu
+
+    compiled = torch.compile(times)
+    for k in range(4):
+        doubled.mu = 0.5 * k
+        same(compiled(X), times(X))
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_dtypes_of_numbers():
     ones = np.ones(3, "f4")
 
@@ -400,6 +411,7 @@ def test_nan_is_a_number_like_others(other):
         same(compiled(X, k), function(X, k))
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_results_kept_by_numbers():
     @functools.lru_cache(None)
     def schedule(k):

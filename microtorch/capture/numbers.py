@@ -25,7 +25,7 @@ from ..kernels.operations import replaced
 from ..kernels.standin import method
 from .tape import active
 from .usercode import is_library, names_of, parts_of
-from .values import CONTAINERS, SIMPLE, walked
+from .values import CLOSED, CONTAINERS, SIMPLE, walked
 
 KINDS = (int, float)
 # Integers beyond have no float64 of their own.
@@ -269,7 +269,7 @@ def _names(owner: Any) -> Iterable[str]:
         return "__defaults__", "__kwdefaults__"
     if isinstance(owner, type):
         return list(vars(owner))
-    slots = not is_library(None, type(owner).__module__)
+    slots = not (isinstance(owner, CLOSED) or is_library(None, type(owner).__module__))
     return names_of(owner) - getattr(owner, "__dict__", {}).keys() if slots else ()
 
 
