@@ -411,6 +411,20 @@ def test_nan_is_a_number_like_others(other):
         same(compiled(X, k), function(X, k))
 
 
+def test_long_expressions_are_read():
+    def function(x, k):
+        first = second = k
+        for _ in range(200):
+            k = k * 1.01 + 1e-3
+            first, second = second, (first + second) * 0.5
+        return x * k + second
+
+    compiled = torch.compile(function)
+    for k in (1.0, 2.0):
+        same(compiled(X, k), function(X, k))
+    assert compiled.signatures.pinned
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_results_kept_by_numbers():
     @functools.lru_cache(None)

@@ -30,6 +30,8 @@ from .values import CLOSED, CONTAINERS, SIMPLE, walked
 KINDS = (int, float)
 # Integers beyond have no float64 of their own.
 EXACT = 2**53
+# Longer expressions would be of more parentheses than Python reads, and may double at each step.
+LONGEST = 500
 # Names that the text of `refresh` has for itself.
 _TAKEN = {"abs", "exact", "values", "kinds", "pinned", "constants", "Exception"}
 # What looks for a number in a dict of arrays, and makes one where it finds none.
@@ -279,13 +281,14 @@ def _made(numbers: Numbers, function: Any, form: str, *operands: Any) -> Any:
     lives = [x for x in operands if type(x) is Live]
     recorded = numbers.tape is not None and active.tape is numbers.tape
     same = all(x.numbers is numbers for x in lives)
-    if not (recorded and same and type(found) in KINDS) or abs(found) > EXACT:
+    text = form.format(*[x.text if type(x) is Live else numbers.constant(x) for x in operands])
+    known = type(found) in KINDS and not abs(found) > EXACT and len(text) <= LONGEST
+    if not (recorded and same and known):
         for x in lives:
             x.read()
         return found
-    texts = [x.text if type(x) is Live else numbers.constant(x) for x in operands]
     leaves = dict.fromkeys(leaf for x in lives for leaf in x.leaves)
-    return Live(numbers, found, form.format(*texts), tuple(leaves))
+    return Live(numbers, found, text, tuple(leaves))
 
 
 def _binary(name: str, sign: str) -> None:
