@@ -299,11 +299,11 @@ def _backward(
     return adjoint.RUN(roots, arithmetic, keep, create_graph, targets, sink)
 
 
-class OneHot:
-    """The places of classes, as a mask."""
+class OneHot(tuple[Any, ...]):
+    """The places of classes: an index for eager mode, where the first call's graph may be used."""
 
-    def __init__(self, mask: Any) -> None:
-        self.mask = mask
+    # The same for the program.
+    mask: Any
 
 
 def _put_index(g: Any, key: Any, shape: Any) -> Any:
@@ -344,7 +344,11 @@ def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) 
         each = each.sum() / divisor
     elif reduction == "sum":
         each = each.sum()
-    return each, factor, OneHot(mask), divisor
+    with paused():
+        places = np.where(plain(ignored), 0, plain(t))
+        key = OneHot(loss.class_key(places, a.ndim))
+    key.mask = mask
+    return each, factor, key, divisor
 
 
 # -------------------------------------------------------------------------- installation
