@@ -1164,6 +1164,24 @@ def test_nothing_is_left_behind():
     assert "np" in vars(torch.tensor) or torch.tensor(1.0)._array.__class__ is np.ndarray
 
 
+@pytest.mark.parametrize(
+    "shape", [(4, 6), (6,), (2, 6, 3)], ids=["rows", "one class", "more dims"]
+)  # fmt: skip
+@pytest.mark.parametrize("options", [{}, {"ignore_index": 1, "reduction": "sum"}])
+def test_backward_of_the_first_call_of_a_loss_of_classes(shape, options):
+    x = torch.randn(*shape, requires_grad=True)
+    y = torch.randint(0, 6, shape[:1] + shape[2:] if len(shape) > 1 else ())
+    weight = torch.rand(6)
+
+    def loss(x):
+        return nn.functional.cross_entropy(x, y, weight, **options)
+
+    compiled = torch.compile(loss)
+    expected = torch.autograd.grad(loss(x), x)[0]
+    for _ in range(2):
+        close(torch.autograd.grad(compiled(x), x)[0], expected)
+
+
 @pytest.mark.usefixtures("native")
 def test_wrong_classes_are_not_silent():
     f = torch.compile(lambda x, y: nn.functional.cross_entropy(x, y))

@@ -1,6 +1,8 @@
 """Numbers that differ from call to call: one program for all values, and eager mode's results."""
 
+import collections
 import copy
+import functools
 import json
 import math
 import random
@@ -238,6 +240,201 @@ def test_nothing_live_is_left_behind():
     with pytest.raises(RuntimeError, match="changed inside a compiled function"):
         for k in range(60):
             compiled(X, 0.1 * k)
+
+
+class Slotted:
+    __slots__ = ("last",)
+
+
+class Holder:
+    last = None
+
+
+Named = collections.namedtuple("Named", "number tensor")
+PLACES = {
+    "a tuple in a list": (list, lambda place, k: place.append((k, "a"))),
+    "a set": (set, lambda place, k: place.add(k)),
+    "a deque": (collections.deque, lambda place, k: place.append(k)),
+    "a key": (dict, lambda place, k: place.__setitem__(k, 1)),
+    "a new list": (lambda: collections.defaultdict(list), lambda place, k: place["a"].append(k)),
+    "a slot": (Slotted, lambda place, k: setattr(place, "last", k)),
+    "a class": (lambda: Holder, lambda place, k: setattr(place, "last", (k, Named(k, None)))),
+    "an object in a list": (lambda: [Trainer()], lambda place, k: setattr(place[0], "last", k)),
+    "a default": (lambda: lambda a=0.0: a, lambda place, k: setattr(place, "__defaults__", (k,))),
+}
+
+
+def parts(value, seen):
+    """The types of all that an object holds."""
+    if id(value) not in seen:
+        seen[id(value)] = value
+        inner = [getattr(value, "last", None), getattr(value, "__defaults__", None)]
+        if isinstance(value, (list, tuple, set, dict, collections.deque)):
+            inner += [*value, *(value.values() if isinstance(value, dict) else ())]
+        for x in inner:
+            parts(x, seen)
+    return {type(x).__name__ for x in seen.values()}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", PLACES)
+def test_what_the_function_keeps_is_a_number(name):
+    make, put = PLACES[name]
+    place, on = make(), [False]
+
+    def function(x, k):
+        if on[0]:
+            put(place, k)
+        return x * k
+
+    compiled = torch.compile(function, fallback="eager")
+    for k in (0.1, 0.2, 0.3, 0.4):
+        on[0] = k > 0.3
+        compiled(X, k)
+        assert "Live" not in parts(place, {})
+    assert "float" in parts(place, {})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_results_and_errors_hold_numbers():
+    def function(x, k):
+        if k > 5:
+            raise ValueError(k)
+        return Named(k, x * k), {k: [k]}, torch.Size([k])
+
+    compiled = torch.compile(function, fallback="eager")
+    for k in (1, 2, 3, 4):
+        named, items, size = compiled(X, k)
+        assert "Live" not in parts((named, items, size), {})
+        assert type(named) is Named and items == {k: [k]} and size == (k,)
+    with pytest.raises(ValueError, match="7") as error:
+        compiled(X, 7)
+    assert type(error.value.args[0]) is int
+
+
+def pair(make):
+    """A function and an object that it changes, and the same compiled with one of its own."""
+    ours, theirs = Trainer(), Trainer()
+    return ours, make(ours), theirs, torch.compile(make(theirs), fallback="eager")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_written_is_written_by_later_calls():
+    def keeping(owner):
+        def function(x, k):
+            owner.mu = k
+            return x * owner.mu
+
+        return function
+
+    ours, eager, theirs, compiled = pair(keeping)
+    for k in (0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.1):
+        same(compiled(X, k), eager(X, k))
+        assert theirs.mu == ours.mu == k
+
+    def changing(change):
+        def make(owner):
+            def function(x):
+                owner.mu = change(owner.mu)
+                return x * owner.mu
+
+            return function
+
+        return make
+
+    for change in (abs, lambda k: k * 0.99, lambda k: k % 10, lambda k: 2.0, lambda k: k):
+        ours, eager, theirs, compiled = pair(changing(change))
+        for k in (0.5, 0.0, 0.0, 2.0, 2.0, -0.3, 2.0, 12.0, 0.0, 3.0):
+            ours.mu = theirs.mu = k
+            same(compiled(X), eager(X))
+            assert theirs.mu == ours.mu
+
+
+class Doubled:
+    @property
+    def mu(self):
+        return self.__dict__["mu"] * 2
+
+    @mu.setter
+    def mu(self, value):
+        self.__dict__["mu"] = value
+
+
+def test_places_that_are_something_else():
+    options = {".a": 1.0, "a": 2.0, "lambda": 3.0, "kinds": 4.0, "é": 5.0}
+    constants = constant_0 = 1.0
+
+    def function(x, k, **more):
+        total = options[".a"] + options["a"] * options["lambda"] + more["class"]
+        return x * total + (options["kinds"] * options["é"] + constants * constant_0) - k
+
+    compiled = torch.compile(function)
+    for k in range(1, 12):
+        options[".a"], options["lambda"] = 0.7 * k, 0.9 * k
+        options["kinds"], options["é"], constants, constant_0 = 1.5 * k, 2.0 * k, 3.0 * k, 0.25 * k
+        more = {"class": 2.5 * k}
+        same(compiled(X, 0.1 * k, **more), function(X, 0.1 * k, **more))
+    assert count(compiled) == 2 and not compiled.signatures.pinned
+
+    doubled = Doubled()
+
+    def times(x):
+        return x * doubled.mu
+
+    compiled = torch.compile(times)
+    for k in range(4):
+        doubled.mu = 0.5 * k
+        same(compiled(X), times(X))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dtypes_of_numbers():
+    ones = np.ones(3, "f4")
+
+    def function(x, k):
+        chosen = torch.from_numpy(np.where(ones > 0, ones, k))
+        return x * k, torch.tensor(k), torch.tensor([[k], [k + 1]]), torch.as_tensor(k), chosen
+
+    for values in ((0.5, 1.0, 2.0, 0.5), (1, 2, 3, 2)):
+        compiled = torch.compile(function)
+        for k in values:
+            same(compiled(X, k), function(X, k))
+
+
+@pytest.mark.parametrize("other", [math.nan, math.inf])
+def test_nan_is_a_number_like_others(other):
+    def function(x, k):
+        return x * (k * 0.0 + 1)
+
+    compiled = torch.compile(function)
+    for k in (1.0, other, other, other, other, 2.0, other):
+        same(compiled(X, k), function(X, k))
+
+
+def test_long_expressions_are_read():
+    def function(x, k):
+        first = second = k
+        for _ in range(200):
+            k = k * 1.01 + 1e-3
+            first, second = second, (first + second) * 0.5
+        return x * k + second
+
+    compiled = torch.compile(function)
+    for k in (1.0, 2.0):
+        same(compiled(X, k), function(X, k))
+    assert compiled.signatures.pinned
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_results_kept_by_numbers():
+    @functools.lru_cache(None)
+    def schedule(k):
+        return 1 - 0.5 * k
+
+    compiled = torch.compile(lambda x, k: x * schedule(k))
+    for k in (0.1, 0.2, 0.3):
+        same(compiled(X, k), X * (1 - 0.5 * k))
+        assert type(schedule(k)) is float
 
 
 def test_errors_of_the_function():

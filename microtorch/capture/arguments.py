@@ -1,6 +1,5 @@
 """The arguments of a call: the key by which its program is found, and what they are in words."""
 
-import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -105,8 +104,7 @@ class Signatures:
         guards.labels |= {id(x): names[k] for k, x in enumerate(given.args) if k in names}
         for at, x in given.numbers.items():
             text = f"{guards.name(self.now)}[{at!r}]"
-            put = functools.partial(self.now.__setitem__, at)
-            guards.live.add(names.get(at, str(at)), Leaf(at, text, x, put))
+            guards.live.add(names.get(at, str(at)), Leaf(at, text, x, self.now, at))
 
 
 def modes() -> tuple[Any, ...]:

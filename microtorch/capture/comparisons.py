@@ -1,10 +1,10 @@
 """Comparisons of Python values with what they are now: texts for Python, rows for machine code."""
 
-import functools
+import ast
 import operator
 import re
 import types
-from collections.abc import Callable, Set
+from collections.abc import Set
 from typing import Any
 
 from ..kernels import objects
@@ -157,8 +157,8 @@ class Comparisons:
         self, words: str, owner: Any, text: str, value: Any, rows: list[list[int]] | None
     ) -> bool:  # fmt: skip
         """Whether a value, an owner followed by a text, is a live number, which is noted."""
-        put = _putting(owner, text) if type(value) in KINDS else None
-        if put is None:
+        held = _held(owner, text, value) if type(value) in KINDS else None
+        if held is None:
             return False
         place, where = (id(owner), text), self.name(owner) + text
         self.numbers[place] = where, value
@@ -166,7 +166,7 @@ class Comparisons:
             return False
         same = self.text(f"frozen({where}) == {{}}", frozen(value))
         self.places[place] = words, same
-        self.live.add(last(words), Leaf(place, where, value, put, same, rows))
+        self.live.add(last(words), Leaf(place, where, value, *held, same, rows))
         return True
 
     def moved(self) -> set[Any]:
@@ -217,14 +217,12 @@ def parts_rows(value: Any) -> list[list[int]] | None:
     return [objects.size(value, len(value)), *objects.parts(value)] if few else None
 
 
-def _putting(owner: Any, text: str) -> Callable[[Any], None] | None:
-    """What puts something where a text leads to from an owner, if that is simple."""
+def _held(owner: Any, text: str, value: Any) -> tuple[Any, Any] | None:
+    """The dict, with the key, or the cell where a text leads to a value from an owner, if any."""
     if isinstance(owner, types.CellType):
-        return functools.partial(setattr, owner, "cell_contents")
-    held, name = (
-        owner if isinstance(owner, dict) else getattr(owner, "__dict__", 0),
-        text.strip(".[']"),
-    )
-    return (
-        functools.partial(held.__setitem__, name) if type(held) is dict and name in held else None
-    )
+        return owner, None
+    named = isinstance(owner, dict)
+    held = owner if named else getattr(owner, "__dict__", None)
+    key = ast.literal_eval(text[1:-1]) if named else text[1:]
+    # A property may give something else.
+    return (held, key) if type(held) is dict and held.get(key) is value else None

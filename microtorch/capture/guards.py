@@ -74,7 +74,8 @@ class Guards(Comparisons):
 
     def __init__(self, function: Any, arguments: Any, live: Set[Any] = frozenset()) -> None:
         super().__init__(live)
-        # Whether the user's code calls `type`, for which no number can stand for another.
+        # Whether the user's code calls `type`, for which no number can stand for another, or what
+        # keeps results by numbers.
         self.asks_types = False
         # The containers and tensors among the arguments, by their ids.
         self._held: dict[int, Any] = {}
@@ -287,6 +288,7 @@ class Guards(Comparisons):
         ):
             kind = "a file" if isinstance(value, io.IOBase) else f"a {type(value).__name__}"
             self._refuse(f"{kind} is used ({words})" if words else f"{kind} is used", last(words))
+        self.asks_types = self.asks_types or isinstance(value, functools._lru_cache_wrapper)
         self._visit(getattr(value, "__dict__", {}).get("__wrapped__"))
 
     def _function(self, function: Any) -> None:

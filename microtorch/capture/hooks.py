@@ -15,10 +15,11 @@ import numpy as np
 from .. import random
 from ..autograd.backward import _OnArrays as OnArrays
 from ..device import CPU
-from ..functions import criteria, division, index, loss
+from ..functions import creation, criteria, division, index, loss
 from ..functions.random import normal as random_normal
 from ..graph import engine
 from ..kernels import cpu
+from ..kernels.operations import replaced
 from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor, device_of
@@ -126,10 +127,15 @@ def _aside(function: Any) -> Any:
 
 def _constant(value: Any, dtype: Any) -> Any:
     """`cpu.constant`; a live number is one of the program."""
-    if type(value) is Live and dtype.kind == "f":
+    if type(value) is Live and dtype.kind == "f" and value.numbers.tape is active.tape:
         return value.numbers.array(value, dtype)
     with paused():
         return CONSTANT(plain_number(value), dtype)
+
+
+def _array_of(data: Any, dtype: Any) -> Any:
+    """The array of numbers as they are."""
+    return ARRAY_OF(replaced(data, plain_number), dtype)
 
 
 def _called(function: Any) -> Any:
@@ -293,11 +299,11 @@ def _backward(
     return adjoint.RUN(roots, arithmetic, keep, create_graph, targets, sink)
 
 
-class OneHot:
-    """The places of classes, as a mask."""
+class OneHot(tuple[Any, ...]):
+    """The places of classes: an index for eager mode, where the first call's graph may be used."""
 
-    def __init__(self, mask: Any) -> None:
-        self.mask = mask
+    # The same for the program.
+    mask: Any
 
 
 def _put_index(g: Any, key: Any, shape: Any) -> Any:
@@ -338,12 +344,16 @@ def _nll_arrays(a: Any, t: Any, weight: Any, ignore_index: int, reduction: str) 
         each = each.sum() / divisor
     elif reduction == "sum":
         each = each.sum()
-    return each, factor, OneHot(mask), divisor
+    with paused():
+        places = np.where(plain(ignored), 0, plain(t))
+        key = OneHot(loss.class_key(places, a.ndim))
+    key.mask = mask
+    return each, factor, key, divisor
 
 
 # -------------------------------------------------------------------------- installation
 CHECK_INSIDE, PUT_INDEX, REFUSE = cpu.check_inside, cpu.put_index, loss._refuse
-CONSTANT = cpu.constant
+CONSTANT, ARRAY_OF = cpu.constant, creation._array_of
 CHECKS |= {
     inspect.unwrap(function).__code__: (kind, words)
     for function, kind, words in (
@@ -375,6 +385,7 @@ HOOKS: list[tuple[Any, str, Any]] = [
     (Tensor, "_version", property(_refusing("_version is read", Tensor.__dict__["_version"].fget))),
     *SCALAR_HOOKS,
     (cpu, "constant", _instead(CONSTANT)(_constant)), (cpu, "full", _aside(cpu.full)),
+    (creation, "_array_of", _instead(ARRAY_OF)(_array_of)),
     (cpu, "move", _instead(MOVE)(_moving)),
     (cpu, "spread", _only_traced(cpu.spread, _spread)),
     (cpu, "expand", _only_traced(cpu.expand, np.broadcast_to)),

@@ -9,11 +9,13 @@ compared before each call, as other values are.
 
 import contextlib
 import functools
+import keyword
 import math
 import operator
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +24,16 @@ import numpy as np
 from ..kernels.operations import replaced
 from ..kernels.standin import method
 from .tape import active
+from .usercode import is_library, names_of, parts_of
+from .values import CLOSED, CONTAINERS, SIMPLE, walked
 
 KINDS = (int, float)
 # Integers beyond have no float64 of their own.
 EXACT = 2**53
-_TAKEN = {"abs", "exact", "values"}
+# Longer expressions would be of more parentheses than Python reads, and may double at each step.
+LONGEST = 500
+# Names that the text of `refresh` has for itself.
+_TAKEN = {"abs", "exact", "values", "kinds", "pinned", "constants", "Exception"}
 # What looks for a number in a dict of arrays, and makes one where it finds none.
 _LOOKING = "microtorch.functions.elementwise"
 
@@ -35,19 +42,37 @@ _LOOKING = "microtorch.functions.elementwise"
 class Leaf:
     """A number's place.
 
-    place: what it is known by. text: an expression for the number. put: puts another object there.
-    same: the text that compares it, with rows for the built-in function; "" for arguments, whose
-    key does. name: its variable in expressions.
+    place: what it is known by. text: an expression for the number. owner: the dict or the cell that
+    it is in, a dict under a key. same: the text that compares it, with rows for the built-in
+    function; "" for arguments, whose key does. name: its variable in expressions.
     """
 
     place: Any
     text: str
     value: Any
-    put: Callable[[Any], Any]
+    owner: Any
+    key: Any = None
     same: str = ""
     rows: list[list[int]] | None = None
     name: str = ""
     pinned: bool = False
+
+    def get(self) -> Any:
+        """What is there now; None if nothing."""
+        if not isinstance(self.owner, types.CellType):
+            return self.owner.get(self.key)
+        return self.owner.cell_contents if _filled(self.owner) else None
+
+    def put(self, x: Any) -> None:
+        """Put something there."""
+        if isinstance(self.owner, types.CellType):
+            self.owner.cell_contents = x
+        else:
+            self.owner[self.key] = x
+
+
+def _filled(cell: types.CellType) -> bool:
+    return cell != types.CellType()
 
 
 class Numbers:
@@ -60,11 +85,12 @@ class Numbers:
         self.tape: Any = None
         self.leaves: list[Leaf] = []
         self.values: dict[str, float] = {}
-        self._constants: dict[str, Any] = {}
+        self._constants: list[Any] = []
 
     def add(self, label: str, leaf: Leaf) -> None:
         """Note a place, whose number the user calls by a label."""
-        leaf.name = label if label.isidentifier() else "number"
+        known = label.isidentifier() and not keyword.iskeyword(label)
+        leaf.name = label if known else "number"
         while leaf.name in _TAKEN or any(leaf.name == other.name for other in self.leaves):
             leaf.name += "_"
         self.leaves.append(leaf)
@@ -72,13 +98,23 @@ class Numbers:
     @contextlib.contextmanager
     def standing(self, owners: dict[str, Any]) -> Iterator[None]:
         """Let all stand in their places, and remain in no owner in the end."""
-        for leaf in self.leaves:
-            leaf.put(Live(self, leaf.value, leaf.name, (leaf,)))
+        there = {leaf: Live(self, leaf.value, leaf.name, (leaf,)) for leaf in self.leaves}
         try:
+            for leaf, live in there.items():
+                leaf.put(live)
             yield
+        except Exception as error:
+            error.args = plain_result(error.args)
+            raise
         finally:
-            for owner in owners.values() if self.leaves else ():
-                _cleared(owner)
+            for leaf, live in there.items():
+                if leaf.get() is live:
+                    leaf.put(leaf.value)
+                else:
+                    # What has been written there would not be written again.
+                    leaf.pinned = True
+            if there:
+                clear(owners.values())
 
     def key(self, live: "Live") -> str:
         """The key of a number among those that the program takes."""
@@ -99,36 +135,26 @@ class Numbers:
         """A number that is no live one, in an expression."""
         if type(x) in KINDS and abs(x) < np.inf:
             return repr(x) if x >= 0 and repr(x)[0] != "-" else f"({x!r})"
-        name = f"constant_{len(self._constants)}"
-        self._constants[name] = x
-        return name
+        self._constants.append(x)
+        return f"constants[{len(self._constants) - 1}]"
 
     def refresh(self, scope: dict[str, Any]) -> str:
         """The text that computes all numbers that the program takes, and says whether it could."""
         lines = ["def refresh():", "    try:"]
-        own = {**self._constants, "values": self.values, "exact": _exact}
+        own = {
+            "values": self.values, "exact": _exact, "constants": self._constants,
+            "pinned": [leaf.value for leaf in self.leaves],
+            "kinds": [type(leaf.value) for leaf in self.leaves],
+        }  # fmt: skip
         for k, leaf in enumerate(self.leaves):
-            own[f"kind_{k}"], own[f"pinned_{k}"] = type(leaf.value), leaf.value
-            lines.append(f"        {leaf.name} = {f'pinned_{k}' if leaf.pinned else leaf.text}")
-            lines.append(f"        if {leaf.name}.__class__ is not kind_{k}: return False")
+            lines.append(f"        {leaf.name} = {f'pinned[{k}]' if leaf.pinned else leaf.text}")
+            lines.append(f"        if {leaf.name}.__class__ is not kinds[{k}]: return False")
         lines += [f"        values[{text!r}] = exact({text})" for text in self.values]
         lines += ["    except Exception:", "        return False", "    return True"]
         own = scope | own
         exec("\n".join(lines), own)
         scope["refresh"] = own["refresh"]
         return "refresh()"
-
-
-def _cleared(owner: Any) -> None:
-    """Put numbers into the places of live ones in what has such."""
-    held: Any = owner if type(owner) in (list, dict) else getattr(owner, "__dict__", ())
-    if isinstance(owner, types.CellType):
-        with contextlib.suppress(ValueError):
-            if type(x := owner.cell_contents) is Live:
-                owner.cell_contents = x.value
-    for k, x in list(held.items() if type(held) is dict else enumerate(held)):
-        if type(x) is Live:
-            held[k] = x.value
 
 
 def _exact(x: Any) -> float:
@@ -171,6 +197,9 @@ class Live:
     def __array_ufunc__(self, ufunc: Any, how: str, *inputs: Any, **options: Any) -> Any:
         return getattr(ufunc, how)(*map(plain_number, inputs), **options)
 
+    def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
+        return function(*replaced(args, plain_number), **replaced(options, plain_number))
+
 
 def plain_number(x: Any) -> Any:
     """What a live number is; anything else as it is."""
@@ -178,10 +207,72 @@ def plain_number(x: Any) -> Any:
 
 
 def plain_result(value: Any) -> Any:
-    """What a call returns; without live numbers, if there are any in it."""
-    found: list[Any] = []
-    replaced(value, lambda x: found.append(x) if type(x) is Live else None)
-    return replaced(value, plain_number) if found else value
+    """What a call returns, without live numbers in it; containers that can be changed are."""
+    clear((value,))
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """The same without live numbers in what cannot be changed: tuples of all kinds."""
+    if type(value) is Live:
+        return value.read()
+    if isinstance(value, (tuple, frozenset)):
+        parts = [_plain(x) for x in value]
+        if any(x is not y for x, y in zip(parts, value, strict=True)):
+            base: Any = tuple if isinstance(value, tuple) else frozenset
+            return base.__new__(type(value), parts)
+    return value
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """What may hold live numbers and lies in a container, or in an object of the user's."""
+    if isinstance(value, CONTAINERS):
+        return (x for x in parts_of(value) if not isinstance(x, SIMPLE))
+    return _attributes(value) if not is_library(None, type(value).__module__) else ()
+
+
+def _attributes(value: Any) -> tuple[Any, ...]:
+    """The dict of an object's attributes, if it has one."""
+    held = getattr(value, "__dict__", None)
+    return (held,) if type(held) is dict else ()
+
+
+def clear(owners: Iterable[Any]) -> None:
+    """Put numbers, which count as read, into the places of live ones in all that owners hold."""
+    roots = [*owners]
+    roots += [held for owner in roots for held in _attributes(owner)]
+    for owner in walked(roots, _inside).values():
+        if isinstance(owner, dict):
+            pairs = {_plain(k): _plain(x) for k, x in owner.items()}
+            if any(k is not own for k, own in zip(pairs, list(owner), strict=True)):
+                owner.clear()
+            owner.update((k, x) for k, x in pairs.items() if owner.get(k) is not x)
+        elif isinstance(owner, (list, deque)):
+            for k, x in enumerate(owner):
+                if (plain := _plain(x)) is not x:
+                    owner[k] = plain
+        elif isinstance(owner, set):
+            found = [x for x in owner if _plain(x) is not x]
+            owner.difference_update(found)
+            owner.update(map(_plain, found))
+        else:
+            held = vars(owner) if isinstance(owner, type) else owner
+            for name in _names(owner):
+                x = held[name] if held is not owner else getattr(owner, name, None)
+                if (plain := _plain(x)) is not x:
+                    setattr(owner, name, plain)
+
+
+def _names(owner: Any) -> Iterable[str]:
+    """Where objects may have live numbers but in their dicts."""
+    if isinstance(owner, types.CellType):
+        return ("cell_contents",) if _filled(owner) else ()
+    if isinstance(owner, types.FunctionType):
+        return "__defaults__", "__kwdefaults__"
+    if isinstance(owner, type):
+        return list(vars(owner))
+    slots = not (isinstance(owner, CLOSED) or is_library(None, type(owner).__module__))
+    return names_of(owner) - getattr(owner, "__dict__", {}).keys() if slots else ()
 
 
 def _made(numbers: Numbers, function: Any, form: str, *operands: Any) -> Any:
@@ -190,13 +281,14 @@ def _made(numbers: Numbers, function: Any, form: str, *operands: Any) -> Any:
     lives = [x for x in operands if type(x) is Live]
     recorded = numbers.tape is not None and active.tape is numbers.tape
     same = all(x.numbers is numbers for x in lives)
-    if not (recorded and same and type(found) in KINDS) or abs(found) > EXACT:
+    text = form.format(*[x.text if type(x) is Live else numbers.constant(x) for x in operands])
+    known = type(found) in KINDS and not abs(found) > EXACT and len(text) <= LONGEST
+    if not (recorded and same and known):
         for x in lives:
             x.read()
         return found
-    texts = [x.text if type(x) is Live else numbers.constant(x) for x in operands]
     leaves = dict.fromkeys(leaf for x in lives for leaf in x.leaves)
-    return Live(numbers, found, form.format(*texts), tuple(leaves))
+    return Live(numbers, found, text, tuple(leaves))
 
 
 def _binary(name: str, sign: str) -> None:

@@ -19,6 +19,7 @@ from .scalars import NumberRead
 from .session import Session
 from .tape import OUTSIDE, CaptureError, active, place, refusal, warn
 from .turn import Turn
+from .values import simple
 
 MOST_SIGNATURES = 8
 # A program that was dropped before it ran so often was recorded in vain.
@@ -300,7 +301,7 @@ class Compiled(functools.partial[Any]):
         changed = guards.changes()
         for number in session.numbers.values():
             source = number.ref.storage.source
-            if float(source()) != number.value:
+            if simple(float(source())) != simple(float(number.value)):
                 changed.append((guards.where(source.key), f"an optimizer's {source.key}"))
         if modes() != before:
             changed.append((self._where(), "the grad mode or default dtype"))

@@ -106,7 +106,9 @@ def perform(
     """
     name, given = function.__name__, (args, options)
     if not tape.live or name in SHAPES:
-        return function(*plain(args), **plain(options))
+        found = function(*plain(args), **plain(options))
+        # The first call's graph goes on as in eager mode, where kernels make arrays of no dims.
+        return np.asarray(found) if isinstance(found, np.generic) else found
     if name in MAKES:
         with paused():
             return tape.constant(function(*plain(args), **plain(options)))

@@ -154,7 +154,7 @@ class Scalars:
             if x.scalars is not self:
                 raise CaptureError("a Value made in another compiled call is used; return it there")
             return x.index  # type: ignore[no-any-return]
-        if type(x) is Live:
+        if type(x) is Live and x.numbers.values is self.numbers:
             text = x.numbers.key(x)
             if text not in self.taken:
                 self.taken[text] = self._enter()

@@ -350,14 +350,19 @@ def nll_loss(
     return record(NLL, np.asarray(each), (input,), saved, (key, a.shape, divisor))
 
 
+def class_key(places: Any, ndim: int) -> tuple[Any, ...]:
+    """The index of all elements' classes in an array of so many dims."""
+    grids = np.ogrid[tuple(slice(n) for n in places.shape)] if places.ndim else ()
+    return (places,) if ndim == 1 else (grids[0], places, *grids[1:])
+
+
 def nll_arrays(
     a: Any, t: Any, weight: Any, ignore_index: int, reduction: str
 ) -> tuple[Any, Any, Any, Any]:
     """The loss, each element's factor, where the elements are, and what the mean divides by."""
     ignored = t == ignore_index
     places = np.where(ignored, 0, t) if ignored.any() else t
-    grids = np.ogrid[tuple(slice(n) for n in places.shape)] if places.ndim else ()
-    key = (places,) if a.ndim == 1 else (grids[0], places, *grids[1:])
+    key = class_key(places, a.ndim)
     factor = np.full(t.shape, -1, a.dtype, like=a)
     if weight is not None:
         factor *= weight[places]
