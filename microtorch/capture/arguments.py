@@ -84,7 +84,7 @@ class Signatures:
             values = self._values.setdefault(at, set())
             values.add(simple(x))
             moved |= {at} if len(values) > 1 else set()
-            if len(values) == MANY_VALUES and at in self.pinned and type(x) is float:
+            if len(values) == MANY_VALUES and at in self.pinned and isinstance(x, float):
                 name = _names(function).get(at, at)
                 warn(
                     f"{getattr(function, '__name__', 'a function')} has been compiled for "

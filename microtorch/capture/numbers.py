@@ -27,7 +27,7 @@ from .tape import active
 from .usercode import is_library, names_of, parts_of
 from .values import CLOSED, CONTAINERS, SIMPLE, walked
 
-KINDS = (int, float)
+KINDS = (int, float, np.float64, np.float32, np.int64, np.int32)
 # Integers beyond have no float64 of their own.
 EXACT = 2**53
 # Longer expressions would be of more parentheses than Python reads, and may double at each step.
@@ -133,7 +133,7 @@ class Numbers:
 
     def constant(self, x: Any) -> str:
         """A number that is no live one, in an expression."""
-        if type(x) in KINDS and abs(x) < np.inf:
+        if type(x) in (int, float) and abs(x) < np.inf:
             return repr(x) if x >= 0 and repr(x)[0] != "-" else f"({x!r})"
         self._constants.append(x)
         return f"constants[{len(self._constants) - 1}]"
@@ -158,7 +158,7 @@ class Numbers:
 
 
 def _exact(x: Any) -> float:
-    if isinstance(x, int) and abs(x) > EXACT:
+    if isinstance(x, (int, np.integer)) and abs(x) > EXACT:
         raise OverflowError
     return float(x)
 
