@@ -305,7 +305,7 @@ def _reflect(method: Callable[..., Any]) -> Callable[..., Any]:
     def apply(self: Value, other: Any) -> Any:
         if not isinstance(other, (int, float, np.generic)):
             return NotImplemented
-        return method(Value(other), self)
+        return method(Value(other), self)  # type: ignore[arg-type]
 
     return apply
 

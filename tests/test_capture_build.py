@@ -493,7 +493,7 @@ def test_many_calls_in_a_row_are_a_loop_over_a_table(monkeypatch):
         product, row = memory((12, 8)), Ref(x.storage, (12, 8), (8, 1), 96 * k)
         ops.append(Product((product,), (h, w)))
         h = memory((12, 8)) if k < 19 else result((12, 8))
-        ops.append(map1(h, [product, row], "tanh(x + y)"))
+        ops.append(map1(h, [product, row], "tanh(x * 0.1 + y)"))
     program = check(Recording(ops, [x, w], [h]), [array(20, 12, 8), array(8, 8)])
     assert "for line in range(" in program.source
 

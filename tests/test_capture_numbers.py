@@ -17,6 +17,7 @@ import microtorch as torch
 import microtorch.nn.functional as F
 from microtorch import Value, nn
 from microtorch.capture import kept
+from microtorch.graph.node import clock
 
 X = torch.tensor(np.random.RandomState(0).randn(4, 3).astype("f4"))
 WHOLE = torch.arange(6)
@@ -492,3 +493,73 @@ def test_natively(monkeypatch):
         same(compiled(X, 0.3 * k), function(X, 0.3 * k))
     assert compiled.latest.fast is not None
     rate = 0.5
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64])
+def test_numbers_of_numpy(kind):
+    compiled = torch.compile(lambda x, k: x * k + (1 - k) / 2)
+    for k in range(20):
+        same(compiled(X, kind(k)), compiled.function(X, kind(k)))
+    assert count(compiled) == 2 and not compiled.signatures.pinned
+
+
+def rates(step_of, lr, change):
+    """What six steps take off, the rate changed after each."""
+    p, found = torch.zeros(1, requires_grad=True), []
+    optimizer = torch.optim.SGD([p], lr=lr)
+    after = change(optimizer)
+
+    @step_of
+    def step():
+        optimizer.zero_grad()
+        (p * 1.0).sum().backward()
+        optimizer.step()
+
+    for k in range(6):
+        before = p.item()
+        step()
+        found.append(before - p.item())
+        after(k)
+    return found, step
+
+
+def halving(optimizer):
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    return lambda k: scheduler.step()
+
+
+def by_numpy(optimizer):
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: np.cos(0.1 * k))
+    return lambda k: scheduler.step()
+
+
+def replacing(optimizer):
+    return lambda k: optimizer.param_groups[0].update(lr=torch.tensor(2.0**-k))
+
+
+@pytest.mark.parametrize("change, most", [(halving, 1), (by_numpy, 1), (replacing, 6)])
+@pytest.mark.parametrize("tensor", [False, True])
+def test_rates_of_optimizers(change, most, tensor):
+    lr = torch.tensor(1.0) if tensor else 1.0
+    expected, _ = rates(lambda f: f, lr, change)
+    found, step = rates(torch.compile, torch.tensor(1.0) if tensor else 1.0, change)
+    assert found == expected and len(set(found)) > 4 and count(step) <= most
+
+
+def test_values_and_the_weights_of_sums():
+    a = Value(1.5)
+    compiled = torch.compile(lambda k: (k * a + a / k - k) * (1 - k))
+    for k in (5.0, 4.0, 3.0, 2.0, 0.5):
+        assert compiled(k).data == compiled.function(k).data
+    assert count(compiled) <= 2 and not compiled.signatures.pinned
+
+
+def test_an_attribute_set_to_itself_changes_nothing():
+    module = nn.BatchNorm1d(3)
+    before = clock.epoch
+    module.eps = module.eps
+    module.running_mean += 1
+    module.weight = module.weight
+    assert clock.epoch == before
+    module.eps = 1e-3
+    assert clock.epoch > before

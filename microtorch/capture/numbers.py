@@ -158,7 +158,7 @@ class Numbers:
 
 
 def _exact(x: Any) -> float:
-    if isinstance(x, (int, np.integer)) and abs(x) > EXACT:
+    if isinstance(x, (int, np.integer)) and not -EXACT <= x <= EXACT:
         raise OverflowError
     return float(x)
 

@@ -32,6 +32,11 @@ MOST_DOUBLINGS = 13
 WARM_UP = 2
 
 
+def _of_live(guards: Guards, error: Exception) -> bool:
+    """Whether a call may have failed only as something stood in the places of numbers."""
+    return bool(guards.live.leaves) and isinstance(error, (TypeError, AttributeError, CaptureError))
+
+
 def _missed(*_: Any) -> Any:
     return MISS
 
@@ -231,8 +236,7 @@ class Compiled(functools.partial[Any]):
             return result
         except Exception as error:
             gave_up = session.failure is not None
-            if guards.live.leaves and kept is None and not (gave_up and session.lenient):
-                # Perhaps only because of these.
+            if _of_live(guards, error) and kept is None and not (gave_up and session.lenient):
                 session.undo()
                 known.pin({leaf.place for leaf in guards.live.leaves})
                 return self._record(args, kwargs)
@@ -260,7 +264,7 @@ class Compiled(functools.partial[Any]):
             except NumberRead as error:
                 session.give_up(error)
             except Exception as error:
-                done = scalars.used and not (session.ops or guards.live.leaves)
+                done = scalars.used and not session.ops and not _of_live(guards, error)
                 if done and not isinstance(error, CaptureError):
                     # What has been done to Values so far.
                     program = scalars.program(None)
