@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import dtypes
 from ..errors import argument_error, combination_error
+from ..kernels import cpu
 from ..tensor import Tensor, wrap
 from . import convert
 from .elementwise import FUNCTIONS
@@ -16,15 +17,15 @@ from .op import Rule, deliver, record
 from .refusals import not_implemented
 
 
-def same_dtype(x: Any, y: Any) -> list[Tensor]:
+def same_dtype(x: Any, y: Any, number: Any = None) -> list[Tensor]:
     """Two operands, tensors or numbers, as tensors of the dtype of their combination."""
     kinds = [
         (t.dtype, 2 if t.ndim else 1) if isinstance(t, Tensor) else (dtypes.of_number(t), 0)
         for t in (x, y)
     ]
-    result = dtypes.result_type(kinds)
+    result, number = dtypes.result_type(kinds), number or cpu.constant
     return [
-        convert.cast(t, result) if isinstance(t, Tensor) else wrap(np.array(t, result.numpy))
+        convert.cast(t, result) if isinstance(t, Tensor) else wrap(number(t, result.numpy))
         for t in (x, y)
     ]
 
@@ -106,7 +107,7 @@ def power(x: Any, y: Any) -> Tensor:
     """x ** y."""
     if isinstance(x, Tensor) and isinstance(y, (int, float)) and not isinstance(y, bool):
         if x.is_floating_point():
-            return _number_power(x, float(y))
+            return _number_power(x, y * 1.0)
     a, b = operands("pow", x, y)
     if a.dtype is dtypes.bool:
         raise not_implemented("pow", a.dtype)
@@ -114,6 +115,7 @@ def power(x: Any, y: Any) -> Tensor:
         array = FUNCTIONS["pow"](a, b.detach())._array
         return record(POWER_OF_NUMBER, array, (b,), (...,), math.log(x))
     if not a.is_floating_point():
+        convert.operand(y, a.dtype)
         if isinstance(y, int) and y < 0:
             raise RuntimeError("Integers to negative integer powers are not allowed.")
         exponent = b._array.astype(np.int64)

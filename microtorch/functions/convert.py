@@ -1,5 +1,7 @@
 """Copies and changes of dtype or device."""
 
+import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,43 @@ def cast(input: Tensor, dtype: dtypes.dtype) -> Tensor:
     if dtype.category != 2 or input._array.dtype.kind != "f":
         return wrap(array)
     return record(TO_COPY, array, (input,), const=input.dtype)
+
+
+@functools.cache
+def _limits(dtype: Any) -> tuple[float, float]:
+    """The least and the largest number of an element type; negative ones wrap in unsigned types."""
+    if dtype.kind == "f":
+        most = float(np.finfo(dtype).max)
+        return -most, most
+    if dtype.kind not in "iu":
+        return -math.inf, math.inf
+    most = int(np.iinfo(dtype).max)
+    return -most if dtype.kind == "u" else int(np.iinfo(dtype).min), most
+
+
+def refuse_overflow(low: Any, high: Any, dtype: Any, name: str = "") -> None:
+    """Refuse numbers that an element type, perhaps of another name in C, cannot hold."""
+    least, most = _limits(dtype)
+    if (low < least or high > most or (low != low and dtype.kind in "iu")) and not (
+        dtype.kind == "f" and math.inf in (abs(low), high)
+    ):
+        name = name or {"float32": "float", "int32": "int"}.get(dtype.name, f"{dtype.name}_t")
+        raise RuntimeError(f"value cannot be converted to type {name} without overflow")
+
+
+def number(value: Any, dtype: Any) -> Any:
+    """A number to fill with, as a read-only array of the element type.
+
+    Raises:
+        RuntimeError: if the type cannot hold it.
+    """
+    refuse_overflow(value, value, dtype)
+    return cpu.constant(value, dtype)
+
+
+def operand(value: Any, dtype: dtypes.dtype) -> Tensor:
+    """A tensor, or a number as one of the dtype, which is only read."""
+    return value if isinstance(value, Tensor) else wrap(number(value, dtype.numpy))
 
 
 @method()
@@ -121,7 +160,7 @@ def where(
         raise combination_error("where", condition, input, other)
     if not (isinstance(input, kinds) and isinstance(other, kinds)):
         raise combination_error("where", condition, input, other)
-    x, y = tensors.same_dtype(input, other)
+    x, y = tensors.same_dtype(input, other, number)
     if condition._array.dtype == np.uint8:
         condition = wrap(condition._array.astype(np.bool_))
     c = condition._array
@@ -220,7 +259,7 @@ def fill_(input: Tensor, value: Any) -> Tensor:
                 f"{value._array.ndim} dimensions."
             )
         return copy_(input, value)
-    input._array.fill(value)
+    input._array[...] = number(value, input._array.dtype)
     cut(input, FILL)
     return input
 

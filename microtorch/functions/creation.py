@@ -14,7 +14,7 @@ from ..errors import argument_error
 from ..graph.node import LEAF, clock
 from ..kernels import cpu
 from ..tensor import Array, Tensor, contiguous_format, device_of, strided, wrap
-from .convert import to
+from .convert import number, refuse_overflow, to
 from .names import function
 
 NO_COMPLEX = "microtorch has no complex tensors"
@@ -187,7 +187,7 @@ def _array_of(data: Any, dtype: dtypes.dtype | None) -> Array:
         if array.dtype == np.float64 and dtype is None:
             array = astype(array, _common(kinds).numpy)
         if dtype is not None and dtype.category == 1 and array.size and array.dtype != dtype.numpy:
-            _refuse_overflow(array.min(), array.max(), dtype.numpy, dtype.name)
+            refuse_overflow(array.min(), array.max(), dtype.numpy, dtype.name)
     return array if dtype is None else astype(array, dtype.numpy)
 
 
@@ -322,31 +322,6 @@ def empty_array_like(x: Tensor, dtype: dtypes.dtype, memory_format: Any = None) 
     return made.transpose(np.argsort(order))
 
 
-def _refuse_overflow(low: Any, high: Any, dtype: Any, name: str) -> None:
-    """Refuse numbers that an element type cannot hold; negative ones wrap in unsigned types."""
-    if dtype.kind == "f":
-        outside = np.isfinite(high) and builtins.max(builtins.abs(low), high) > np.finfo(dtype).max
-    elif dtype.kind in "iu":
-        most = np.iinfo(dtype).max
-        least = -most if dtype.kind == "u" else np.iinfo(dtype).min
-        outside = not (least <= low and high <= most)
-    else:
-        outside = False
-    if outside:
-        raise RuntimeError(f"value cannot be converted to type {name} without overflow")
-
-
-def _fill_number(value: Any, dtype: Any) -> Any:
-    """A number to fill with, as an array of the element type.
-
-    Raises:
-        RuntimeError: if the type cannot hold it.
-    """
-    name = {"float32": "float", "int32": "int"}.get(dtype.name, f"{dtype.name}_t")
-    _refuse_overflow(value, value, dtype, name)
-    return astype(np.asarray(value), dtype)
-
-
 def _filled(name: str, value: Any) -> Any:
     def create(
         *sizes: Any,
@@ -417,7 +392,7 @@ def full(
         raise argument_error("full", "fill_value", 2, "Number", fill_value)
     shape, numpy_dtype = sizes_of("full", tuple(size)), dtype_for(dtype, out, default)
     array = uninitialized(shape, numpy_dtype, options.get("device"))
-    array[...] = _fill_number(fill_value, numpy_dtype)
+    array[...] = number(fill_value, numpy_dtype)
     return finish("full", array, out, **options)
 
 
@@ -432,5 +407,5 @@ def full_like(input: Tensor, fill_value: Any, *, dtype: Any = None, **options: A
         raise argument_error("full_like", "fill_value", 2, "Number", fill_value)
     options.setdefault("device", input.device)
     array = empty_array_like(input, dtype or input.dtype, options.pop("memory_format", None))
-    array[...] = _fill_number(fill_value, array.dtype)
+    array[...] = number(fill_value, array.dtype)
     return finish("full_like", array, None, **options)

@@ -20,9 +20,8 @@ from ..tensor import (
     check_in_place,
     normal_dim,
     root_of,
-    wrap,
 )
-from .convert import cast, copy_
+from .convert import cast, copy_, operand
 from .history import check_history, take_over
 from .names import public
 from .op import Array, Rule, record
@@ -268,12 +267,12 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         region = take(input._array, (*views, ...))
         check_in_place(input, "a view of a leaf")
         if not _overlaps(input, views, region, value):
-            _assign(input, (*views, ...), cast(_value(value, input), input.dtype), ASSIGN)
+            _assign(input, (*views, ...), cast(operand(value, input.dtype), input.dtype), ASSIGN)
         return
     if any(i != slice(None) for i in views):
         input = _view(input, views)
     check_in_place(input)
-    value = _value(value, input)
+    value = operand(value, input.dtype)
     if value._array.dtype != input._array.dtype:
         raise RuntimeError(
             "Index put requires the source and destination dtypes match, got "
@@ -296,10 +295,6 @@ def _overlaps(input: Tensor, views: tuple[Any, ...], region: Array, value: Any) 
     # A repeated element belongs to one history: that of the region written.
     copy_(getitem(input, (*views, ...)), value)
     return True
-
-
-def _value(value: Any, like: Tensor) -> Tensor:
-    return value if isinstance(value, Tensor) else wrap(cpu.cast(np.asarray(value), like.dtype))
 
 
 def _assign(

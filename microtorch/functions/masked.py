@@ -7,7 +7,7 @@ import numpy as np
 
 from ..errors import argument_error, broadcast_error
 from ..tensor import Tensor, normal_dim, wrap
-from .convert import cast
+from .convert import cast, operand
 from .gather import added, gather, in_shape, replaced
 from .index import ADD_INDEX, ASSIGN_INDEX, accumulate_rule, assign_rule, index_array, place_rule
 from .index import take as taken
@@ -54,7 +54,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
         raise RuntimeError(
             f"masked_fill_ only supports boolean masks, but got mask with dtype {kind}"
         )
-    number = value if isinstance(value, Tensor) else wrap(np.asarray(value))
+    number = operand(value, input.dtype)
     if number._array.ndim:
         raise RuntimeError(
             "masked_fill_ only supports a 0-dimensional value tensor, but got tensor with "

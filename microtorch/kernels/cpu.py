@@ -357,14 +357,17 @@ def constant(value: Any, dtype: np.dtype[Any]) -> Array:
         return constants[dtype][value]
     except KeyError:
         known = constants.setdefault(dtype, {})
-    with np.errstate(all="ignore"):
-        found = np.array(value).astype(dtype)
-    # Many operations share it.
-    found.flags.writeable = False
-    # 0.0 == -0.0, so zeros have no place in a dict.
-    if value != 0 and len(known) < 4096:
-        known[value] = found
-    return found
+    # 0.0 == -0.0
+    key = value or repr(value)
+    if key not in known:
+        with np.errstate(all="ignore"):
+            found = np.array(value).astype(dtype)
+        # Many operations share it.
+        found.flags.writeable = False
+        if len(known) >= 4096:
+            return found
+        known[key] = found
+    return known[key]
 
 
 @functools.lru_cache(maxsize=64)
