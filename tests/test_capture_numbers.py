@@ -8,6 +8,8 @@ import math
 import random
 import threading
 import warnings
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ import microtorch as torch
 import microtorch.nn.functional as F
 from microtorch import Value, nn
 from microtorch.capture import kept
+from microtorch.capture.numbers import MOST_CONDITIONS
 from microtorch.graph.node import clock
 
 X = torch.tensor(np.random.RandomState(0).randn(4, 3).astype("f4"))
@@ -52,31 +55,48 @@ def same(a, b):
             assert x == y or x != x != y
 
 
+def warm_up(x, k):
+    for _ in range(9):
+        k = k - 1.5 if k > 1 else k
+    return x * k
+
+
 # What only computes with a number: one program for all of its values.
 COMPUTING = [
     lambda x, k: x * k + k, lambda x, k: (k * x, k - x, x / k, k / x),
     lambda x, k: x * ((1.0 - 0.9 * k / 100) ** 2), lambda x, k: x * (k // 1 + k % 0.7 + abs(-k)),
     lambda x, k: x.clone().mul_(k).add_(k).div_(k + 1), lambda x, k: F.leaky_relu(x, k),
     lambda x, k: torch.add(x, x, alpha=k) - torch.sub(x, x, alpha=-k),
-    lambda x, k: x.double() * k + k,
-    lambda x, k: x if k is None else x * k,
+    lambda x, k: x.double() * k + k, lambda x, k: x if k is None else x * k,
+    lambda x, k: x * math.exp(-k) + math.cos(math.pi * k), lambda x, k: x.abs() ** (k + 0.01),
+    lambda x, k: (k + 0.01) ** x.abs(), lambda x, k: x * math.floor(k), lambda x, k: x * round(k),
+    lambda x, k: torch.where(x > 0, x, k), lambda x, k: torch.full((2,), k) + torch.tensor(k),
+    lambda x, k: torch.zeros(3).fill_(k) + x.masked_fill(x > 0, k),
+    lambda x, k: x * round(k, 1) // (k + 1.0), lambda x, k: F.huber_loss(x, x * 0.5, delta=k + 0.1),
+    lambda x, k: x * math.isfinite(k) * bool(k + 1), lambda x, k: x.clamp(min=-k, max=k),
 ]  # fmt: skip
+# What asks something about it: as many programs as there are answers.
+ASKING = [
+    lambda x, k: x * k if k > 1 else x - k, lambda x, k: x + sum([k, k, 1]) + max(k, 0.75),
+    lambda x, k: x * k if k else x, lambda x, k: x + k if k // 0.1 % 3 == 0 else x * min(1.0, k),
+    lambda x, k: x * k if 0.5 <= k < 2 else x, lambda x, k: x * sorted([k, 1.0])[0],
+    lambda x, k: torch.lerp(x, x * x, k), lambda x, k: x + k if k in (0.5, 1.0) else x, warm_up,
+    lambda x, k: torch.addcmul(x, x, x, value=k), lambda x, k: x + k if not k > 1.5 else -x,
+]
 # What wants to know it.
 READING = [
-    lambda x, k: x * k if k > 1 else x - k, lambda x, k: x * math.exp(-k) + k,
-    lambda x, k: x.abs() ** k, lambda x, k: k ** x.abs(), lambda x, k: x * float(f"{k}"),
+    lambda x, k: x * float(f"{k}"), lambda x, k: x * math.fsum([k, 1.0]),
     lambda x, k: x * NAMED.get(k, 7.0), lambda x, k: x * json.loads(json.dumps(float(k))),
     lambda x, k: x * float(np.sqrt(k)) + np.float64(2.0) * k, lambda x, k: WHOLE * k,
-    lambda x, k: x * round(k), lambda x, k: torch.where(x > 0, x, k),
-    lambda x, k: torch.full((2,), k) + torch.tensor(k), lambda x, k: (x.half() * k).float(),
+    lambda x, k: (x.half() * k).float(), lambda x, k: x * math.perm(int(k) % 5),
     lambda x, k: (x * k, k, k * 2, [k + 1]), lambda x, k: x * 2 if type(k) is float else x + k,
-    lambda x, k: x + sum([k, k, 1]) + max(k, 0.75), lambda x, k: x * copy.deepcopy(k),
-    lambda x, k: x * k if k else x, lambda x, k: x * (1 / (k - 2)), lambda x, k: x * k.real,
+    lambda x, k: x * copy.deepcopy(k), lambda x, k: x * (1 / (k - 2)), lambda x, k: x * k.real,
     lambda x, k: F.dropout(x, 0.5 * min(1, k / 4)), lambda x, k: x * len({k, 0.5, 1.0}),
     lambda x, k: x * divmod(k, 0.3)[0], lambda x, k: x * len(f"{k:.3f}"),
     lambda x, k: x[int(k) % 4 : 4], lambda x, k: torch.from_numpy(np.full(3, k)) + x[0],
-    lambda x, k: x * abs(complex(k, 1)), lambda x, k: F.huber_loss(x, x * 0.5, delta=k),
-    lambda x, k: x.clamp(min=-k, max=k),
+    lambda x, k: x * abs(complex(k, 1)), lambda x, k: x * math.isclose(k, 1, rel_tol=0.5),
+    lambda x, k: x + k if np.float64(1.0) < k else x, lambda x, k: x if k == "k" else x * k,
+    lambda x, k: x + k if Fraction(3, 2) < k else x, lambda x, k: x + k if k == Decimal(2) else x,
 ]  # fmt: skip
 VALUES = [
     (0.5, 1.0, 2.0, 0.5, 3.25, 2.0, 0.0, -0.0, math.nan, math.inf),
@@ -85,9 +105,9 @@ VALUES = [
 
 
 @pytest.mark.parametrize("values", VALUES, ids=["floats", "ints", "mixed"])
-@pytest.mark.parametrize("number", range(len(COMPUTING) + len(READING)))
+@pytest.mark.parametrize("number", range(len(COMPUTING + ASKING + READING)))
 def test_same_as_eager(number, values):
-    function = [*COMPUTING, *READING][number]
+    function = [*COMPUTING, *ASKING, *READING][number]
     compiled = torch.compile(function, fallback="eager")
     for k in values:
         for _ in range(2):
@@ -113,6 +133,26 @@ def test_one_program_for_all_values(number):
     for k in range(1, 30):
         same(by_name(X, k=0.7 * k), COMPUTING[number](X, 0.7 * k))
     assert count(by_name) == 2 and not by_name.signatures.pinned
+
+
+@pytest.mark.parametrize("number", range(len(ASKING)))
+def test_one_program_for_each_answer(number):
+    compiled = torch.compile(ASKING[number])
+    for k in range(1, 40):
+        same(compiled(X, 0.08 * k), ASKING[number](X, 0.08 * k))
+    assert count(compiled) <= 5 and not compiled.signatures.pinned
+
+
+def test_many_questions_are_read():
+    def step(x, k):
+        return x * sum(k > j for j in range(2 * MOST_CONDITIONS))
+
+    compiled = torch.compile(step, fallback="eager")
+    for k in (3.5, 7.5, 9.5, 7.5):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            same(compiled(X, k), step(X, k))
+    assert compiled.signatures.pinned
 
 
 class Trainer:
@@ -474,7 +514,7 @@ def test_threads():
 
 
 def test_numbers_that_are_read_are_warned_of():
-    compiled = torch.compile(lambda x, k: x * math.exp(k))
+    compiled = torch.compile(lambda x, k: x * float(str(k)))
     with pytest.warns(UserWarning, match="3 values of the number k, each for itself"):
         for k in (0.1, 0.2, 0.3):
             compiled(X, k)

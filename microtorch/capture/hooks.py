@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import random
+from .. import dtypes, random
 from ..autograd.backward import _OnArrays as OnArrays
 from ..device import CPU
-from ..functions import creation, criteria, division, index, loss
+from ..functions import creation, criteria, division, loss
 from ..functions.random import normal as random_normal
 from ..graph import engine
 from ..kernels import cpu
@@ -24,6 +24,7 @@ from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor, device_of
 from . import adjoint
+from .numbers import HOOKS as NUMBER_HOOKS
 from .numbers import Live, plain_number
 from .record import MAKES, paused, plain, recorded
 from .scalars import HOOKS as SCALAR_HOOKS
@@ -127,14 +128,18 @@ def _aside(function: Any) -> Any:
 
 def _constant(value: Any, dtype: Any) -> Any:
     """`cpu.constant`; a live number is one of the program."""
-    if type(value) is Live and dtype.kind == "f" and value.numbers.tape is active.tape:
-        return value.numbers.array(value, dtype)
+    if type(value) is Live and (live := value.array(dtype)) is not None:
+        return live
     with paused():
         return CONSTANT(plain_number(value), dtype)
 
 
 def _array_of(data: Any, dtype: Any) -> Any:
-    """The array of numbers as they are."""
+    """The array of a live number, or of numbers as they are."""
+    if type(data) is Live:
+        kind = dtype or dtypes.of_number(data)
+        if (live := data.array(kind.numpy)) is not None:
+            return active.tape.copied(live)
     return ARRAY_OF(replaced(data, plain_number), dtype)
 
 
@@ -250,7 +255,7 @@ def _set_item(self: Any, key: Any, value: Any) -> None:
         mask.shape == self._array.shape[: mask.ndim]
     ):  # fmt: skip
         ones = (1,) * (self._array.ndim - mask.ndim)
-        self.masked_fill_(key.reshape(*mask.shape, *ones), index._value(value, self))
+        self.masked_fill_(key.reshape(*mask.shape, *ones), value)
     else:
         _SET_ITEM(self, key, value)
 
@@ -383,7 +388,7 @@ HOOKS: list[tuple[Any, str, Any]] = [
     (Tensor, "__setattr__", _instead(_SET_ATTRIBUTE)(_set_attribute)),
     (Tensor, "__setitem__", _instead(_SET_ITEM)(_set_item)),
     (Tensor, "_version", property(_refusing("_version is read", Tensor.__dict__["_version"].fget))),
-    *SCALAR_HOOKS,
+    *SCALAR_HOOKS, *NUMBER_HOOKS,
     (cpu, "constant", _instead(CONSTANT)(_constant)), (cpu, "full", _aside(cpu.full)),
     (creation, "_array_of", _instead(ARRAY_OF)(_array_of)),
     (cpu, "move", _instead(MOVE)(_moving)),

@@ -1,10 +1,11 @@
 """Python numbers that differ from call to call, such as a learning rate that decays.
 
 Where a program did not fit because a float or an int had changed, the next recording has a `Live`
-in the number's place, which passes for it. Arithmetic on it gives further ones; where these meet
-tensors or Values, they are numbers of the program, which Python computes anew before each call.
-Whatever else wants to know the value (a comparison, an index, `math.exp`) pins it: then it is
-compared before each call, as other values are.
+in the number's place, which passes for it. Arithmetic on it, and functions of `math`, give further
+ones; where these meet tensors or Values, they are numbers of the program, which Python computes
+anew before each call. Of a comparison the outcome is noted, and must be the same again. Whatever
+else wants to know the value (an index, an integer of NumPy's) pins it: then it is compared before
+each call, as other values are.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ import numpy as np
 
 from ..kernels.operations import replaced
 from ..kernels.standin import method
+from ..tensor import Tensor
 from .tape import active
 from .usercode import is_library, names_of, parts_of
 from .values import CLOSED, CONTAINERS, SIMPLE, walked
@@ -32,8 +34,15 @@ KINDS = (int, float, np.float64, np.float32, np.int64, np.int32)
 EXACT = 2**53
 # Longer expressions would be of more parentheses than Python reads, and may double at each step.
 LONGEST = 500
+# Comparisons of live numbers that a recording may note; a loop over numbers may make any number.
+MOST_CONDITIONS = 100
+# Functions of `math` that give numbers, and those that answer a question.
+OF_MATH = """acos acosh asin asinh atan atan2 atanh ceil copysign cos cosh degrees erf erfc exp exp2
+expm1 fabs floor fmod hypot log log10 log1p log2 pow radians sin sinh sqrt tan tanh trunc"""
+ASKED = "isfinite isinf isnan isclose"
 # Names that the text of `refresh` has for itself.
-_TAKEN = {"abs", "exact", "values", "kinds", "pinned", "constants", "Exception"}
+_TAKEN = {"abs", "bool", "exact", "kinds", "math", "pinned", "round", "values", "constants",
+          "Exception"}  # fmt: skip
 # What looks for a number in a dict of arrays, and makes one where it finds none.
 _LOOKING = "microtorch.functions.elementwise"
 
@@ -79,12 +88,14 @@ class Numbers:
     """The live numbers of a recording.
 
     values: those that a program takes, by their texts; `refresh` computes them before a call.
+    conditions: what comparisons gave, likewise.
     """
 
     def __init__(self) -> None:
         self.tape: Any = None
         self.leaves: list[Leaf] = []
         self.values: dict[str, float] = {}
+        self.conditions: dict[str, bool] = {}
         self._constants: list[Any] = []
 
     def add(self, label: str, leaf: Leaf) -> None:
@@ -121,16 +132,6 @@ class Numbers:
         self.values[live.text] = float(live.value)
         return live.text
 
-    def array(self, live: "Live", dtype: Any) -> Any:
-        """The number as a recorded array of no dims."""
-        number = self.tape.number(self.values, self.key(live))
-        number.ref.storage.name = "of_" * (len(live.text) > len(live.leaves[0].name)) + (
-            live.leaves[0].name)  # fmt: skip
-        made = (live.text, dtype)
-        if made not in self.tape.casts:
-            self.tape.casts[made] = self.tape.attempt(method("astype"), (number, dtype), {})
-        return self.tape.casts[made]
-
     def constant(self, x: Any) -> str:
         """A number that is no live one, in an expression."""
         if type(x) in (int, float) and abs(x) < np.inf:
@@ -142,13 +143,15 @@ class Numbers:
         """The text that computes all numbers that the program takes, and says whether it could."""
         lines = ["def refresh():", "    try:"]
         own = {
-            "values": self.values, "exact": _exact, "constants": self._constants,
+            "math": math, "values": self.values, "exact": _exact, "constants": self._constants,
             "pinned": [leaf.value for leaf in self.leaves],
             "kinds": [type(leaf.value) for leaf in self.leaves],
         }  # fmt: skip
         for k, leaf in enumerate(self.leaves):
             lines.append(f"        {leaf.name} = {f'pinned[{k}]' if leaf.pinned else leaf.text}")
             lines.append(f"        if {leaf.name}.__class__ is not kinds[{k}]: return False")
+        lines += [f"        if bool({text}) is not {truth}: return False"
+                  for text, truth in self.conditions.items()]  # fmt: skip
         lines += [f"        values[{text!r}] = exact({text})" for text in self.values]
         lines += ["    except Exception:", "        return False", "    return True"]
         own = scope | own
@@ -178,11 +181,30 @@ class Live:
     def __class__(self) -> Any:
         return type(self.value)
 
+    def array(self, dtype: Any) -> Any:
+        """The number as a recorded array of no dims, if its recording goes on."""
+        numbers, tape, label = self.numbers, self.numbers.tape, self.leaves[0].name
+        if dtype.kind != "f" or tape is not active.tape:
+            return None
+        number = tape.number(numbers.values, numbers.key(self))
+        number.ref.storage.name = "of_" * (len(self.text) > len(label)) + label
+        made = (self.text, dtype)
+        if made not in tape.casts:
+            tape.casts[made] = tape.attempt(method("astype"), (number, dtype), {})
+        return tape.casts[made]
+
     def read(self) -> Any:
         """The value, on which what the program does depends from now on."""
         for leaf in self.leaves:
             leaf.pinned = True
         return self.value
+
+    def __bool__(self) -> bool:
+        return bool(_asked(self.numbers, bool, "bool({})", self))
+
+    def __round__(self, *digits: Any) -> Any:
+        return _made(self.numbers, round, "round({})" if not digits else "round({}, {})",
+                     self, *digits)  # fmt: skip
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.read(), name)
@@ -275,20 +297,45 @@ def _names(owner: Any) -> Iterable[str]:
     return names_of(owner) - getattr(owner, "__dict__", {}).keys() if slots else ()
 
 
+def _text(numbers: Numbers, form: str, operands: Any) -> str | None:
+    """The expression for an operation on numbers, if a recording can note it."""
+    recorded = numbers.tape is not None and active.tape is numbers.tape
+    if not recorded or any(x.numbers is not numbers for x in operands if type(x) is Live):
+        return None
+    text = form.format(*[x.text if type(x) is Live else numbers.constant(x) for x in operands])
+    return text if len(text) <= LONGEST else None
+
+
+def _known(function: Any, operands: Any) -> tuple[Any, list[Live]]:
+    """What an operation gives, and the live numbers among its operands."""
+    lives = [x for x in operands if type(x) is Live]
+    return function(*[x.value if type(x) is Live else x for x in operands]), lives
+
+
 def _made(numbers: Numbers, function: Any, form: str, *operands: Any) -> Any:
     """What an operation gives, as an expression where it is a number that a program can take."""
-    found = function(*[x.value if type(x) is Live else x for x in operands])
-    lives = [x for x in operands if type(x) is Live]
-    recorded = numbers.tape is not None and active.tape is numbers.tape
-    same = all(x.numbers is numbers for x in lives)
-    text = form.format(*[x.text if type(x) is Live else numbers.constant(x) for x in operands])
-    known = type(found) in KINDS and not abs(found) > EXACT and len(text) <= LONGEST
-    if not (recorded and same and known):
+    found, lives = _known(function, operands)
+    fits = type(found) in KINDS and not abs(found) > EXACT
+    text = _text(numbers, form, operands) if fits else None
+    if text is None:
         for x in lives:
             x.read()
         return found
     leaves = dict.fromkeys(leaf for x in lives for leaf in x.leaves)
     return Live(numbers, found, text, tuple(leaves))
+
+
+def _asked(numbers: Numbers, function: Any, form: str, *operands: Any) -> Any:
+    """What a comparison gives, which is noted."""
+    found, lives = _known(function, operands)
+    few = len(numbers.conditions) < MOST_CONDITIONS
+    text = _text(numbers, form, operands) if few and isinstance(found, (bool, np.bool)) else None
+    if text is None:
+        for x in lives:
+            x.read()
+    else:
+        numbers.conditions[text] = bool(found)
+    return found
 
 
 def _binary(name: str, sign: str) -> None:
@@ -315,6 +362,17 @@ def _unary(name: str, form: str) -> None:
     setattr(Live, f"__{name}__", lambda self: _made(self.numbers, function, form, self))
 
 
+def _comparing(name: str, sign: str) -> None:
+    function = getattr(operator, name)
+
+    def compare(self: Live, other: Any) -> Any:
+        if type(other) is Live or type(other) in (*KINDS, bool):
+            return _asked(self.numbers, function, f"({{}} {sign} {{}})", self, other)
+        return NotImplemented if isinstance(other, Tensor) else function(self.read(), other)
+
+    setattr(Live, f"__{name}__", compare)
+
+
 def _pinning(name: str, function: Callable[..., Any]) -> None:
     def read(self: Live, *others: Any) -> Any:
         return function(self.read(), *map(plain_number, others))
@@ -326,17 +384,38 @@ def _swapped(function: Callable[..., Any], y: Any, x: Any) -> Any:
     return function(x, y)
 
 
+def _of_math(name: str, note: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of `math` that notes what it does to live numbers."""
+    function = getattr(math, name)
+
+    @functools.wraps(function)
+    def apply(*given: Any, **options: Any) -> Any:
+        live = next((x for x in given if type(x) is Live), None)
+        if live is None or options:
+            return function(*map(plain_number, given), **options)
+        places = ", ".join(["{}"] * len(given))
+        return note(live.numbers, function, f"math.{name}({places})", *given)
+
+    return apply
+
+
 for _name, _sign in (("add", "+"), ("sub", "-"), ("mul", "*"), ("truediv", "/"),
                      ("floordiv", "//"), ("mod", "%"), ("pow", "**")):  # fmt: skip
     _binary(_name, _sign)
 for _name, _form in (("neg", "(-{})"), ("pos", "(+{})"), ("abs", "abs({})")):
     _unary(_name, _form)
-for _function in (bool, float, int, complex, round, format, str, repr, divmod,
-                  math.trunc, math.floor, math.ceil):  # fmt: skip
+for _name, _sign in (("eq", "=="), ("ne", "!="), ("lt", "<"), ("le", "<="), ("gt", ">"),
+                     ("ge", ">=")):  # fmt: skip
+    _comparing(_name, _sign)
+for _function in (float, int, complex, format, str, repr, divmod):
     _pinning(_function.__name__, _function)
-for _name in "index eq ne lt le gt ge invert".split():
+for _name in "index invert".split():
     _pinning(_name, getattr(operator, f"__{_name}__"))
 for _name in "lshift rshift and or xor".split():
     _pinning(_name, getattr(operator, f"__{_name}__"))
     _pinning(f"r{_name}", functools.partial(_swapped, getattr(operator, f"__{_name}__")))
 _pinning("rdivmod", functools.partial(_swapped, divmod))
+HOOKS: list[tuple[Any, str, Any]] = [
+    *((math, name, _of_math(name, _made)) for name in OF_MATH.split()),
+    *((math, name, _of_math(name, _asked)) for name in ASKED.split()),
+]
