@@ -19,7 +19,7 @@ import microtorch as torch
 import microtorch.nn.functional as F
 from microtorch import Value, nn
 from microtorch.capture import kept
-from microtorch.capture.numbers import MOST_CONDITIONS
+from microtorch.capture.live import MOST_CONDITIONS
 from microtorch.graph.node import clock
 
 X = torch.tensor(np.random.RandomState(0).randn(4, 3).astype("f4"))

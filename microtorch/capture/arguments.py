@@ -7,7 +7,8 @@ from .. import dtypes
 from ..graph.node import LEAF, mode
 from ..tensor import TENSORS, Tensor
 from .guards import Guards
-from .numbers import KINDS, Leaf
+from .live import KINDS
+from .numbers import Leaf
 from .tape import warn
 from .values import CONTAINERS, SIMPLE, simple
 

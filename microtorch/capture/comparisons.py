@@ -9,7 +9,8 @@ from typing import Any
 
 from ..kernels import objects
 from ..nn.module import Module
-from .numbers import EXACT, KINDS, Leaf, Numbers
+from .live import EXACT, KINDS
+from .numbers import Leaf, Numbers
 from .tape import recorders
 from .values import equal, frozen, module_state, simple
 

@@ -24,8 +24,8 @@ from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor, device_of
 from . import adjoint
-from .numbers import HOOKS as NUMBER_HOOKS
-from .numbers import Live, plain_number
+from .live import HOOKS as NUMBER_HOOKS
+from .live import Live, plain_number
 from .record import MAKES, paused, plain, recorded
 from .scalars import HOOKS as SCALAR_HOOKS
 from .session import ARRAY, ArrayHook, GradHook

@@ -14,7 +14,7 @@ from ..tensor import OWN, Tensor, base_of, root_of
 from .adjoint import Adjoint, freed_node, vars_of
 from .guards import Guards
 from .ir import Array, Ref, Storage
-from .numbers import plain_number
+from .live import plain_number
 from .session import ARRAY, Session
 from .tape import CaptureError, refusal
 from .traced import Traced

@@ -23,7 +23,8 @@ from ..graph.node import next_seq
 from ..kernels import jit, text
 from ..table import Row, names_in
 from ..value import ScalarOp, Value
-from .numbers import Live, Numbers, plain_number
+from .live import Live, plain_number
+from .numbers import Numbers
 from .tape import CaptureError, active, place, refusal
 
 _SLOTS = {name: Value.__dict__[name] for name in ("data", "grad")}

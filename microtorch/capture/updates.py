@@ -9,7 +9,7 @@ from ..optim.optimizer import Optimizer, Update
 from ..table import STEPS, substitute
 from ..tensor import Tensor, changed, wrap
 from .ir import Map
-from .numbers import KINDS
+from .live import KINDS
 from .record import paused, perform, plain
 from .session import Session
 from .space import broadcast
