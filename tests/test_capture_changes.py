@@ -190,6 +190,47 @@ def modules_in_a_module_dict(compiled):
 
 
 @case()
+def modules_swapped_in_a_module_dict(compiled):
+    layers = nn.ModuleDict({"a": nn.Linear(4, 3), "b": nn.Linear(4, 3), "c": nn.Linear(4, 3)})
+    f = compiled(lambda x: layers["a"](x) - layers["b"](x) if "b" in layers else layers["a"](x))
+
+    def call(k):
+        if k == 2:
+            layers["a"], layers["b"] = layers["b"], layers["a"]
+        if k == 4:
+            last = layers.pop("c")
+            del layers["b"]
+            layers["d"] = last
+        return f(batch(k)[0])
+
+    return call
+
+
+@case()
+def counted_calls(compiled):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.calls, self.sizes = nn.Linear(4, 3), 0, {"all": [1, 2]}
+
+        def forward(self, x):
+            return self.layer(x) * self.sizes["all"][0]
+
+    model = Counting()
+    f = compiled(lambda x: model(x))
+
+    def call(k):
+        model.calls += 1
+        if k == 3:
+            model.sizes["all"][0] = 5
+        if k > 3 and hasattr(f, "programs"):
+            assert f.latest.guards.modules and sum(map(len, f.programs.values())) <= 3
+        return f(batch(k)[0])
+
+    return call
+
+
+@case()
 def modules_in_a_module_list(compiled):
     layers = nn.ModuleList([nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)])
 

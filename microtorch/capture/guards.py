@@ -31,7 +31,7 @@ from ..optim.optimizer import Optimizer
 from ..tensor import Tensor
 from ..value import Value
 from .comparisons import Comparisons, few, last, parts_rows
-from .tape import HOOKED, CaptureError
+from .tape import HOOKED, CaptureError, recorders
 from .usercode import (
     CALLED,
     CLOCKS,
@@ -386,7 +386,7 @@ class Guards(Comparisons):
 
     def _of_library(self, words: str, owner: Any, held: dict[str, Any], name: str) -> None:
         """Note what a library has under a name, or that it has nothing, and walk on from there."""
-        value = HOOKED.get((id(owner), name), held.get(name, _ABSENT))
+        value = (HOOKED if recorders[0] else {}).get((id(owner), name), held.get(name, _ABSENT))
         if (id(held), name) in self.places:
             return
         same = f"{name!r} not in {{0}}" if value is _ABSENT else f"{{0}}.get({name!r}) is {{1}}"

@@ -6,6 +6,7 @@ there before.
 
 import functools
 import inspect
+import itertools
 import random as python_random
 import sys
 from typing import Any
@@ -24,8 +25,8 @@ from ..kernels.ufuncs import ByDtype
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor, device_of
 from . import adjoint
-from .live import HOOKS as NUMBER_HOOKS
 from .live import Live, plain_number
+from .live import hooks as live_hooks
 from .record import MAKES, paused, plain, recorded
 from .scalars import HOOKS as SCALAR_HOOKS
 from .session import ARRAY, ArrayHook, GradHook
@@ -388,7 +389,7 @@ HOOKS: list[tuple[Any, str, Any]] = [
     (Tensor, "__setattr__", _instead(_SET_ATTRIBUTE)(_set_attribute)),
     (Tensor, "__setitem__", _instead(_SET_ITEM)(_set_item)),
     (Tensor, "_version", property(_refusing("_version is read", Tensor.__dict__["_version"].fget))),
-    *SCALAR_HOOKS, *NUMBER_HOOKS,
+    *SCALAR_HOOKS,
     (cpu, "constant", _instead(CONSTANT)(_constant)), (cpu, "full", _aside(cpu.full)),
     (creation, "_array_of", _instead(ARRAY_OF)(_array_of)),
     (cpu, "move", _instead(MOVE)(_moving)),
@@ -423,6 +424,7 @@ def _refused(module: str, kind: str, names: str, what: str, spared: Any) -> list
     ]  # fmt: skip
 
 
-def refused() -> list[Any]:
-    """The hooks of all lines of `REFUSED` whose modules are imported."""
-    return [hook for line in REFUSED if line[0] in sys.modules for hook in _refused(*line)]
+def further() -> list[Any]:
+    """Hooks outside of the package: of all that is refused and imported, and of `math`."""
+    refused = (_refused(*line) for line in REFUSED if line[0] in sys.modules)
+    return [*itertools.chain.from_iterable(refused), *live_hooks()]

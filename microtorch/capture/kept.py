@@ -23,18 +23,14 @@ from .choice import build
 from .fast import GRAD, MISS, builtin
 from .gradients import Gradients
 from .guards import Guards
+from .held import MOVES, Lasting
 from .ir import Recording, Ref, Storage
 from .results import Results, escaped
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
 from .turn import Turn
-from .values import frozen
 from .versions import Changes, Runs
-
-# How often a tensor was found with other memory; from twice on, recordings look where it is at
-# every call.
-MOVES = "_moves"
 
 
 class Kept:
@@ -105,8 +101,7 @@ class Kept:
         every = [t for t, *_ in session.tensors.values()]
         every += [t for m in guards.modules for t in (*m.parameters(False), *m.buffers(False))]
         seen = {id(t): t for t in every if id(t) not in other}
-        self._tensors = [(t, ARRAY.__get__(t), t._node, _hooks(t)) for t in seen.values()]
-        self._optimizers = [(o, _members(o)) for o in session.optimizers.values()]
+        self._lasting = Lasting([*seen.values()], guards, [*session.optimizers.values()])
         self.recording = Recording(session.ops, self.refs + self.own, self._results)
         self.escaped = escaped(session, [*results.made, *finals], moved)
 
@@ -383,16 +378,11 @@ class Kept:
     def rare(self) -> bool:
         """Whether tensors, modules and optimizers are the same; asked after epochs only."""
         epoch = clock.epoch
-        for t, array, node, hooks in self._tensors:
-            if t._array is not array:
-                t.__dict__[MOVES] = t.__dict__.get(MOVES, 0) + 1
-                return False
-            if t._node is not node or _hooks(t) != hooks:
-                return False
-        if any(_members(o) != was for o, was in self._optimizers) or not self.guards.rare():
+        if not self._lasting.same():
             return False
-        # Someone may have made them require grad.
-        self.gradients.renew()
+        if any(t._node is not None for t in self.gradients.tensors):
+            # Someone has made them require grad.
+            self.gradients.renew()
         self._enter(epoch)
         return True
 
@@ -411,19 +401,6 @@ class Kept:
     def uses(self) -> int:
         """How often the program ran."""
         return self.runs.count
-
-
-def _hooks(t: Tensor) -> tuple[Any, ...]:
-    """The numbers of a leaf's hooks."""
-    return tuple(tuple(t.__dict__.get(name, ())) for name in ("_hooks", "_leaf_hooks"))
-
-
-def _members(optimizer: Any) -> Any:
-    """Which groups, parameters, tensors of state and hooks an optimizer has, by identity."""
-    groups = [(id(g), [*map(id, g["params"])]) for g in optimizer.param_groups]
-    states = {id(p): frozen(s) for p, s in optimizer.state.items()}
-    hooks = [id(h) for kind in ("step_pre", "step") for h in optimizer._hooks_of(kind)]
-    return id(optimizer.state), groups, states, hooks
 
 
 def _owner(array: Any) -> int:

@@ -214,7 +214,11 @@ for _name in "lshift rshift and or xor".split():
     _pinning(_name, getattr(operator, f"__{_name}__"))
     _pinning(f"r{_name}", functools.partial(_swapped, getattr(operator, f"__{_name}__")))
 _pinning("rdivmod", functools.partial(_swapped, divmod))
-HOOKS: list[tuple[Any, str, Any]] = [
-    *((math, name, _of_math(name, _made)) for name in OF_MATH.split()),
-    *((math, name, _of_math(name, _asked)) for name in ASKED.split()),
-]
+MATH = {name: _of_math(name, _made) for name in OF_MATH.split()}
+MATH |= {name: _of_math(name, _asked) for name in ASKED.split()}
+_ORIGINAL = {name: getattr(math, name) for name in MATH}
+
+
+def hooks() -> list[tuple[Any, str, Any]]:
+    """The functions of `math` that note what they do, but for those that others have replaced."""
+    return [(math, n, f) for n, f in MATH.items() if getattr(math, n) is _ORIGINAL[n]]

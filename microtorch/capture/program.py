@@ -5,7 +5,7 @@ import types
 from collections.abc import Callable
 from typing import Any, Self
 
-from ..graph.node import LEAF, mode
+from ..graph.node import LEAF, clock, mode
 from ..nn.module import Module
 from ..tensor import Tensor
 from .arguments import Given, Signatures, modes
@@ -136,7 +136,12 @@ class Compiled(functools.partial[Any]):
                 return self.function(*args, **kwargs)
             self.signatures.now.update(given.numbers)
             for kept in self.programs.get(given.key, ()):
-                found = kept.fast(*given.tensors) if kept.fast and not kept.plain else MISS
+                fast, found = kept.fast, MISS
+                if fast and kept.plain and kept.epoch != clock.epoch and kept.rare():
+                    self._use(kept)
+                    return fast(*given.tensors)
+                if fast and not kept.plain:
+                    found = fast(*given.tensors)
                 if found is MISS:
                     found = kept.call(given.tensors)
                 if found is not MISS:

@@ -13,7 +13,7 @@ from ..autograd.anomaly import is_anomaly_enabled
 from ..device import device as Device
 from ..optim.optimizer import Optimizer, Update
 from ..tensor import Tensor
-from .hooks import HOOKS, NUMPY, READING, modules, refused
+from .hooks import HOOKS, NUMPY, READING, further, modules
 from .session import ARRAY, Session
 from .tape import HOOKED, active, recorders, refusal
 from .traced import Traced
@@ -38,7 +38,7 @@ def _replaced() -> str:
 
 
 def _install() -> None:
-    more = refused()
+    more = further()
     HOOKED.update({(id(t), n): t.__dict__[n] for t, n, _ in more if (id(t), n) not in HOOKED})
     for target, name, hook in [*HOOKS, *more, *((m, "np", NUMPY) for m in modules())]:
         if (target, name) not in _before:
