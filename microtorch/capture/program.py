@@ -137,7 +137,9 @@ class Compiled(functools.partial[Any]):
             self.signatures.now.update(given.numbers)
             for kept in self.programs.get(given.key, ()):
                 fast, found = kept.fast, MISS
-                if fast and kept.plain and kept.epoch != clock.epoch and kept.rare():
+                renewed = fast and kept.epoch != clock.epoch and kept.rare()
+                if fast and kept.plain and renewed:
+                    # It may come here again, but not to this place.
                     self._use(kept)
                     return fast(*given.tensors)
                 if fast and not kept.plain:
