@@ -283,7 +283,9 @@ _BINARY = """
 def binary(self, other{params}):
     if other.__class__ is not Value:
         if isinstance(other, NUMBERS):
-            return unary(self, other if other.__class__ is float else float(other){params})
+            if other.__class__ is not float:
+                other = other * 1.0 if other.__class__ is int else float(other)
+            return unary(self, other{params})
         return NotImplemented
     z = new(Value)
     try:

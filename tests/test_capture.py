@@ -863,12 +863,12 @@ def test_tensors_kept_outside_are_refused():
 
 
 def test_python_values_changed_inside_are_refused():
-    count = 0
+    count = "1"
 
     def f(x):
         nonlocal count
-        count += 1
-        return x * count
+        count += "1"
+        return x * len(count)
 
     g = torch.compile(f)
     with pytest.raises(CaptureError, match="count is changed"):
@@ -1503,10 +1503,10 @@ def test_attributes_of_modules_changed_inside_are_refused():
     class Counting(nn.Module):
         def __init__(self):
             super().__init__()
-            self.calls = 0
+            self.calls = ""
 
         def forward(self, x):
-            self.calls += 1
+            self.calls += "1"
             return x * 2
 
     f = torch.compile(Counting())

@@ -481,8 +481,11 @@ def globals_through_a_helper(compiled):
     return call
 
 
-@case("is changed inside")
+@case()
 def globals_rebound_inside(compiled):
+    global scale_of_the_module
+    scale_of_the_module = 1.0
+
     def f(x):
         global scale_of_the_module
         scale_of_the_module = scale_of_the_module * 2

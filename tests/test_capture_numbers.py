@@ -20,6 +20,7 @@ import microtorch.nn.functional as F
 from microtorch import Value, nn
 from microtorch.capture import kept
 from microtorch.capture.live import MOST_CONDITIONS
+from microtorch.capture.tape import CaptureError
 from microtorch.graph.node import clock
 
 X = torch.tensor(np.random.RandomState(0).randn(4, 3).astype("f4"))
@@ -399,6 +400,105 @@ class Doubled:
     @mu.setter
     def mu(self, value):
         self.__dict__["mu"] = value
+
+
+class HandWritten:
+    """Adam as people write it, with its count of steps, and more that changes."""
+
+    def __init__(self, parameters):
+        self.parameters, self.t, self.rate = parameters, 0, 0.1
+        self.m, self.v = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+
+    @torch.no_grad()
+    def step(self):
+        self.t += 1
+        self.rate *= 0.99
+        for p, m, v in zip(self.parameters, self.m, self.v, strict=True):
+            m.mul_(0.9).add_(p.grad, alpha=0.1)
+            v.mul_(0.99).addcmul_(p.grad, p.grad, value=0.01)
+            size = (v / (1 - 0.99**self.t)).sqrt() + 1e-8
+            p -= self.rate * m / (1 - 0.9**self.t) / size
+            p.grad.zero_()
+
+
+calls = 0
+
+
+def test_numbers_that_the_function_changes():
+    def train(compiling):
+        global calls
+        calls, seen, options = 0, 0, {"k": 1, "name": "a"}
+        w, b = torch.tensor([[0.5], [-1.0], [2.0]]).requires_grad_(), torch.zeros(1).requires_grad_()
+        optimizer = HandWritten([w, b])
+
+        def step():
+            global calls
+            nonlocal seen
+            loss = (X @ w + b).square().mean()
+            loss.backward()
+            optimizer.step()
+            calls, seen = calls + 1, seen + 2
+            options["k"] += 3
+            return loss * 2 if seen % 8 == 0 else loss
+
+        f = torch.compile(step) if compiling else step
+        losses = [f() for _ in range(20)]
+        assert not compiling or count(f) == 2
+        return losses, w, b, calls, seen, options["k"], optimizer.t, optimizer.rate
+
+    same(train(False), train(True))
+
+
+def test_numbers_of_values_that_the_function_changes():
+    def train(compiling):
+        a, t = Value(2.0), 0
+
+        def step():
+            nonlocal t
+            t += 1
+            loss = a * a / t
+            a.grad = 0.0
+            loss.backward()
+            a.data -= 0.1 / t * a.grad
+            return loss.data
+
+        f = torch.compile(step) if compiling else step
+        return [*(f() for _ in range(9)), a.data, t]
+
+    assert train(False) == pytest.approx(train(True))
+
+
+@pytest.mark.parametrize("change", [
+    lambda k: int(str(k)) + 1, lambda k: k + 0.5 if k == 0 else f"{k}1", lambda k: float(k) + 1,
+])  # fmt: skip
+def test_numbers_that_are_read_and_changed_are_refused(change):
+    k = 0
+
+    def f(x):
+        nonlocal k
+        k = change(k)
+        return x * 2
+
+    compiled = torch.compile(f)
+    with pytest.raises(CaptureError, match="variable k is changed"):
+        for _ in range(5):
+            compiled(X)
+
+
+def test_a_call_that_is_done_again_counts_once():
+    k = 0.5
+
+    def f(x):
+        nonlocal k
+        k += 1
+        return x * int.__add__(int(k), 0) + float.__add__(k, 1.0)
+
+    compiled = torch.compile(f, fallback="eager")
+    for n in range(6):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compiled(X)
+        assert k == 1.5 + n
 
 
 def test_places_that_are_something_else():

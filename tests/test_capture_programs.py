@@ -566,7 +566,7 @@ def methods_compiled_in_the_class(compiled):
     return call
 
 
-@case("changed inside")
+@case()
 def methods_that_count(compiled):
     class Counting(Trainer):
         steps = 0

@@ -67,12 +67,12 @@ OPTIMIZERS = {
     "SGD": lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
     "Adam": lambda p: optim.Adam(p, lr=0.01),
 }
-count = 0
+count = ""
 
 
 def counted():
     global count
-    count += 1
+    count += "1"
 
 
 # What is refused after the step, and at which call.
@@ -246,10 +246,10 @@ def test_with_a_fallback_a_step_is_done_once(step):
 
 # ---------------------------------------------------------------------------- where, and what to do
 RETURN, CHOICE = "Return the tensor and read it after", "Use torch.where for the choice"
-log, numbers, settings = [], (k for k in range(9)), types.SimpleNamespace(n=0)
+log, numbers, settings = [], (k for k in range(9)), types.SimpleNamespace(n="")
 now = time.perf_counter
 layer = nn.Linear(2, 2)
-layer.calls = 0
+layer.calls = ""
 rng = np.random.default_rng(0)
 weight = torch.ones(2, requires_grad=True)
 rate = optim.SGD([weight], lr=0.1)
@@ -318,19 +318,19 @@ def grown(x):
 def global_(x):
     global count
     y = x * 2
-    count += 1  # here
+    count += "1"  # here
     return y
 
 
 def attribute(x):
     y = x * 2
-    settings.n += 1  # here
+    settings.n += "1"  # here
     return y
 
 
 def of_layer(x):
     y = layer(x)
-    layer.calls += 1  # here
+    layer.calls += "1"  # here
     return y
 
 

@@ -92,7 +92,11 @@ class Signatures:
                     f"{MANY_VALUES} values of the number {name}, each for itself, as it reads it. "
                     f"Pass a tensor, torch.tensor({name}), or only compute with it"
                 )
-        self.live = (self.live | moved) - self.pinned
+        self.expect(moved)
+
+    def expect(self, places: set[Any]) -> None:
+        """Let numbers be live in the next recording, unless they had to be read before."""
+        self.live = (self.live | places) - self.pinned
 
     def pin(self, places: set[Any]) -> None:
         """Compare numbers from now on."""

@@ -392,8 +392,7 @@ class Guards(Comparisons):
         same = f"{name!r} not in {{0}}" if value is _ABSENT else f"{{0}}.get({name!r}) is {{1}}"
         # Hooks are in the place of some while another thread records.
         text = f"(recorders[0] or {same})" if (id(owner), name) in HOOKED else same
-        there = (value,) * (value is not _ABSENT)
-        rows = [objects.item(held, name, *there)]
+        rows = [objects.item(held, name, *(value,) * (value is not _ABSENT))]
         if isinstance(owner, type):
             self.kinds.setdefault(owner, []).extend(rows)
             rows = []
@@ -467,14 +466,15 @@ class Guards(Comparisons):
         return self.where(self._named.get(id(drawn[0]), "random"), "random") if drawn else ""
 
     def changes(self) -> list[tuple[str, str]]:
-        """What the recorded call itself has changed: where, and in words."""
+        """What the recorded call itself has changed that later calls would not: where, in words."""
         labels, found = self.labels | self._named, []
-        for (owner, *_), (words, text) in self.places.items():
-            if not self.holds(text):
-                found.append((self.where(last(words), labels.get(owner, "")), words))
-        for module, (live, before) in self.modules.items():
-            if (now := module_state(module, live)) != before:
-                names = [key[1] for key, _ in {*now[1][1:]} ^ {*before[1][1:]}]
-                at = self.where(*names, labels.get(id(module), ""))
-                found.append((at, f"an attribute of {type(module).__name__}"))
+        with self.live.before():
+            for (owner, *_), (words, text) in self.places.items():
+                if not self.holds(text):
+                    found.append((self.where(last(words), labels.get(owner, "")), words))
+            for module, (live, before) in self.modules.items():
+                if (now := module_state(module, live)) != before:
+                    names = [key[1] for key, _ in {*now[1][1:]} ^ {*before[1][1:]}]
+                    at = self.where(*names, labels.get(id(module), ""))
+                    found.append((at, f"an attribute of {type(module).__name__}"))
         return found

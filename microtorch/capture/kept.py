@@ -86,6 +86,8 @@ class Kept:
         self.tests = results.checks()
         moved = self._read_moved(session, places)
         self._count_changes(session)
+        if guards.live.writes:
+            self._after.append("kept.guards.live.write()")
         self.numbers = [n.ref.storage.source for n in session.numbers.values()
                          if n.ref.storage.source.truth is not None]  # fmt: skip
         self.captured = [s.array for *_, s in session.outside if s.array is not None]

@@ -23,7 +23,7 @@ from .values import CLOSED, CONTAINERS, SIMPLE, walked
 
 # Names that the text of `refresh` has for itself.
 _TAKEN = {"abs", "bool", "exact", "kinds", "math", "pinned", "round", "values", "constants",
-          "Exception"}  # fmt: skip
+          "written", "Exception"}  # fmt: skip
 
 
 @dataclass(eq=False, slots=True)
@@ -32,7 +32,8 @@ class Leaf:
 
     place: what it is known by. text: an expression for the number. owner: the dict or the cell that
     it is in, a dict under a key. same: the text that compares it, with rows for the built-in
-    function; "" for arguments, whose key does. name: its variable in expressions.
+    function; "" for arguments, whose key does. name: its variable in expressions. wrote: the
+    expression that the call has put there, if it did.
     """
 
     place: Any
@@ -43,6 +44,7 @@ class Leaf:
     same: str = ""
     rows: list[list[int]] | None = None
     name: str = ""
+    wrote: str = ""
     pinned: bool = False
 
     def get(self) -> Any:
@@ -67,7 +69,7 @@ class Numbers:
     """The live numbers of a recording.
 
     values: those that a program takes, by their texts; `refresh` computes them before a call.
-    conditions: what comparisons gave, likewise.
+    conditions: what comparisons gave, likewise. written: what is put into places after a call.
     """
 
     def __init__(self) -> None:
@@ -75,6 +77,7 @@ class Numbers:
         self.leaves: list[Leaf] = []
         self.values: dict[str, float] = {}
         self.conditions: dict[str, bool] = {}
+        self.written: list[Any] = []
         self._constants: list[Any] = []
 
     def add(self, label: str, leaf: Leaf) -> None:
@@ -98,13 +101,44 @@ class Numbers:
             raise
         finally:
             for leaf, live in there.items():
-                if leaf.get() is live:
+                now = leaf.get()
+                if now is live:
                     leaf.put(leaf.value)
+                elif type(now) is Live and now.numbers is self:
+                    leaf.wrote = now.text
+                    leaf.put(now.value)
                 else:
-                    # What has been written there would not be written again.
+                    # Something else has been written there, which would not be written again.
                     leaf.pinned = True
             if there:
                 clear(owners.values())
+
+    @property
+    def writes(self) -> list[Leaf]:
+        """The places that a call puts other numbers into."""
+        return [leaf for leaf in self.leaves if leaf.wrote and not leaf.pinned]
+
+    def write(self) -> None:
+        """Put the numbers there that `refresh` has computed for it."""
+        for leaf, x in zip(self.writes, self.written, strict=True):
+            leaf.put(x)
+
+    @contextlib.contextmanager
+    def before(self) -> Iterator[None]:
+        """Let numbers that the recorded call has written be as they were before, for a while."""
+        there = [(leaf, leaf.get()) for leaf in self.writes]
+        for leaf, _ in there:
+            leaf.put(leaf.value)
+        try:
+            yield
+        finally:
+            for leaf, x in there:
+                leaf.put(x)
+
+    def restore(self) -> None:
+        """Put the numbers there that were there before the recorded call."""
+        for leaf in self.leaves:
+            leaf.put(leaf.value)
 
     def key(self, live: "Live") -> str:
         """The key of a number among those that the program takes."""
@@ -123,7 +157,7 @@ class Numbers:
         lines = ["def refresh():", "    try:"]
         own = {
             "math": math, "values": self.values, "exact": _exact, "constants": self._constants,
-            "pinned": [leaf.value for leaf in self.leaves],
+            "pinned": [leaf.value for leaf in self.leaves], "written": self.written,
             "kinds": [type(leaf.value) for leaf in self.leaves],
         }  # fmt: skip
         for k, leaf in enumerate(self.leaves):
@@ -132,6 +166,7 @@ class Numbers:
         lines += [f"        if bool({text}) is not {truth}: return False"
                   for text, truth in self.conditions.items()]  # fmt: skip
         lines += [f"        values[{text!r}] = exact({text})" for text in self.values]
+        lines.append(f"        written[:] = ({''.join(f'{leaf.wrote}, ' for leaf in self.writes)})")
         lines += ["    except Exception:", "        return False", "    return True"]
         own = scope | own
         exec("\n".join(lines), own)

@@ -68,7 +68,9 @@ class KeptScalars:
             if tensors or not (holds() and self.guards.rare()):
                 return MISS
             self.uses += 1
-            return self.program.run()
+            found = self.program.run()
+            self.guards.live.write()
+            return found
 
         self.call = call
 
@@ -235,6 +237,8 @@ class Compiled(functools.partial[Any]):
                     self._keep(given.key, kept)
                     self._use(kept)
                 return result
+            # Numbers that the function changes are computed by the next recording.
+            known.expect(guards.moved())
             self.tries[given.key] = self.tries.get(given.key, 0) + 1
             if self.tries[given.key] > WARM_UP:
                 if self.fallback == "error":
@@ -245,6 +249,7 @@ class Compiled(functools.partial[Any]):
             gave_up = session.failure is not None
             if _of_live(guards, error) and kept is None and not (gave_up and session.lenient):
                 session.undo()
+                guards.live.restore()
                 known.pin({leaf.place for leaf in guards.live.leaves})
                 return self._record(args, kwargs)
             if session.lenient if gave_up else not isinstance(error, CaptureError):
