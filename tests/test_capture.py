@@ -1644,6 +1644,22 @@ def test_arguments_are_compared_by_content(make):
         assert compiled(one, make(k)).item() == f(one, make(k)).item()
 
 
+def test_arguments_that_are_made_anew_are_equal():
+    class Sum:
+        factor = 1.0
+
+        def loss(self, x):
+            return x.sum() * self.factor
+
+    losses = Sum(), Sum()
+    losses[1].factor = 3.0
+    compiled, x = torch.compile(lambda loss, x, at, places: loss(x[at]) + places[-1]), torch.ones(4)
+    for k in (0, 1, 0, 1, 0):
+        assert compiled(losses[k].loss, x, slice(2), range(3)).item() == 4.0 + 4 * k
+    assert len(compiled.programs) == 2
+    assert compiled(losses[0].loss, x, slice(3), range(2)).item() == 4.0
+
+
 def in_thread(x):
     thread = threading.Thread(target=lambda: x * 2)
     thread.start()

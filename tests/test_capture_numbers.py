@@ -5,6 +5,7 @@ import copy
 import functools
 import json
 import math
+import pickle
 import random
 import threading
 import warnings
@@ -58,7 +59,7 @@ COMPUTING = [
     lambda x, k: x * ((1.0 - 0.9 * k / 100) ** 2), lambda x, k: x * (k // 1 + k % 0.7 + abs(-k)),
     lambda x, k: x.clone().mul_(k).add_(k).div_(k + 1), lambda x, k: F.leaky_relu(x, k),
     lambda x, k: torch.add(x, x, alpha=k) - torch.sub(x, x, alpha=-k),
-    lambda x, k: x.double() * k + k,
+    lambda x, k: x.double() * k + k, lambda x, k: x * copy.deepcopy(k) + copy.copy([k])[0],
     lambda x, k: x if k is None else x * k,
 ]  # fmt: skip
 # What wants to know it.
@@ -70,7 +71,8 @@ READING = [
     lambda x, k: x * round(k), lambda x, k: torch.where(x > 0, x, k),
     lambda x, k: torch.full((2,), k) + torch.tensor(k), lambda x, k: (x.half() * k).float(),
     lambda x, k: (x * k, k, k * 2, [k + 1]), lambda x, k: x * 2 if type(k) is float else x + k,
-    lambda x, k: x + sum([k, k, 1]) + max(k, 0.75), lambda x, k: x * copy.deepcopy(k),
+    lambda x, k: x + sum([k, k, 1]) + max(k, 0.75), lambda x, k: x * pickle.loads(pickle.dumps(k)),
+    lambda x, k: WHOLE * 2**k,
     lambda x, k: x * k if k else x, lambda x, k: x * (1 / (k - 2)), lambda x, k: x * k.real,
     lambda x, k: F.dropout(x, 0.5 * min(1, k / 4)), lambda x, k: x * len({k, 0.5, 1.0}),
     lambda x, k: x * divmod(k, 0.3)[0], lambda x, k: x * len(f"{k:.3f}"),
@@ -126,6 +128,28 @@ class Scaled(nn.Module):
 
     def forward(self, x):
         return self.linear(x) * self.scale
+
+
+def test_a_computed_number_of_another_type():
+    whole = torch.arange(3)
+    compiled = torch.compile(lambda k: whole * 2**k)
+    for k in (-1, -2, -3, 1, 2, -1):
+        same(compiled(k), whole * 2**k)
+
+
+def test_a_dict_whose_items_are_attributes():
+    class Options(dict):
+        __getattr__ = dict.__getitem__
+
+        def __init__(self, **items):
+            super().__init__(**items)
+            self.__dict__ = self
+
+    options = Options(rate=0.5)
+    compiled = torch.compile(lambda x: x * options.rate)
+    for k in range(4):
+        options.rate = 0.1 * k
+        same(compiled(X), X * options.rate)
 
 
 def test_wherever_the_number_is():

@@ -221,7 +221,7 @@ def _held(owner: Any, text: str, value: Any) -> tuple[Any, Any] | None:
     """The dict, with the key, or the cell where a text leads to a value from an owner, if any."""
     if isinstance(owner, types.CellType):
         return owner, None
-    named = isinstance(owner, dict)
+    named = text[0] == "["
     held = owner if named else getattr(owner, "__dict__", None)
     key = ast.literal_eval(text[1:-1]) if named else text[1:]
     # A property may give something else.

@@ -33,7 +33,7 @@ EXACT = 2**53
 # Longer expressions would be of more parentheses than Python reads, and may double at each step.
 LONGEST = 500
 # Names that the text of `refresh` has for itself.
-_TAKEN = {"abs", "exact", "values", "kinds", "pinned", "constants", "Exception"}
+_TAKEN = {"abs", "exact", "values", "types", "kinds", "pinned", "constants", "Exception"}
 # What looks for a number in a dict of arrays, and makes one where it finds none.
 _LOOKING = "microtorch.functions.elementwise"
 
@@ -85,6 +85,8 @@ class Numbers:
         self.tape: Any = None
         self.leaves: list[Leaf] = []
         self.values: dict[str, float] = {}
+        # The types of these, on which the dtypes of results depend.
+        self.types: list[type] = []
         self._constants: list[Any] = []
 
     def add(self, label: str, leaf: Leaf) -> None:
@@ -118,7 +120,9 @@ class Numbers:
 
     def key(self, live: "Live") -> str:
         """The key of a number among those that the program takes."""
-        self.values[live.text] = float(live.value)
+        if live.text not in self.values:
+            self.types.append(type(live.value))
+            self.values[live.text] = float(live.value)
         return live.text
 
     def array(self, live: "Live", dtype: Any) -> Any:
@@ -142,14 +146,15 @@ class Numbers:
         """The text that computes all numbers that the program takes, and says whether it could."""
         lines = ["def refresh():", "    try:"]
         own = {
-            "values": self.values, "exact": _exact, "constants": self._constants,
+            "values": self.values, "exact": _exact, "constants": self._constants, "types": self.types,
             "pinned": [leaf.value for leaf in self.leaves],
             "kinds": [type(leaf.value) for leaf in self.leaves],
         }  # fmt: skip
         for k, leaf in enumerate(self.leaves):
             lines.append(f"        {leaf.name} = {f'pinned[{k}]' if leaf.pinned else leaf.text}")
             lines.append(f"        if {leaf.name}.__class__ is not kinds[{k}]: return False")
-        lines += [f"        values[{text!r}] = exact({text})" for text in self.values]
+        for k, text in enumerate(self.values):
+            lines.append(f"        values[{text!r}] = exact({text}, types[{k}])")
         lines += ["    except Exception:", "        return False", "    return True"]
         own = scope | own
         exec("\n".join(lines), own)
@@ -157,7 +162,9 @@ class Numbers:
         return "refresh()"
 
 
-def _exact(x: Any) -> float:
+def _exact(x: Any, kind: type) -> float:
+    if x.__class__ is not kind:
+        raise TypeError
     if isinstance(x, (int, np.integer)) and not -EXACT <= x <= EXACT:
         raise OverflowError
     return float(x)
@@ -190,6 +197,15 @@ class Live:
     def __hash__(self) -> int:
         looking = sys._getframe(1).f_globals.get("__name__") == _LOOKING
         return id(self) if looking else hash(self.read())
+
+    def __copy__(self) -> "Live":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "Live":
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.read().__reduce_ex__(protocol)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         return np.array(self.read(), dtype)

@@ -308,7 +308,7 @@ class Compiled(functools.partial[Any]):
             if simple(float(source())) != simple(float(number.value)):
                 changed.append((guards.where(source.key), f"an optimizer's {source.key}"))
         if modes() != before:
-            changed.append((self._where(), "the grad mode or default dtype"))
+            changed.append((self._where(), "the grad mode, or the default dtype or device,"))
         for at, words in changed[:1]:
             return (f"{at or self._where()}: {words} is changed inside a compiled function, which "
                     "later calls would not do again. Change it outside, or compile with "
