@@ -755,6 +755,24 @@ def test_parameters_and_state_of_optimizers_may_change():
         close(a, b, torch.float64)
 
 
+def test_lasting_things_may_be_made_again_after_calls_that_made_none():
+    layers = [torch.ones(2, requires_grad=k == 0) for k in range(5)]
+    optimizer = torch.optim.SGD(layers, lr=0.1, momentum=0.9)
+
+    @torch.compile
+    def step():
+        optimizer.zero_grad()
+        loss = sum((p * p).sum() for p in layers)
+        loss.backward()
+        optimizer.step()
+
+    for p in layers:
+        p.requires_grad = True
+        for _ in range(3):
+            step()
+    assert [len(optimizer.state[p]) for p in layers] == [1] * 5
+
+
 SCALE = 2.0
 SETTINGS = {"scale": 2.0}
 

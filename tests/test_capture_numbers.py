@@ -72,7 +72,6 @@ READING = [
     lambda x, k: torch.full((2,), k) + torch.tensor(k), lambda x, k: (x.half() * k).float(),
     lambda x, k: (x * k, k, k * 2, [k + 1]), lambda x, k: x * 2 if type(k) is float else x + k,
     lambda x, k: x + sum([k, k, 1]) + max(k, 0.75), lambda x, k: x * pickle.loads(pickle.dumps(k)),
-    lambda x, k: WHOLE * 2**k,
     lambda x, k: x * k if k else x, lambda x, k: x * (1 / (k - 2)), lambda x, k: x * k.real,
     lambda x, k: F.dropout(x, 0.5 * min(1, k / 4)), lambda x, k: x * len({k, 0.5, 1.0}),
     lambda x, k: x * divmod(k, 0.3)[0], lambda x, k: x * len(f"{k:.3f}"),

@@ -23,13 +23,13 @@ from .choice import build
 from .fast import GRAD, MISS, builtin
 from .gradients import Gradients
 from .guards import Guards
-from .ir import Recording, Ref, Storage
+from .ir import Array, Recording, Ref, Storage
 from .results import Results, escaped
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
 from .turn import Turn
-from .values import frozen
+from .values import frozen, simple
 from .versions import Changes, Runs
 
 # How often a tensor was found with other memory; from twice on, recordings look where it is at
@@ -106,6 +106,11 @@ class Kept:
         every += [t for m in guards.modules for t in (*m.parameters(False), *m.buffers(False))]
         seen = {id(t): t for t in every if id(t) not in other}
         self._tensors = [(t, ARRAY.__get__(t), t._node, _hooks(t)) for t in seen.values()]
+        groups: dict[Any, list[Array]] = {}
+        for array, key in session.equal.values():
+            groups.setdefault(key, []).append(array)
+        # Counts of steps, say, which are equal: one stands for the others.
+        self._equal = [group for group in groups.values() if len(group) > 1]
         self._optimizers = [(o, _members(o)) for o in session.optimizers.values()]
         self.recording = Recording(session.ops, self.refs + self.own, self._results)
         self.escaped = escaped(session, [*results.made, *finals], moved)
@@ -334,10 +339,10 @@ class Kept:
         given = self._given(tensors)
         if given is None:
             return MISS
+        if self.changes and clock.latest_change != self.runs.when and not self.follow():
+            return MISS
         if self._leaves:
             self.gradients.hand_out()
-        if self.changes and clock.latest_change != self.runs.when:
-            self.follow()
         try:
             found = self.program.run((*given, *self.gradients.arrays))
         except BaseException:
@@ -396,8 +401,13 @@ class Kept:
         self._enter(epoch)
         return True
 
-    def follow(self) -> None:
-        """Let the versions of all tensors that the program writes follow its runs."""
+    def follow(self) -> bool:
+        """Let the versions of all tensors that the program writes follow its runs.
+
+        Gives whether numbers that were equal still are, as others have changed tensors.
+        """
+        if any(len({simple(a.item()) for a in group}) > 1 for group in self._equal):
+            return False
         for line in self.changes:
             root, times, known = line
             now = root._changes
@@ -406,6 +416,7 @@ class Kept:
                     root._changes = now = Changes(now)
                 now.runs.setdefault(self.runs, (times, self.runs.count))
                 line[2] = now
+        return True
 
     @property
     def uses(self) -> int:

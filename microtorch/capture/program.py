@@ -28,7 +28,7 @@ ENOUGH_RUNS = 8
 LONGEST_PAUSE = 16
 # With each program that was recorded in vain twice as many calls go by until the next is recorded.
 MOST_DOUBLINGS = 13
-# Calls that may make lasting things (an optimizer's state) before that is an error.
+# Calls in a row that may make lasting things (an optimizer's state) before that is an error.
 WARM_UP = 2
 
 
@@ -219,6 +219,7 @@ class Compiled(functools.partial[Any]):
                 return result
             problem = self._problem(session, kept, given.key[0])
             if problem is None:
+                self.tries.pop(given.key, None)
                 if kept.usable:
                     known.pin(guards.settle())
                     given = known.of(args, kwargs)

@@ -63,10 +63,10 @@ def counting(count: Any) -> Any:
     tape, number = active.tape, plain(count).item()
     if type(count) is not Traced or count.ref.storage.kind == "constant":
         return number + 1
-    # Parameters that have made equally many steps go together.
-    if ("steps", number) not in tape.casts:
-        tape.casts["steps", number] = count.astype(np.float64) + 1
-    return tape.casts["steps", number]
+    key = _together(tape, count, "steps", number)
+    if key not in tape.casts:
+        tape.casts[key] = count.astype(np.float64) + 1
+    return tape.casts[key]
 
 
 def reading(value: Any) -> Any:
@@ -74,7 +74,21 @@ def reading(value: Any) -> Any:
     tape, number = active.tape, plain(value).item()
     if type(value) is not Traced or value.ref.storage.kind == "constant":
         return number
-    return tape.casts.setdefault(("number", number), value.astype(np.float64))
+    key = _together(tape, value, "number", number)
+    return tape.casts.setdefault(key, value.astype(np.float64))
+
+
+def _together(tape: Session, read: Traced, kind: str, number: float) -> Any:
+    """A key that is one for numbers that stay equal while they are when a call begins.
+
+    Parameters that have made equally many steps are updated together.
+    """
+    array = read.value
+    _, first = tape.equal.setdefault(id(array), (array, (kind, number)))
+    if first == (kind, number):
+        return first
+    # Changed by the call itself: counts go on together, other numbers may not.
+    return kind, number, first if kind == "steps" else id(array)
 
 
 def updating(self: Any, lines: Any, numbers: Any) -> None:
