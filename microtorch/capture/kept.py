@@ -23,13 +23,14 @@ from .choice import build
 from .fast import GRAD, MISS, builtin
 from .gradients import Gradients
 from .guards import Guards
-from .ir import Array, Recording, Ref, Storage
+from .ir import Recording, Ref, Storage
 from .results import Results, escaped
 from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
 from .turn import Turn
-from .values import frozen, simple
+from .updates import equal_numbers
+from .values import frozen
 from .versions import Changes, Runs
 
 # How often a tensor was found with other memory; from twice on, recordings look where it is at
@@ -106,11 +107,7 @@ class Kept:
         every += [t for m in guards.modules for t in (*m.parameters(False), *m.buffers(False))]
         seen = {id(t): t for t in every if id(t) not in other}
         self._tensors = [(t, ARRAY.__get__(t), t._node, _hooks(t)) for t in seen.values()]
-        groups: dict[Any, list[Array]] = {}
-        for array, key in session.equal.values():
-            groups.setdefault(key, []).append(array)
-        # Counts of steps, say, which are equal: one stands for the others.
-        self._equal = [group for group in groups.values() if len(group) > 1]
+        self._still_equal = equal_numbers(session)
         self._optimizers = [(o, _members(o)) for o in session.optimizers.values()]
         self.recording = Recording(session.ops, self.refs + self.own, self._results)
         self.escaped = escaped(session, [*results.made, *finals], moved)
@@ -396,17 +393,13 @@ class Kept:
                 return False
         if any(_members(o) != was for o, was in self._optimizers) or not self.guards.rare():
             return False
-        # Someone may have made them require grad.
-        self.gradients.renew()
+        self.gradients.renew()  # Someone may have made them require grad.
         self._enter(epoch)
         return True
 
     def follow(self) -> bool:
-        """Let the versions of all tensors that the program writes follow its runs.
-
-        Gives whether numbers that were equal still are, as others have changed tensors.
-        """
-        if any(len({simple(a.item()) for a in group}) > 1 for group in self._equal):
+        """Let the versions of what is written follow the runs, if the program still fits."""
+        if not self._still_equal():
             return False
         for line in self.changes:
             root, times, known = line

@@ -146,7 +146,8 @@ class Numbers:
         """The text that computes all numbers that the program takes, and says whether it could."""
         lines = ["def refresh():", "    try:"]
         own = {
-            "values": self.values, "exact": _exact, "constants": self._constants, "types": self.types,
+            "values": self.values, "types": self.types, "exact": _exact,
+            "constants": self._constants,
             "pinned": [leaf.value for leaf in self.leaves],
             "kinds": [type(leaf.value) for leaf in self.leaves],
         }  # fmt: skip
@@ -163,7 +164,8 @@ class Numbers:
 
 
 def _exact(x: Any, kind: type) -> float:
-    if x.__class__ is not kind:
+    same = type(x) is kind
+    if not same:
         raise TypeError
     if isinstance(x, (int, np.integer)) and not -EXACT <= x <= EXACT:
         raise OverflowError

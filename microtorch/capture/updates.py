@@ -1,5 +1,6 @@
 """Optimizers while a call is recorded: an update is one map a parameter."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,14 @@ from ..kernels.standin import method
 from ..optim.optimizer import Optimizer, Update
 from ..table import STEPS, substitute
 from ..tensor import Tensor, changed, wrap
-from .ir import Map
+from .ir import Array, Map
 from .numbers import KINDS
 from .record import paused, perform, plain
 from .session import Session
 from .space import broadcast
 from .tape import active, refusal
 from .traced import Traced
+from .values import simple
 
 _STEP, _UPDATE, _STEPS_MADE = Optimizer.step, Update.__call__, Optimizer.steps_made
 
@@ -89,6 +91,15 @@ def _together(tape: Session, read: Traced, kind: str, number: float) -> Any:
         return first
     # Changed by the call itself: counts go on together, other numbers may not.
     return kind, number, first if kind == "steps" else id(array)
+
+
+def equal_numbers(tape: Session) -> Callable[[], bool]:
+    """Whether numbers of which one stands for others are as equal as in the recording."""
+    groups: dict[Any, list[Array]] = {}
+    for array, key in tape.equal.values():
+        groups.setdefault(key, []).append(array)
+    several = [group for group in groups.values() if len(group) > 1]
+    return lambda: all(len({simple(a.item()) for a in group}) == 1 for group in several)
 
 
 def updating(self: Any, lines: Any, numbers: Any) -> None:
