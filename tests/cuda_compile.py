@@ -220,3 +220,10 @@ def test_parameters_of_one_shape_are_several_kernels():
     lines = [line for line in found[2].source.splitlines() if line.startswith("def kernel")]
     # Two words an array, and one for the number of positions; results between kernels may come on top.
     assert len(lines) > 2 and max(line.count(",") for line in lines) < 300
+
+
+def test_the_default_device_is_compared():
+    run = torch.compile(lambda: torch.zeros(2) + 1)
+    for name in ("cpu", "cuda", "cpu", "cuda"):
+        with torch.device(name):
+            assert run().device.type == name

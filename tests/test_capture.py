@@ -3,9 +3,11 @@
 import collections
 import contextvars
 import copy
+import ctypes
 import datetime
 import functools
 import gc
+import importlib
 import io
 import itertools
 import logging
@@ -753,6 +755,24 @@ def test_parameters_and_state_of_optimizers_may_change():
 
     for a, b in zip(train(False), train(True), strict=True):
         close(a, b, torch.float64)
+
+
+def test_lasting_things_may_be_made_again_after_calls_that_made_none():
+    layers = [torch.ones(2, requires_grad=k == 0) for k in range(5)]
+    optimizer = torch.optim.SGD(layers, lr=0.1, momentum=0.9)
+
+    @torch.compile
+    def step():
+        optimizer.zero_grad()
+        loss = sum((p * p).sum() for p in layers)
+        loss.backward()
+        optimizer.step()
+
+    for p in layers:
+        p.requires_grad = True
+        for _ in range(3):
+            step()
+    assert [len(optimizer.state[p]) for p in layers] == [1] * 5
 
 
 SCALE = 2.0
@@ -1591,6 +1611,70 @@ REACHED = {
 }
 
 
+SEEN = 1.0
+
+
+class Doubled:
+    scale = 2.0
+
+
+def by_class(x):
+    return x * doubled.scale
+
+
+doubled = Doubled()
+ITSELF = sys.modules[__name__]
+COUNTED = ctypes.c_double(1.0)
+MASKED = np.ma.array([1.0, 1.0, 1.0], mask=[False, True, True])
+HELD = np.array([types.SimpleNamespace(scale=1.0)], dtype=object)
+SET = threading.Event()
+LOADED = types.ModuleType("loaded_by_a_test")
+LOADED.__file__, LOADED.values = __file__, {"scale": 1.0}
+LOADED.__getattr__ = lambda name: operator.attrgetter(name)(types.SimpleNamespace(**LOADED.values))
+# Where code finds a value in an unusual way, and how that is changed.
+UNUSUAL = {
+    "globals": (lambda x: x * globals()[f"{'SE'}EN"], lambda k: setattr(ITSELF, "SEEN", k)),
+    "a name in globals": (lambda x: x * globals()["SEEN"], lambda k: setattr(ITSELF, "SEEN", k)),
+    "eval": (lambda x: x * eval("SEEN"), lambda k: setattr(ITSELF, "SEEN", k)),
+    "this module": (
+        lambda x: x * sys.modules[__name__].SEEN,
+        lambda k: setattr(ITSELF, "SEEN", k),
+    ),
+    "another module": (
+        lambda x: x * importlib.import_module("loaded_by_a_test").factor,
+        lambda k: setattr(LOADED, "factor", k),
+    ),
+    "a module's getattr": (lambda x: x * LOADED.scale, lambda k: LOADED.values.update(scale=k)),
+    "ctypes": (lambda x: x * COUNTED.value, lambda k: setattr(COUNTED, "value", k)),
+    "a mask": (
+        lambda x: x * float(MASKED.sum()),
+        lambda k: MASKED.mask.__setitem__(slice(int(k)), False),
+    ),
+    "an array of objects": (lambda x: x * HELD[0].scale, lambda k: setattr(HELD[0], "scale", k)),
+    "a library's object": (
+        lambda x: x + SET.is_set(),
+        lambda k: SET.set() if k == 2.0 else SET.clear(),
+    ),
+    "a class": (
+        by_class,
+        lambda k: setattr(doubled, "__class__", type("Other", (), {"scale": k})),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_what_is_found_in_unusual_ways_is_compared(name, monkeypatch):
+    monkeypatch.setattr(kept, "build", Interpreter)
+    monkeypatch.setitem(sys.modules, "loaded_by_a_test", LOADED)
+    LOADED.factor = 1.0
+    f, change = UNUSUAL[name]
+    compiled, one = torch.compile(f), torch.ones(1)
+    for k in (None, 2.0, 3.0):
+        if k:
+            change(k)
+        assert [compiled(one).item() for _ in range(2)] == [f(one).item()] * 2
+
+
 def set_deepest(c, value):
     key = next(iter(c)) if isinstance(c, dict) else 0
     if isinstance(c[key], (list, dict)):
@@ -1642,6 +1726,22 @@ def test_arguments_are_compared_by_content(make):
     compiled, one = torch.compile(f), torch.ones(1)
     for k in (2.0, -3.0, 2.0):
         assert compiled(one, make(k)).item() == f(one, make(k)).item()
+
+
+def test_arguments_that_are_made_anew_are_equal():
+    class Sum:
+        factor = 1.0
+
+        def loss(self, x):
+            return x.sum() * self.factor
+
+    losses = Sum(), Sum()
+    losses[1].factor = 3.0
+    compiled, x = torch.compile(lambda loss, x, at, places: loss(x[at]) + places[-1]), torch.ones(4)
+    for k in (0, 1, 0, 1, 0):
+        assert compiled(losses[k].loss, x, slice(2), range(3)).item() == 4.0 + 4 * k
+    assert len(compiled.programs) == 2
+    assert compiled(losses[0].loss, x, slice(3), range(2)).item() == 4.0
 
 
 def in_thread(x):

@@ -5,6 +5,7 @@ import copy
 import functools
 import json
 import math
+import pickle
 import random
 import threading
 import warnings
@@ -75,6 +76,7 @@ COMPUTING = [
     lambda x, k: torch.zeros(3).fill_(k) + x.masked_fill(x > 0, k),
     lambda x, k: x * round(k, 1) // (k + 1.0), lambda x, k: F.huber_loss(x, x * 0.5, delta=k + 0.1),
     lambda x, k: x * math.isfinite(k) * bool(k + 1), lambda x, k: x.clamp(min=-k, max=k),
+    lambda x, k: x * copy.deepcopy(k) + copy.copy([k])[0],
 ]  # fmt: skip
 # What asks something about it: as many programs as there are answers.
 ASKING = [
@@ -91,7 +93,8 @@ READING = [
     lambda x, k: x * float(np.sqrt(k)) + np.float64(2.0) * k, lambda x, k: WHOLE * k,
     lambda x, k: (x.half() * k).float(), lambda x, k: x * math.perm(int(k) % 5),
     lambda x, k: (x * k, k, k * 2, [k + 1]), lambda x, k: x * 2 if type(k) is float else x + k,
-    lambda x, k: x * copy.deepcopy(k), lambda x, k: x * (1 / (k - 2)), lambda x, k: x * k.real,
+    lambda x, k: x * pickle.loads(pickle.dumps(k)), lambda x, k: x * (1 / (k - 2)),
+    lambda x, k: x * k.real,
     lambda x, k: F.dropout(x, 0.5 * min(1, k / 4)), lambda x, k: x * len({k, 0.5, 1.0}),
     lambda x, k: x * divmod(k, 0.3)[0], lambda x, k: x * len(f"{k:.3f}"),
     lambda x, k: x[int(k) % 4 : 4], lambda x, k: torch.from_numpy(np.full(3, k)) + x[0],
@@ -167,6 +170,28 @@ class Scaled(nn.Module):
 
     def forward(self, x):
         return self.linear(x) * self.scale
+
+
+def test_a_computed_number_of_another_type():
+    whole = torch.arange(3)
+    compiled = torch.compile(lambda k: whole * 2**k)
+    for k in (-1, -2, -3, 1, 2, -1):
+        same(compiled(k), whole * 2**k)
+
+
+def test_a_dict_whose_items_are_attributes():
+    class Options(dict):
+        __getattr__ = dict.__getitem__
+
+        def __init__(self, **items):
+            super().__init__(**items)
+            self.__dict__ = self
+
+    options = Options(rate=0.5)
+    compiled = torch.compile(lambda x: x * options.rate)
+    for k in range(4):
+        options.rate = 0.1 * k
+        same(compiled(X), X * options.rate)
 
 
 def test_wherever_the_number_is():

@@ -220,6 +220,34 @@ def test_versions_are_counted():
         loss.backward()
 
 
+@pytest.mark.parametrize("name", ["Adam", "NAdam"])
+def test_counts_of_steps_that_are_equal_no_longer(name):
+    """Parameters of equal counts are updated together, until a step is made for one alone."""
+
+    def train(compiled):
+        a, b = parameters = [torch.ones(3, requires_grad=True) for _ in range(2)]
+        optimizer = getattr(torch.optim, name)(parameters, lr=0.1)
+
+        def step():
+            optimizer.zero_grad()
+            loss = ((a * b - 2) ** 2).sum()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        run = warm(step) if compiled else step
+        for k in range(5 * (not compiled) + 6):
+            if k == 5 * (not compiled) + 2:
+                a.grad = None
+                optimizer.step()
+            run()
+        optimizer.state[a]["step"].copy_(optimizer.state[b]["step"])
+        run()
+        return [*a.tolist(), *b.tolist()]
+
+    assert train(True) == pytest.approx(train(False), rel=1e-5)
+
+
 def test_threads_that_share_a_program():
     square = warm(lambda x: (x * x + 1).sum(), torch.ones(50))
     wrong = []

@@ -27,7 +27,7 @@ _UNKNOWN = (
 )
 
 # Whether the mode is on, and whether nan is an error.
-_state = {"enabled": False, "check_nan": True}
+STATE = {"enabled": False, "check_nan": True}
 _traces: dict[int, list[tuple[types.CodeType, int]]] = {}
 _next_seq, _run = node.next_seq, engine.run
 
@@ -83,7 +83,7 @@ class _Watched:
         except Exception:
             _report(node)
             raise
-        for k, d in enumerate(found if _state["check_nan"] else ()):
+        for k, d in enumerate(found if STATE["check_nan"] else ()):
             array = d._array if isinstance(d, Tensor) else d
             if isinstance(array, (np.ndarray, np.floating)) and np.isnan(array).any():
                 _report(node)
@@ -132,23 +132,23 @@ def _exchange(name: str, before: Any, after: Any) -> None:
 
 def set_anomaly_enabled(enabled: bool, check_nan: bool = True) -> None:
     """Switch the mode on or off, in all threads."""
-    if enabled != _state["enabled"]:
+    if enabled != STATE["enabled"]:
         pairs = [("next_seq", _next_seq, _traced_next_seq), ("run", _run, _watched_run)]
         for name, plain, special in pairs:
             _exchange(name, *((plain, special) if enabled else (special, plain)))
     if not enabled:
         _traces.clear()
-    _state.update(enabled=bool(enabled), check_nan=bool(check_nan))
+    STATE.update(enabled=bool(enabled), check_nan=bool(check_nan))
 
 
 def is_anomaly_enabled() -> bool:
     """Whether anomaly detection is on."""
-    return _state["enabled"]
+    return STATE["enabled"]
 
 
 def is_anomaly_check_nan_enabled() -> bool:
     """Whether anomaly detection takes nan for an error."""
-    return _state["check_nan"]
+    return STATE["check_nan"]
 
 
 class set_detect_anomaly:
@@ -159,7 +159,7 @@ class set_detect_anomaly:
     """
 
     def __init__(self, mode: bool, check_nan: bool = True) -> None:
-        self._before = (_state["enabled"], _state["check_nan"])
+        self._before = (STATE["enabled"], STATE["check_nan"])
         set_anomaly_enabled(mode, check_nan)
 
     def __enter__(self) -> None:
@@ -173,7 +173,7 @@ class detect_anomaly:
     """Anomaly detection inside a `with` block."""
 
     def __init__(self, check_nan: bool = True) -> None:
-        self._before = (_state["enabled"], _state["check_nan"])
+        self._before = (STATE["enabled"], STATE["check_nan"])
         self._check_nan = check_nan
         warnings.warn(
             "Anomaly Detection has been enabled. This mode will increase the runtime and should "

@@ -1,16 +1,19 @@
 """The arguments of a call: the key by which its program is found, and what they are in words."""
 
 from collections.abc import Iterable, Iterator
+from types import MethodType
 from typing import Any
 
 from .. import dtypes
+from ..autograd.anomaly import is_anomaly_enabled
+from ..device import default
 from ..graph.node import LEAF, mode
 from ..tensor import TENSORS, Tensor
 from .guards import Guards
 from .live import KINDS
 from .numbers import Leaf
 from .tape import warn
-from .values import CONTAINERS, SIMPLE, simple
+from .values import CONTAINERS, SIMPLE, frozen, simple
 
 # So many values of a number, each with a program of its own, are warned of.
 MANY_VALUES = 3
@@ -114,7 +117,8 @@ class Signatures:
 
 def modes() -> tuple[Any, ...]:
     """What else a program depends on."""
-    return mode.enabled, mode.inference, dtypes.get_default_dtype()
+    made_on, anomaly = default[0].type, is_anomaly_enabled()
+    return mode.enabled, mode.inference, dtypes.get_default_dtype(), made_on, anomaly
 
 
 def _names(function: Any) -> dict[Any, str]:
@@ -141,6 +145,11 @@ def flatten(value: Any, tensors: list[Tensor], held: list[Any]) -> Any:
             return (kind, getattr(value, "default_factory", None), *own, *pairs)
         return (kind, *own, *[flatten(v, tensors, held) for v in value])
     held.append(value)
+    if kind is slice or kind is range:
+        return (kind, frozen((value.start, value.stop, value.step)))
+    if kind is MethodType:
+        # Looked up anew at each call.
+        return (kind, id(value.__func__), id(value.__self__))
     return (kind, id(value))
 
 

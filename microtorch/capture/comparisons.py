@@ -1,10 +1,14 @@
 """Comparisons of Python values with what they are now: texts for Python, rows for machine code."""
 
+import array
 import ast
 import operator
+import os
 import re
 import types
-from collections.abc import Set
+from collections import UserList
+from collections.abc import Iterable, Mapping, Set, ValuesView
+from contextvars import ContextVar
 from typing import Any
 
 from ..kernels import objects
@@ -12,7 +16,7 @@ from ..nn.module import Module
 from .live import EXACT, KINDS
 from .numbers import Leaf, Numbers
 from .tape import recorders
-from .values import equal, frozen, module_state, simple
+from .values import CTYPES, equal, frozen, module_state, simple
 
 # Containers of no more than so many parts are compared part by part.
 _FEW = 8
@@ -97,6 +101,32 @@ class Comparisons:
             if isinstance(value, dict):
                 same += f" and all(map(same, {me}.values(), {self.name(list(value.values()))}))"
         return f"({same} or frozen({me}) == {self.name(frozen(value))})"
+
+    def contents_of(self, value: Any) -> Iterable[Any] | None:
+        """Compare what an object of Python's own contains, which is given; None if nothing."""
+        if isinstance(value, (bytearray, memoryview, array.array, *CTYPES)):
+            self.add("bytes({}) == {}", value, bytes(value))
+            return ()
+        if isinstance(value, os._Environ):
+            data = vars(value)["_data"]
+            self.places[id(value), ""] = "os.environ", self.add("{} == {}", data, dict(data))
+            return ()
+        if isinstance(value, ContextVar):
+            self.add("frozen({}.get(None)) == {}", value, frozen(value.get(None)))
+            return (value.get(None),)
+        if isinstance(value, Mapping):
+            self.add("frozen(dict({})) == {}", value, frozen(dict(value)))
+            return value.values()
+        if isinstance(value, (UserList, ValuesView, Set)):
+            self.add("frozen(list({})) == {}", value, frozen(list(value)))
+            return value
+        return None
+
+    def all_of(self, variables: dict[str, Any]) -> None:
+        """Compare all globals, for code that may read any: what they contain by identity."""
+        if (id(variables), "") not in self.places:
+            text = self.add("frozen({}, 2) == {}", variables, frozen(variables, 2))
+            self.places[id(variables), ""] = "a global", text
 
     def _is(self, place: str, value: Any) -> str:
         return f"{place} is {self.name(value)}"
@@ -222,7 +252,7 @@ def _held(owner: Any, text: str, value: Any) -> tuple[Any, Any] | None:
     """The dict, with the key, or the cell where a text leads to a value from an owner, if any."""
     if isinstance(owner, types.CellType):
         return owner, None
-    named = isinstance(owner, dict)
+    named = text[0] == "["
     held = owner if named else getattr(owner, "__dict__", None)
     key = ast.literal_eval(text[1:-1]) if named else text[1:]
     # A property may give something else.

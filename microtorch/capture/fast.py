@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes
+from ..autograd.anomaly import STATE as ANOMALY
+from ..autograd.anomaly import is_anomaly_enabled
+from ..device import default
 from ..graph.node import LEAF, Clock, clock, mode, next_seq
 from ..kernels import entry, objects
 from ..tensor import Tensor
@@ -47,6 +50,8 @@ def builtin(
         [objects.PART, id(recorders), 0, id(0)],
         *([objects.ATTRIBUTE, id(mode), id(name), id(value)] for name, value in recording_mode),
         objects.item(vars(dtypes), "_default", dtypes.get_default_dtype()),
+        [objects.PART, id(default), 0, id(default[0])],
+        objects.item(ANOMALY, "enabled", is_anomaly_enabled()),
         *kept.rows, *kept.guards.rows,
     ]  # fmt: skip
     known = dict.fromkeys(tuple(word) for row in rows for word in objects.direct(row))

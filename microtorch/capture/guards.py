@@ -7,7 +7,6 @@ one expression. What belongs to modules is compared only after the global counte
 moved, which assignments to them do.
 """
 
-import array
 import builtins
 import functools
 import io
@@ -18,9 +17,7 @@ import random
 import sys
 import types
 import weakref
-from collections import UserList
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set, ValuesView
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any
 
 import numpy as np
@@ -44,6 +41,7 @@ from .usercode import (
     imported_as,
     is_library,
     line_of,
+    methods_of_libraries,
     names_of,
     names_of_code,
     only_made_by_name,
@@ -246,6 +244,9 @@ class Guards(Comparisons):
             # The package makes constants of its elements.
             self.arrays.append(value)
             self.add("equal({}, {})", value, value.copy())
+            self._visit_all(value.ravel().tolist() if value.dtype.hasobject else ())
+            # The mask of a masked array.
+            self._visit_all(getattr(value, "__dict__", {}).values())
         elif isinstance(value, Tensor):
             self._visit_all([type(value), *value.__dict__.get("_hooks", {}).values()])
         elif isinstance(value, Module):
@@ -263,24 +264,12 @@ class Guards(Comparisons):
         elif isinstance(value, self._generators) and not isinstance(value, random.SystemRandom):
             state = functools.partial(state_of, value)
             self._random.append((value, state, state()))
-        elif isinstance(value, (bytearray, memoryview, array.array)):
-            self.add("bytes({}) == {}", value, bytes(value))
         elif isinstance(value, (operator.attrgetter, operator.methodcaller)):
             names = [a for a in value.__reduce__()[1] if isinstance(a, str)]
             self._names.update(n for name in names for n in name.split("."))
             self._makes = self._makes or bool(MAKES & self._names)
-        elif isinstance(value, os._Environ):
-            data = vars(value)["_data"]
-            self.places[id(value), ""] = "os.environ", self.add("{} == {}", data, dict(data))
-        elif isinstance(value, ContextVar):
-            self.add("frozen({}.get(None)) == {}", value, frozen(value.get(None)))
-            self._visit(value.get(None), words)
-        elif isinstance(value, Mapping):
-            self.add("frozen(dict({})) == {}", value, frozen(dict(value)))
-            self._visit_all(value.values(), words)
-        elif isinstance(value, (UserList, ValuesView, Set)):
-            self.add("frozen(list({})) == {}", value, frozen(list(value)))
-            self._visit_all(value, words)
+        elif (inside := self.contents_of(value)) is not None:
+            self._visit_all(inside, words)
         elif type(value).__module__.startswith("multiprocessing"):
             self._refuse(f"a {type(value).__name__} of other processes is used", last(words))
         elif isinstance(value, (queue.Queue, queue.SimpleQueue, random.SystemRandom)) or (
@@ -308,7 +297,9 @@ class Guards(Comparisons):
             self._by_text |= names.texts
             self._imported(names.modules, function.__globals__)
             for name in names.variables:
-                if name in function.__globals__:
+                if name == "*":
+                    self.all_of(function.__globals__)
+                elif name in function.__globals__:
                     self.note(f"the global {name}", function.__globals__, f"[{name!r}]")
                 else:
                     self.lacks(f"the global {name}", function.__globals__, name)
@@ -332,6 +323,7 @@ class Guards(Comparisons):
     def _imported(self, names: Iterable[str], variables: dict[str, Any]) -> None:
         """Walk through modules that are imported in a function."""
         for name in names:
+            name = str(variables.get(name)) if name == "__name__" else name
             found = imported_as(name, str(variables.get("__package__") or ""))
             if not found:
                 self.lacks(f"that the module {name} is imported", sys.modules, name)
@@ -348,6 +340,7 @@ class Guards(Comparisons):
             else:
                 for name in self._used(value, vars(value)):
                     self.note(f"{value.__name__}.{name}", value, f".{name}")
+                self._visit(vars(value).get("__getattr__"))
         elif isinstance(value, type):
             for base in value.__mro__:
                 if not is_library(None, base.__module__):
@@ -446,6 +439,10 @@ class Guards(Comparisons):
                 # A library's methods may change what no code of the user's names.
                 text = self.text("frozen({}, 2) == {}", held, frozen(held, 2))
                 self.places[id(value), ".__dict__"] = f"an attribute of {kind.__name__}", text
+                if self._names & methods_of_libraries(kind):
+                    self.compare(text, None)
+            if not is_library(None, kind.__module__):
+                self.add("{}.__class__ is {}", value, kind, rows=[objects.type_row(value)])
             if kind.__module__.startswith("microtorch"):
                 # A method may be replaced.
                 self.add("len({}) == {}", held, len(held), rows=[objects.size(held, len(held))])

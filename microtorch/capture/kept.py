@@ -30,6 +30,7 @@ from .session import ARRAY, Session
 from .tape import refusal
 from .traced import Traced
 from .turn import Turn
+from .updates import equal_numbers
 from .versions import Changes, Runs
 
 
@@ -104,6 +105,7 @@ class Kept:
         every += [t for m in guards.modules for t in (*m.parameters(False), *m.buffers(False))]
         seen = {id(t): t for t in every if id(t) not in other}
         self._lasting = Lasting([*seen.values()], guards, [*session.optimizers.values()])
+        self._still_equal = equal_numbers(session)
         self.recording = Recording(session.ops, self.refs + self.own, self._results)
         self.escaped = escaped(session, [*results.made, *finals], moved)
 
@@ -331,10 +333,10 @@ class Kept:
         given = self._given(tensors)
         if given is None:
             return MISS
+        if self.changes and clock.latest_change != self.runs.when and not self.follow():
+            return MISS
         if self._leaves:
             self.gradients.hand_out()
-        if self.changes and clock.latest_change != self.runs.when:
-            self.follow()
         try:
             found = self.program.run((*given, *self.gradients.arrays))
         except BaseException:
@@ -388,8 +390,10 @@ class Kept:
         self._enter(epoch)
         return True
 
-    def follow(self) -> None:
-        """Let the versions of all tensors that the program writes follow its runs."""
+    def follow(self) -> bool:
+        """Let the versions of what is written follow the runs, if the program still fits."""
+        if not self._still_equal():
+            return False
         for line in self.changes:
             root, times, known = line
             now = root._changes
@@ -398,6 +402,7 @@ class Kept:
                     root._changes = now = Changes(now)
                 now.runs.setdefault(self.runs, (times, self.runs.count))
                 line[2] = now
+        return True
 
     @property
     def uses(self) -> int:

@@ -81,6 +81,15 @@ class Live:
         looking = sys._getframe(1).f_globals.get("__name__") == _LOOKING
         return id(self) if looking else hash(self.read())
 
+    def __copy__(self) -> "Live":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "Live":
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.read().__reduce_ex__(protocol)
+
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         return np.array(self.read(), dtype)
 

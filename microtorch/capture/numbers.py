@@ -22,8 +22,8 @@ from .usercode import is_library, names_of, parts_of
 from .values import CLOSED, CONTAINERS, SIMPLE, walked
 
 # Names that the text of `refresh` has for itself.
-_TAKEN = {"abs", "bool", "exact", "kinds", "math", "pinned", "round", "values", "constants",
-          "written", "Exception"}  # fmt: skip
+_TAKEN = {"abs", "bool", "exact", "kinds", "math", "pinned", "round", "types", "values",
+          "constants", "written", "Exception"}  # fmt: skip
 
 
 @dataclass(eq=False, slots=True)
@@ -76,6 +76,8 @@ class Numbers:
         self.tape: Any = None
         self.leaves: list[Leaf] = []
         self.values: dict[str, float] = {}
+        # The types of these, on which the dtypes of results depend.
+        self.types: list[type] = []
         self.conditions: dict[str, bool] = {}
         self.written: list[Any] = []
         self._constants: list[Any] = []
@@ -142,7 +144,9 @@ class Numbers:
 
     def key(self, live: "Live") -> str:
         """The key of a number among those that the program takes."""
-        self.values[live.text] = float(live.value)
+        if live.text not in self.values:
+            self.types.append(type(live.value))
+            self.values[live.text] = float(live.value)
         return live.text
 
     def constant(self, x: Any) -> str:
@@ -156,8 +160,9 @@ class Numbers:
         """The text that computes all numbers that the program takes, and says whether it could."""
         lines = ["def refresh():", "    try:"]
         own = {
-            "math": math, "values": self.values, "exact": _exact, "constants": self._constants,
-            "pinned": [leaf.value for leaf in self.leaves], "written": self.written,
+            "math": math, "values": self.values, "types": self.types, "exact": _exact,
+            "constants": self._constants, "written": self.written,
+            "pinned": [leaf.value for leaf in self.leaves],
             "kinds": [type(leaf.value) for leaf in self.leaves],
         }  # fmt: skip
         for k, leaf in enumerate(self.leaves):
@@ -165,7 +170,8 @@ class Numbers:
             lines.append(f"        if {leaf.name}.__class__ is not kinds[{k}]: return False")
         lines += [f"        if bool({text}) is not {truth}: return False"
                   for text, truth in self.conditions.items()]  # fmt: skip
-        lines += [f"        values[{text!r}] = exact({text})" for text in self.values]
+        for k, text in enumerate(self.values):
+            lines.append(f"        values[{text!r}] = exact({text}, types[{k}])")
         lines.append(f"        written[:] = ({''.join(f'{leaf.wrote}, ' for leaf in self.writes)})")
         lines += ["    except Exception:", "        return False", "    return True"]
         own = scope | own
@@ -174,7 +180,10 @@ class Numbers:
         return "refresh()"
 
 
-def _exact(x: Any) -> float:
+def _exact(x: Any, kind: type) -> float:
+    same = type(x) is kind
+    if not same:
+        raise TypeError
     if isinstance(x, (int, np.integer)) and not -EXACT <= x <= EXACT:
         raise OverflowError
     return float(x)

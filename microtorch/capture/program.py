@@ -28,7 +28,7 @@ ENOUGH_RUNS = 8
 LONGEST_PAUSE = 16
 # With each program that was recorded in vain twice as many calls go by until the next is recorded.
 MOST_DOUBLINGS = 13
-# Calls that may make lasting things (an optimizer's state) before that is an error.
+# Calls in a row that may make lasting things (an optimizer's state) before that is an error.
 WARM_UP = 2
 
 
@@ -228,6 +228,7 @@ class Compiled(functools.partial[Any]):
                 return result
             problem = self._problem(session, kept, given.key[0])
             if problem is None:
+                self.tries.pop(given.key, None)
                 if kept.usable:
                     known.pin(guards.settle())
                     given = known.of(args, kwargs)
@@ -320,7 +321,7 @@ class Compiled(functools.partial[Any]):
             if simple(float(source())) != simple(float(number.value)):
                 changed.append((guards.where(source.key), f"an optimizer's {source.key}"))
         if modes() != before:
-            changed.append((self._where(), "the grad mode or default dtype"))
+            changed.append((self._where(), "the grad mode, or the default dtype or device,"))
         for at, words in changed[:1]:
             return (f"{at or self._where()}: {words} is changed inside a compiled function, which "
                     "later calls would not do again. Change it outside, or compile with "

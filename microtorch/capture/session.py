@@ -59,6 +59,8 @@ class Session:
         self.numbers: dict[Any, Any] = {}
         self.optimizers: dict[int, Optimizer] = {}
         self.casts: dict[Any, Any] = {}
+        # Numbers in optimizers' states by id, with a key that is one for equal ones.
+        self.equal: dict[int, tuple[Array, Any]] = {}
         self.scalars = Scalars(self.guards.live)
         self.rollback = Rollback()
 

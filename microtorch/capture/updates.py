@@ -1,5 +1,6 @@
 """Optimizers while a call is recorded: an update is one map a parameter."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,14 @@ from ..kernels.standin import method
 from ..optim.optimizer import Optimizer, Update
 from ..table import STEPS, substitute
 from ..tensor import Tensor, changed, wrap
-from .ir import Map
+from .ir import Array, Map
 from .live import KINDS
 from .record import paused, perform, plain
 from .session import Session
 from .space import broadcast
 from .tape import active, refusal
 from .traced import Traced
+from .values import simple
 
 _STEP, _UPDATE, _STEPS_MADE = Optimizer.step, Update.__call__, Optimizer.steps_made
 
@@ -63,10 +65,10 @@ def counting(count: Any) -> Any:
     tape, number = active.tape, plain(count).item()
     if type(count) is not Traced or count.ref.storage.kind == "constant":
         return number + 1
-    # Parameters that have made equally many steps go together.
-    if ("steps", number) not in tape.casts:
-        tape.casts["steps", number] = count.astype(np.float64) + 1
-    return tape.casts["steps", number]
+    key = _together(tape, count, "steps", number)
+    if key not in tape.casts:
+        tape.casts[key] = count.astype(np.float64) + 1
+    return tape.casts[key]
 
 
 def reading(value: Any) -> Any:
@@ -74,7 +76,30 @@ def reading(value: Any) -> Any:
     tape, number = active.tape, plain(value).item()
     if type(value) is not Traced or value.ref.storage.kind == "constant":
         return number
-    return tape.casts.setdefault(("number", number), value.astype(np.float64))
+    key = _together(tape, value, "number", number)
+    return tape.casts.setdefault(key, value.astype(np.float64))
+
+
+def _together(tape: Session, read: Traced, kind: str, number: float) -> Any:
+    """A key that is one for numbers that stay equal while they are when a call begins.
+
+    Parameters that have made equally many steps are updated together.
+    """
+    array = read.value
+    _, first = tape.equal.setdefault(id(array), (array, (kind, number)))
+    if first == (kind, number):
+        return first
+    # Changed by the call itself: counts go on together, other numbers may not.
+    return kind, number, first if kind == "steps" else id(array)
+
+
+def equal_numbers(tape: Session) -> Callable[[], bool]:
+    """Whether numbers of which one stands for others are as equal as in the recording."""
+    groups: dict[Any, list[Array]] = {}
+    for array, key in tape.equal.values():
+        groups.setdefault(key, []).append(array)
+    several = [group for group in groups.values() if len(group) > 1]
+    return lambda: all(len({simple(a.item()) for a in group}) == 1 for group in several)
 
 
 def updating(self: Any, lines: Any, numbers: Any) -> None:

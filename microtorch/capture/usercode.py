@@ -73,6 +73,7 @@ MAKES = {"type", "__class__", "__init__", "__new__"}
 class Names(NamedTuple):
     """The names in the code of a function and of those nested in it."""
 
+    # Among them "*" if it may be any.
     variables: frozenset[str]
     attributes: frozenset[str]
     modules: frozenset[str]
@@ -113,6 +114,8 @@ def imported_as(name: str, package: str) -> list[str]:
     return [n for n in known if n in sys.modules]
 
 
+# What gives modules by their names.
+_MODULES = {"modules", "import_module", "__import__"}
 _BY_TEXT = {"getattr", "hasattr", "setattr", "delattr", "vars", "__dict__", "globals"}
 
 
@@ -131,6 +134,11 @@ def names_of_code(code: types.CodeType) -> Names:
             found[0].update(found[3])
     if _any_name(steps):
         found[3].add("*")
+    if _any_variable(steps):
+        found[0].add("*")
+        found[3].add("*")
+    if _MODULES & (found[0] | found[1]):
+        found[2].update(_texts(code.co_consts), {"__name__"} & found[0])
     for c in code.co_consts:
         if isinstance(c, types.CodeType):
             for own, nested in zip(found, names_of_code(c), strict=True):
@@ -151,6 +159,20 @@ def _any_name(steps: list[dis.Instruction]) -> bool:
             if not any(s.opname == "LOAD_CONST" and isinstance(s.argval, str)
                        for s in steps_before):  # fmt: skip
                 return True
+    return False
+
+
+def _any_variable(steps: list[dis.Instruction]) -> bool:
+    """Whether code reaches globals by other names than constants."""
+    for at, step in enumerate(steps):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            if step.argval in ("eval", "exec"):
+                return True
+            if step.argval == "globals":
+                end = next((k for k in range(at, len(steps)) if steps[k].opname == "CALL"), at)
+                key, then = steps[end + 1 : end + 3]
+                if key.opname != "LOAD_CONST" or not then.opname.startswith(("BINARY", "STORE")):
+                    return True
     return False
 
 
@@ -183,6 +205,16 @@ def classes_to(kind: type, name: str) -> list[type]:
     line = [base for base in kind.__mro__ if not base.__flags__ & _IMMUTABLE]
     found = next((k for k, base in enumerate(line) if name in vars(base)), -1)
     return line[: found + 1]
+
+
+def methods_of_libraries(kind: type) -> set[str]:
+    """The names of methods that a class has of others than the user and this package."""
+    known = ("builtins", "abc", "typing", "enum", "numpy", "microtorch")
+    return {
+        name for base in kind.__mro__ for name, found in vars(base).items()
+        if is_library(None, base.__module__) and not base.__module__.startswith(known)
+        and callable(found) and name[:2] != "__"
+    }  # fmt: skip
 
 
 def subclassed(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """Python values as they are now, to be compared later: by value where they are simple."""
 
+import ctypes
 import functools
 import operator
 import random
@@ -20,6 +21,8 @@ from ..value import Value
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, type(...))
 CONTAINERS = (list, tuple, set, frozenset, dict, deque)
+# Memory that is compared as bytes.
+CTYPES = (ctypes._SimpleCData, ctypes.Structure, ctypes.Union, ctypes.Array)
 WRAPPERS = (types.MethodType, staticmethod, classmethod)
 # Objects that are no owners of attributes of the user's.
 CLOSED = (*SIMPLE, *CONTAINERS, *WRAPPERS, types.FunctionType, types.BuiltinFunctionType,

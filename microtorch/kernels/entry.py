@@ -198,8 +198,6 @@ def before(c):
         x = asked(c, c[REST])
     if x == c[TRUE] and c[FOLLOW] and i64_at(c[CLOCK])[0] != i64_at(c[OWN])[0]:
         x = asked(c, c[FOLLOW])
-        if x == c[NONE]:
-            x = c[TRUE]
     return x
 
 def counted(c, placed):

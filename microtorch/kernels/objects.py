@@ -44,6 +44,11 @@ def dict_row(owner: Any) -> list[int] | None:
     return None
 
 
+def type_row(owner: Any) -> list[int]:
+    """The comparison that an object is of the class that it is of now, which is held."""
+    return [WORD, id(owner) + 8, 0, id(type(owner))]
+
+
 # Names of items, which must live as long as rows with their addresses.
 _keys: set[str] = set()
 
