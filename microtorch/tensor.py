@@ -127,7 +127,7 @@ class Tensor:
     _unrecorded = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Tensor":
-        """PyTorch's old constructor: `Tensor([1, 2])` has the default dtype, so has `Tensor(2, 3)`."""
+        """PyTorch's old constructor: `Tensor([1, 2])` or `Tensor(2, 3)`, of the default dtype."""
         from .functions.legacy import construct
 
         return wrap(construct(args, dtypes.get_default_dtype())._array, cls)
