@@ -106,7 +106,7 @@ is_multithreading_enabled is_tensor_like is_view_replay_enabled set_multithreadi
     ),
     "torch.utils.data": frozenset(
         """
-ChainDataset DistributedSampler StackDataset default_convert get_worker_info
+ChainDataset DistributedSampler StackDataset default_convert
 """.split()
     ),
     "torch.func": frozenset(

@@ -399,11 +399,13 @@ CELLS: dict[str, Row] = {
     for row in (
         Row("lstm_cell", "x f w c", "sigmoid(f) * c + sigmoid(x) * tanh(w)",
             "(1 - sigmoid(x)) * sigmoid(x) * tanh(w); (1 - sigmoid(f)) * sigmoid(f) * c;"
-            "(1 - tanh(w) * tanh(w)) * sigmoid(x); sigmoid(f)", types="real", public=False,
+            "(1 - tanh(w) * tanh(w)) * sigmoid(x); sigmoid(f)",
+            types="real", node="AddBackward0", public=False,
             doc="Next c of an LSTM from its gates (input, forget, new), before activation, and c."),
         Row("lstm_output", "o c", "sigmoid(o) * tanh(c)",
             "(1 - sigmoid(o)) * sigmoid(o) * tanh(c); (1 - tanh(c) * tanh(c)) * sigmoid(o)",
-            types="real", public=False, doc="Next h of an LSTM from its output gate and next c."),
+            types="real", node="MulBackward0", public=False,
+            doc="Next h of an LSTM from its output gate and next c."),
         Row("gru_cell", "r u w p q v h", substitute("(h - new) * update + new", _GATES),
             substitute(
                 "(1 - update) * (1 - new * new) * (1 - reset) * reset * v;"
@@ -413,7 +415,7 @@ CELLS: dict[str, Row] = {
                 "(h - new) * (1 - update) * update;"
                 "(1 - update) * (1 - new * new) * reset;"
                 "update", _GATES,
-            ), types="real", public=False,
+            ), types="real", node="AddBackward0", public=False,
             doc="Next h of a GRU from its gates (reset, update, new) of x and of h, and h."),
     )
 }  # fmt: skip

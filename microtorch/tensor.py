@@ -127,13 +127,10 @@ class Tensor:
     _unrecorded = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Tensor":
-        """PyTorch's old constructor: `Tensor([1, 2])` copies data as float32, `Tensor(2, 3)`."""
-        if len(args) == 1 and not isinstance(args[0], int):
-            data = args[0]._array if isinstance(args[0], Tensor) else args[0]
-            array = np.array(data, dtypes.get_default_dtype().numpy)
-        else:
-            array = np.empty(args, dtypes.get_default_dtype().numpy)
-        return wrap(array, cls)
+        """PyTorch's old constructor: `Tensor([1, 2])` or `Tensor(2, 3)`, of the default dtype."""
+        from .functions.legacy import construct
+
+        return wrap(construct(args, dtypes.get_default_dtype())._array, cls)
 
     if TYPE_CHECKING:
 

@@ -333,6 +333,17 @@ def test_what_a_program_says_of_itself(tmp_path):
     assert "loop" in program.explain() and "12" in program.explain()
 
 
+def test_code_that_moves_to_another_line_is_not_compiled_again():
+    text = "def step(x):\n    return (x * 3 + 1).tanh() * x\n"
+    for name, above in (("one.py", 0), ("two.py", 3)):
+        names = {}
+        exec(compile("\n" * above + text, name, "exec"), names)
+        step = torch.compile(names["step"])
+        step(torch.ones(5))
+        assert f"({name}:{above + 2})" in step.source
+    assert "from the cache" in step.explain()
+
+
 FORMULAS = [
     "x + y",
     "x * y",

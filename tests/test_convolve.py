@@ -16,6 +16,9 @@ CASES = [
     (4, 3, 2, 1, (6, 6), (2, 2), (2, 2), (0, 0), (0, 0), (1, 1)),
     (0, 3, 2, 1, (6, 6), (2, 2), (1, 1), (1, 0), (1, 0), (1, 1)),
     (40, 8, 8, 1, (16, 16), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
+    (9, 4, 6, 2, (4, 5), (4, 5), (1, 1), (0, 0), (0, 0), (1, 1)),
+    (9, 4, 6, 1, (5, 4), (3, 3), (2, 1), (1, 1), (1, 0), (1, 1)),
+    (0, 4, 6, 1, (3, 3), (3, 3), (1, 1), (0, 0), (0, 0), (1, 1)),
     (33, 8, 16, 2, (17, 15), (3, 3), (2, 1), (2, 1), (1, 0), (2, 1)),
 ]
 
@@ -59,6 +62,15 @@ def test_equals_the_numpy_way(dtype, layout):
             scale = float(abs(theirs).max(initial=1))
             close = 1e-5 if dtype == "float32" else 1e-13
             assert abs(ours - theirs).max(initial=0) <= close * scale, case
+
+
+def test_few_windows_of_many_images_in_lots(monkeypatch):
+    given = arrays(CASES[7], "float64", "plain")
+    assert given[-1].few
+    whole = three(convolve, *given)
+    monkeypatch.setattr(windows, "FEW_BUFFER", 3_000)
+    for ours, theirs in zip(three(convolve, *given), whole, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-13, atol=1e-13)
 
 
 def test_results_do_not_depend_on_the_threads():

@@ -33,6 +33,7 @@ len(data.WeightedRandomSampler([1, 2], 7))
 list(data.BatchSampler(data.SequentialSampler(range(7)), 3, False))
 [len(data.DataLoader(range(10), 3)), len(data.DataLoader(range(10), 3, drop_last=True))]
 [(data.ConcatDataset([range(3), range(10, 12)])[k]) for k in range(-5, 5)]
+data.get_worker_info()
 data.default_collate([1, 2])
 data.default_collate([1.5, 2])
 data.default_collate([{"a": torch.ones(2), "b": (1, "x")}] * 2)

@@ -259,3 +259,23 @@ def test_numpy_reductions_of_tensors():
     t = mt.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert np.sum(t).item() == 10
     assert np.sum(t, axis=0).tolist() == [4, 6]
+
+
+@pytest.mark.parametrize("name", ["Tensor", "FloatTensor", "LongTensor", "BoolTensor"])
+def test_old_constructors_take_arrays_and_sequences(name):
+    create = getattr(mt, name)
+    dtype = create([1]).dtype
+    for data in (np.array([1, 0]), np.array([1.0, 0.0]), range(2), (1, 0), mt.tensor([1, 0])):
+        made = create(data)
+        assert made.dtype is dtype and made.tolist() == create(list(data)).tolist()
+    assert create(2, 3).shape == create(mt.Size([2, 3])).shape == (2, 3)
+    for data in (2.5, None, {1: 2}, map(int, [1]), np.float32(1)):
+        with pytest.raises(TypeError, match=r"new\(\): data must be a sequence \(got"):
+            create(data)
+
+
+def test_old_constructors_share_arrays_of_their_type():
+    array = np.zeros(2, "f4")
+    tensors = mt.Tensor(array), mt.FloatTensor(array), mt.DoubleTensor(array)
+    array[0] = 5
+    assert [t[0].item() for t in tensors] == [5, 5, 0]

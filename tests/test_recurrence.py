@@ -272,3 +272,11 @@ def test_a_recording_is_of_kernels_and_products(name):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     kinds = {line.split()[0] for line in compiled.explain().splitlines()[1:] if line}
     assert kinds & {"loop", "product"} and "call" not in kinds
+
+
+def test_results_are_shown_under_pytorch_s_names():
+    x = torch.ones(2, 3)
+    h, c = nn.LSTMCell(3, 4)(x)
+    assert "MulBackward0" in repr(h) and "AddBackward0" in repr(c)
+    assert "AddBackward0" in repr(nn.GRUCell(3, 4)(x))
+    assert all("StackBackward0" in repr(t) for t in nn.GRU(3, 4)(x[None]))

@@ -13,6 +13,7 @@ from process import run
 
 import microtorch as torch
 from microtorch import nn
+from microtorch.kernels.threads import _cores
 
 needs_fork = pytest.mark.skipif(
     not hasattr(os, "fork"), reason="this platform has no os.fork; run on Linux or macOS"
@@ -327,3 +328,17 @@ def test_no_change_of_a_shared_tensor_is_lost():
     finally:
         sys.setswitchinterval(before)
     assert x._version == 20_000
+
+
+@pytest.mark.parametrize("given, count", [("1", 1), ("3,2", 3), (" 2 ", 2)])
+def test_omp_num_threads_is_followed(monkeypatch, given, count):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert _cores() == count
+
+
+@pytest.mark.parametrize("given", ["", "0", "-1", "all"])
+def test_what_is_no_number_of_threads_is_ignored(monkeypatch, given):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    usual = _cores()
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert _cores() == usual

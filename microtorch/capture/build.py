@@ -58,7 +58,7 @@ class Program:
         for ref in (r for op in self.calls for r in (*op.outs, *op.ins)):
             writer.place(ref.storage)
         self.source = HEADER + writer.source
-        compiled, text = jit.counts["compiled"], writer.complete()
+        compiled, text = jit.counts["compiled"], without_comments(writer.complete())
         lines = self.source.count("\n")
         if lines > LONG and not jit.known("program", text):
             warn(
@@ -297,6 +297,12 @@ def explained(items: list[Item]) -> list[str]:
         kind, size = type(item).__name__.lower(), "x".join(map(str, dims)) or "1"
         lines.append(f"{kind:8} {comment(item)[:40]:40} {size:>11} {touched:13,} {flops:11,}")
     return lines
+
+
+def without_comments(text: str) -> str:
+    """The text that is compiled. Comments name lines of the user's file: without them, machine
+    code from the cache fits where these have moved."""
+    return re.sub(r"^ *# (?!interleave ).*\n", "", text, flags=re.MULTILINE)
 
 
 def _whole(ref: Ref) -> bool:

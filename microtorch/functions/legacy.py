@@ -1,24 +1,44 @@
 """PyTorch's old constructors: `torch.LongTensor([1, 2])`, `torch.FloatTensor(2, 3)`."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from .. import dtypes
 from ..errors import argument_error
-from ..tensor import Tensor
+from ..tensor import Size, Tensor
 from .convert import cast
-from .creation import empty, tensor
+from .creation import empty, from_numpy, tensor
 from .names import PUBLIC, method
+
+
+def construct(args: tuple[Any, ...], dtype: dtypes.dtype) -> Tensor:
+    """Uninitialized memory of the sizes given, or the elements of a tensor or a sequence; those of
+    an ndarray of this dtype are shared.
+
+    Raises:
+        TypeError: for an argument that is none of these.
+    """
+    if len(args) != 1 or isinstance(args[0], (int, np.integer, Size)):
+        return empty(*args, dtype=dtype)
+    (data,) = args
+    if isinstance(data, Tensor):
+        return cast(data.detach(), dtype).clone()  # type: ignore[attr-defined,no-any-return]
+    if isinstance(data, np.ndarray) and data.ndim:
+        return cast(from_numpy(data), dtype)
+    if isinstance(data, str):
+        raise TypeError("new(): invalid data type 'str'")
+    if isinstance(data, dict) or not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        name = re.sub(r"^builtins\.", "", f"{type(data).__module__}.{type(data).__name__}")
+        raise TypeError(f"new(): data must be a sequence (got {name})")
+    return tensor(data, dtype=dtype)
 
 
 def _constructor(dtype: dtypes.dtype) -> Callable[..., Tensor]:
     def create(*args: Any) -> Tensor:
-        if len(args) == 1 and isinstance(args[0], (list, tuple, Tensor)):
-            (data,) = args
-            if isinstance(data, Tensor):
-                return cast(data, dtype).clone()  # type: ignore[attr-defined,no-any-return]
-            return tensor(data, dtype=dtype)
-        return empty(*args, dtype=dtype) if args else empty(0, dtype=dtype)
+        return construct(args, dtype)
 
     create.__name__ = create.__qualname__ = f"{dtype.short}Tensor"
     create.__doc__ = f"A {dtype.short.lower()} tensor of a sequence, or of uninitialized memory."

@@ -260,6 +260,8 @@ def _fits(plan: Plan, outputs: int, weight_bytes: int, *arrays: Array) -> bool:
 def conv(x: Array, weight: Array, plan: Plan, bias: Array | None = None) -> Array:
     """Cross-correlation of images (N, C, H, W) with weight (O, C / groups, kh, kw)."""
     n, out, groups = x.shape[0], weight.shape[0], plan.groups
+    if type(x) is np.ndarray and plan.few:
+        return windows.few_conv(x, weight, plan, bias)
     if type(x) is not np.ndarray or not _fits(plan, out, weight.nbytes, x, weight):
         return windows.conv(x, weight, plan, bias)
     rows, count = _rows(), out // groups
@@ -278,6 +280,8 @@ def conv(x: Array, weight: Array, plan: Plan, bias: Array | None = None) -> Arra
 def conv_input(g: Array, weight: Array, plan: Plan) -> Array:
     """The gradient of a convolution's input: a transposed convolution."""
     at, groups = plan.at, plan.groups
+    if type(g) is np.ndarray and plan.few:
+        return windows.few_conv_input(g, weight, plan)
     (out, channels), size = weight.shape[:2], weight.shape[2:]
     reach = [d * (k - 1) for d, k in zip(at.dilation, size, strict=True)]
     before: Any = tuple(r - p for r, p in zip(reach, at.before, strict=True))
@@ -292,6 +296,8 @@ def conv_input(g: Array, weight: Array, plan: Plan) -> Array:
 
 def conv_weight(x: Array, g: Array, plan: Plan) -> Array:
     """The gradient of a convolution's weight."""
+    if type(x) is np.ndarray and plan.few:
+        return windows.few_conv_weight(x, g, plan)
     shape = (g.shape[1], x.shape[1] // plan.groups, *plan.at.size)
     size, span = math.prod(shape) * x.itemsize, x.shape[0] * plan.run
     slow = type(x) is not np.ndarray or (size > SMALL and (plan.run < SHORT or span < SPAN))

@@ -165,7 +165,11 @@ def _alone() -> None:
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
+    """As many as OMP_NUM_THREADS says, which OpenBLAS follows too, or the cores that this process
+    may use."""
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if given.isdecimal() and int(given):
+        return int(given)
     with contextlib.suppress(AttributeError):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -6,6 +6,7 @@ rows run over whole rows of the padded image, so that each is one long contiguou
 products between the end of one row and the start of the next are cut away.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,6 +18,9 @@ Pair = tuple[int, int]
 
 # Bytes of the buffer of windows: on the CPU in its cache, on a GPU of many images at once.
 BUFFER, GPU_BUFFER = 1 << 20, 1 << 28
+# Up to so many windows an image, those of many images are one matrix: a product for each image
+# would read the weight as often. Bytes of that matrix.
+FEW, FEW_BUFFER = 16, 1 << 24
 
 
 class Windows(NamedTuple):
@@ -151,6 +155,11 @@ class Plan(NamedTuple):
         (oh, ow), row = self.at.counts, self.row
         return (oh - 1) * row + ow
 
+    @property
+    def few(self) -> bool:
+        """Whether the windows of many images make one matrix."""
+        return self.at.counts[0] * self.at.counts[1] <= FEW
+
     def columns(self, padded: Array) -> Array:
         """The windows of padded images as a view (N, groups, C / groups, kh, kw, run)."""
         n, c = padded.shape[:2]
@@ -236,3 +245,74 @@ def _matrix(plan: Plan, padded: Array) -> Array:
     made = np.empty(view.shape, view.dtype, like=view)
     np.copyto(made, view)
     return made.reshape(*view.shape[:2], -1, plan.run)
+
+
+# --------------------------------------------------------------------------- of few windows
+def few_conv(x: Array, weight: Array, plan: Plan, bias: Array | None = None) -> Array:
+    """`conv`, by products of the windows of many images."""
+    n, out, groups = x.shape[0], weight.shape[0], plan.groups
+    w = weight.reshape(groups, out // groups, -1).swapaxes(1, 2)
+    made = np.empty((n, groups, out // groups, *plan.at.counts), x.dtype)
+    padded = plan.at.pad(x)
+    with np.errstate(all="ignore"):
+        for lot in _few_lots(plan, padded):
+            target = _by_window(made[lot])
+            target[...] = np.matmul(_rows(plan, padded[lot]), w).reshape(target.shape)
+        if bias is not None:
+            made += bias.reshape(groups, -1, 1, 1)
+    return made.reshape(n, out, *plan.at.counts)
+
+
+def few_conv_input(g: Array, weight: Array, plan: Plan) -> Array:
+    """`conv_input`, by products of the windows of many images."""
+    n, out, groups = g.shape[0], weight.shape[0], plan.groups
+    w = weight.reshape(groups, out // groups, -1)
+    size = (weight.shape[1], *plan.at.size)
+    padded = np.zeros((n, groups * size[0], *plan.at.padded), g.dtype)
+    g = g.reshape(n, groups, out // groups, *plan.at.counts)
+    with np.errstate(all="ignore"):
+        for lot in _few_lots(plan, padded):
+            rows = _by_window(g[lot])
+            found = np.matmul(rows.reshape(groups, -1, out // groups), w)
+            found = found.reshape(*rows.shape[:4], *size).transpose(1, 0, 4, 5, 6, 2, 3)
+            for k, (_, pixels) in enumerate(plan.at.shifts(padded[lot])):
+                pixels += found[:, :, :, k // size[2], k % size[2]].reshape(pixels.shape)
+    return plan.at.crop(padded)
+
+
+def few_conv_weight(x: Array, g: Array, plan: Plan) -> Array:
+    """`conv_weight`, by products of the windows of many images."""
+    n, out, groups = g.shape[0], g.shape[1], plan.groups
+    channels = x.shape[1] // groups
+    made = np.zeros((groups, out // groups, channels * math.prod(plan.at.size)), g.dtype)
+    g = g.reshape(n, groups, out // groups, *plan.at.counts)
+    padded = plan.at.pad(x)
+    with np.errstate(all="ignore"):
+        for lot in _few_lots(plan, padded):
+            rows = _by_window(g[lot]).reshape(groups, -1, out // groups)
+            made += np.matmul(rows.swapaxes(1, 2), _rows(plan, padded[lot]))
+    return made.reshape(out, channels, *plan.at.size)
+
+
+def _few_lots(plan: Plan, images: Array) -> Iterator[slice]:
+    """Padded images whose windows fit into the matrix together."""
+    pixels = images.shape[1] * math.prod(plan.at.size) * math.prod(plan.at.counts)
+    step = max(1, FEW_BUFFER // max(1, pixels * images.itemsize))
+    for start in range(0, len(images), step):
+        yield slice(start, start + step)
+
+
+def _rows(plan: Plan, padded: Array) -> Array:
+    """The windows of padded images as matrices (groups, N * oh * ow, C / groups * kh * kw)."""
+    (n, c), groups, at = padded.shape[:2], plan.groups, plan.at
+    by_image, by_channel, by_row, by_column = padded.strides
+    (sh, sw), (dh, dw) = at.stride, at.dilation
+    shape = (groups, n, *at.counts, c // groups, *at.size)
+    strides = (by_channel * (c // groups), by_image, sh * by_row, sw * by_column)
+    view = as_strided(padded, shape, (*strides, by_channel, dh * by_row, dw * by_column))
+    return view.reshape(groups, n * math.prod(at.counts), -1)
+
+
+def _by_window(images: Array) -> Array:
+    """Images (N, groups, O / groups, oh, ow) as (groups, N, oh, ow, O / groups)."""
+    return images.transpose(1, 0, 3, 4, 2)

@@ -327,7 +327,7 @@ class _Layer:
     """The op of a node that saves the inputs of `_composed` and the buffers; it is given the
     gradients of the results by number."""
 
-    kind = "RecurrentBackward0"
+    kind = "StackBackward0"
     saves_result = False
 
     def backward(self, node: Node, g: Parts) -> tuple[Any, ...]:
@@ -350,7 +350,7 @@ class _Layer:
 class _Output:
     """The op of the node of one result: it hands its gradient to the layer's node."""
 
-    kind = "RecurrentBackward0"
+    kind = "StackBackward0"
     saves_result = False
 
     def backward(self, node: Node, g: Any) -> tuple[Parts]:

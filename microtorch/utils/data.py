@@ -284,6 +284,10 @@ def default_collate(batch: Sequence[Any]) -> Any:
     )
 
 
+def get_worker_info() -> None:
+    """What a dataset asks in order to give each worker its share: None, as there are no workers."""
+
+
 def _pinned(batch: Any) -> Any:
     """A batch with its tensors in page-locked memory, for a GPU to copy from by itself."""
     if hasattr(batch, "pin_memory"):
