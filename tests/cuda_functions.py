@@ -13,7 +13,7 @@ import pytest
 from test_functions import SAMPLES, Operands, flat, run, same
 
 import microtorch
-from microtorch.gpu import launch, ops
+from microtorch.gpu import compiler, launch, ops
 
 THOROUGH = "MICROTORCH_FUZZ" in os.environ
 # What is another thing where the device is: its name, memory that can be pinned, generators.
@@ -101,6 +101,29 @@ def test_results_are_where_the_operands_are(sample):
             total = sum(v.sum().double() for v in roots)
             found = microtorch.autograd.grad(total, leaves, create_graph=True, allow_unused=True)
             assert all(g is None or g.is_cuda for g in found)
+
+
+# ------------------------------------------------------------------------ the simulator itself
+BARRIER = """def kernel(a):
+    if cuda.threadIdx.x > 1:
+        cuda.syncthreads()
+        i64_at(a)[cuda.threadIdx.x] = i64_at(a)[1]
+    elif cuda.threadIdx.x:
+        i64_at(a)[1] = 5
+"""
+
+
+def test_threads_that_end_hold_up_nobody_at_a_barrier():
+    kernel, _ = compiler.simulated(BARRIER)
+    found = np.zeros(4, np.int64)
+    kernel((1, 1), 4, found.ctypes.data + compiler.FAR)
+    assert found.tolist() == [0, 5, 5, 5]
+
+
+def test_an_error_in_one_thread_is_raised():
+    kernel, _ = compiler.simulated(BARRIER.replace("i64_at(a)[1] = 5", "raise ValueError('odd')"))
+    with pytest.raises(ValueError, match="odd"):
+        kernel((1, 1), 4, np.zeros(4, np.int64).ctypes.data + compiler.FAR)
 
 
 def test_an_operand_that_lies_where_indices_lead():

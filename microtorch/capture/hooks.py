@@ -183,7 +183,7 @@ def _refusing(what: str, function: Any, spared: Any = of_library) -> Any:
 
     def refuse(*args: Any, **options: Any) -> Any:
         frame: Any = sys._getframe(2)
-        if frame.f_globals["__name__"].startswith("numba."):
+        if frame.f_globals["__name__"] == "microtorch.gpu.compiler":
             # A simulated GPU.
             return function(*args, **options)
         while frame and of_library(frame) and frame.f_globals["__name__"] in _BETWEEN:

@@ -227,6 +227,7 @@ def simulated(text: str) -> tuple[Callable[..., None], str]:
     scope = {**_simulated_names(), "cuda": cuda}
     exec(compile(text, "kernel", "exec"), scope)
     kernel = cuda.jit(scope["kernel"])
+    _wait_for_threads(sys.modules[type(kernel).__module__])
 
     def launch(grid: tuple[int, int], block: int, *arguments: Any) -> None:
         # Each simulated thread is one of Python's, with NumPy's default warnings.
@@ -235,6 +236,49 @@ def simulated(text: str) -> tuple[Callable[..., None], str]:
             kernel[grid, block](*arguments)
 
     return launch, words(text)
+
+
+@functools.cache
+def _wait_for_threads(simulator: Any) -> None:
+    """Let the simulator wait for the threads of a block.
+
+    Numba's asks each of them in a loop whether it is done, which takes longer than what they do.
+    """
+
+    class Block(simulator.BlockManager):  # type: ignore[misc]
+        def run(self, place: Any, *args: Any) -> None:
+            self.turns, self.live, self.waiting, self.turn = threading.Condition(), 0, 0, 0
+
+            def work() -> None:
+                try:
+                    self._f(*args)
+                finally:
+                    self.arrive(ends=True)
+
+            threads = [simulator.BlockThread(work, self, place, own, self._debug)
+                       for own in np.ndindex(*self._block_dim)]  # fmt: skip
+            self.live = len(threads)
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            for thread in threads:
+                if thread.exception:
+                    raise thread.exception[0].with_traceback(thread.exception[1])
+
+        def arrive(self, ends: bool = False) -> None:
+            """A thread is at a barrier, where it waits for all that live, or at its end."""
+            with self.turns:
+                turn = self.turn
+                self.live, self.waiting = self.live - ends, self.waiting + (not ends)
+                if self.waiting == self.live:
+                    self.waiting, self.turn = 0, turn + 1
+                    self.turns.notify_all()
+                while not ends and self.turn == turn:
+                    self.turns.wait()
+
+    simulator.BlockManager = Block
+    simulator.BlockThread.syncthreads = lambda thread: thread._manager.arrive()
 
 
 class _Pointer:

@@ -3,7 +3,6 @@
 import ctypes
 import enum
 import struct
-import sys
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -43,8 +42,6 @@ class _Library:
     total = 1 << 30
 
     def __init__(self) -> None:
-        # Its main thread asks in a loop whether the others are done, so let it not run for long.
-        sys.setswitchinterval(1e-4)
         self.streams, self.used = 1, 0
         self._held: dict[int, Any] = {}
         self._notes: list[Callable[[], Any]] | None = None

@@ -17,7 +17,6 @@ import pathlib
 import shutil
 import struct
 import subprocess
-import sys
 import tempfile
 import traceback
 
@@ -104,7 +103,6 @@ def pytest_configure(config):
     assert not compiler.SIMULATED
     _worker().submit(os.getpid).result()
     os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
-    sys.setswitchinterval(1e-4)
     compiler.machine_code = machine_code
     # As few threads as on the simulator.
     driver.Driver.threads, driver.Driver.blocks_each = 2, 2
