@@ -126,14 +126,9 @@ class Tensor:
     # Whether this is a view made while grad mode was off, or a view of such a one.
     _unrecorded = False
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Tensor":
-        """PyTorch's old constructor: `Tensor([1, 2])` or `Tensor(2, 3)`, of the default dtype."""
-        from .functions.legacy import construct
-
-        return wrap(construct(args, dtypes.get_default_dtype())._array, cls)
-
     if TYPE_CHECKING:
 
+        def __new__(cls, *args: Any, **kwargs: Any) -> "Tensor": ...  # noqa: D102
         def __add__(self, other: Any) -> "Tensor": ...
         def __sub__(self, other: Any) -> "Tensor": ...
         def __mul__(self, other: Any) -> "Tensor": ...

@@ -269,6 +269,7 @@ def test_old_constructors_take_arrays_and_sequences(name):
         made = create(data)
         assert made.dtype is dtype and made.tolist() == create(list(data)).tolist()
     assert create(2, 3).shape == create(mt.Size([2, 3])).shape == (2, 3)
+    assert create().shape == (0,)
     for data in (2.5, None, {1: 2}, map(int, [1]), np.float32(1)):
         with pytest.raises(TypeError, match=r"new\(\): data must be a sequence \(got"):
             create(data)

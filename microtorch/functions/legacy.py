@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import dtypes
 from ..errors import argument_error
-from ..tensor import Size, Tensor
+from ..tensor import Size, Tensor, wrap
 from .convert import cast
 from .creation import empty, from_numpy, tensor
 from .names import PUBLIC, method
@@ -22,7 +22,7 @@ def construct(args: tuple[Any, ...], dtype: dtypes.dtype) -> Tensor:
         TypeError: for an argument that is none of these.
     """
     if len(args) != 1 or isinstance(args[0], (int, np.integer, Size)):
-        return empty(*args, dtype=dtype)
+        return empty(*args or (0,), dtype=dtype)
     (data,) = args
     if isinstance(data, Tensor):
         return cast(data.detach(), dtype).clone()  # type: ignore[attr-defined,no-any-return]
@@ -34,6 +34,11 @@ def construct(args: tuple[Any, ...], dtype: dtypes.dtype) -> Tensor:
         name = re.sub(r"^builtins\.", "", f"{type(data).__module__}.{type(data).__name__}")
         raise TypeError(f"new(): data must be a sequence (got {name})")
     return tensor(data, dtype=dtype)
+
+
+def create(cls: type[Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """PyTorch's old constructor: `Tensor([1, 2])` or `Tensor(2, 3)`, of the default dtype."""
+    return wrap(construct(args, dtypes.get_default_dtype())._array, cls)
 
 
 def _constructor(dtype: dtypes.dtype) -> Callable[..., Tensor]:

@@ -140,6 +140,7 @@ def attach() -> None:
         "__pos__": lambda x: x, "__invert__": bits.invert, "__getitem__": index.getitem,
         "__setitem__": index.setitem, "__iter__": index.iterate, "T": property(view.reversed_dims),
         "mT": property(view.matrix_transpose), "__rtruediv__": _reciprocal_times,
+        "__new__": staticmethod(legacy.create),
     }  # fmt: skip
     for name, function in special.items():
         setattr(Tensor, name, function)
