@@ -130,7 +130,7 @@ class Tensor:
         """PyTorch's old constructor: `Tensor([1, 2])` copies data as float32, `Tensor(2, 3)`."""
         if len(args) == 1 and not isinstance(args[0], int):
             data = args[0]._array if isinstance(args[0], Tensor) else args[0]
-            array = np.array(data, dtypes.get_default_dtype().numpy)
+            array = dtypes.native(np.array(data, dtypes.get_default_dtype().numpy))
         else:
             array = np.empty(args, dtypes.get_default_dtype().numpy)
         return wrap(array, cls)
