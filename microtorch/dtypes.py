@@ -75,6 +75,17 @@ def of(numpy_dtype: "np.dtype[Any]") -> dtype:
     return found
 
 
+def native(array: "np.ndarray[Any, np.dtype[Any]]") -> Any:
+    """An array whose dtype is the object that NumPy has for it: that of a pickled array is another.
+
+    Raises:
+        TypeError: for element types that no tensor can have.
+    """
+    own = of(array.dtype).numpy
+    same = array.dtype is own or array.dtype != own
+    return array if same else array.view(own)
+
+
 def get_default_dtype() -> dtype:
     """The dtype of tensors made from Python floats."""
     return _default

@@ -1384,6 +1384,22 @@ def test_gradients_that_anyone_holds_keep_their_values(name, cleared):
 
 
 @pytest.mark.usefixtures("native")
+def test_a_gradient_that_two_parameters_share_at_some_calls():
+    p, q, x = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True), torch.ones(2)
+
+    @torch.compile
+    def step():
+        ((p * x).sum() + (q * x * 2).sum()).backward()
+
+    for _ in range(2):
+        for shared in (True, False):
+            p.grad = torch.ones(2)
+            q.grad = p.grad if shared else torch.ones(2)
+            step()
+            assert p.grad.tolist() == [4.0 if shared else 2.0] * 2
+            assert q.grad.tolist() == [4.0 if shared else 3.0] * 2
+
+
 def test_gradients_are_results_and_arguments_too():
     w = torch.ones(2, requires_grad=True)
 

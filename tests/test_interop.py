@@ -212,6 +212,20 @@ def test_views_share_memory_in_a_deep_copy():
     assert alone.tolist() == [1.0, 4.0] and alone.data_ptr() != base[:, 1].data_ptr()
 
 
+@pytest.mark.parametrize("kind", ["f4", "u1", "longlong"])
+def test_a_dtype_that_numpy_has_made_anew(kind):
+    """That of a pickled array equals NumPy's own one, and is another object."""
+    array = pickle.loads(pickle.dumps(np.ones(3, kind)))
+    assert array.dtype is not mt.from_numpy(array)._array.dtype
+    tensors = [mt.from_numpy(array), mt.tensor(array), mt.as_tensor(array), mt.Tensor(array),
+               *copies(mt.tensor(array))]  # fmt: skip
+    for t in tensors:
+        one = mt.ones(3, dtype=t.dtype)
+        assert (t + one).tolist() == (one * array + t).tolist() == [2] * 3
+    norm = pickle.loads(pickle.dumps(mt.nn.BatchNorm1d(3))).eval()
+    assert norm(mt.ones(2, 3)).shape == (2, 3)
+
+
 def test_non_leaves_are_pickled_as_leaves_and_not_deepcopied():
     t = mt.ones(2, requires_grad=True) * 2
     c = pickle.loads(pickle.dumps(t))

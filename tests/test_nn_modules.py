@@ -647,3 +647,12 @@ def test_a_state_that_is_assigned():
     assert model[1].running_mean is state["1.running_mean"]
     with pytest.raises(RuntimeError, match="size mismatch for 0.weight"):
         model.load_state_dict(state | {"0.weight": torch.ones(3)}, assign=True)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_dropout_draws_nothing_where_all_or_no_elements_are_kept(p):
+    before, x = microtorch.get_rng_state(), microtorch.ones(2, 3, 4)
+    for name in ("dropout", "dropout1d"):
+        function = getattr(microtorch.nn.functional, name)
+        assert function(x, p).tolist() == (x * (1 - p)).tolist()
+    assert microtorch.equal(microtorch.get_rng_state(), before)

@@ -55,8 +55,7 @@ class Kept:
     def __init__(
         self, session: Session, guards: Guards, result: Any, tensors: list[Tensor]
     ) -> None:
-        self.runs = Runs()
-        self.guards = guards
+        self.runs, self.guards = Runs(), guards
         self.epoch = -1
         self.written = {r.storage for op in session.ops for r in op.outs}
         # The memory that is handed in, and how: for the built-in function, with what is compared
@@ -65,8 +64,7 @@ class Kept:
         self.reached: list[tuple[Ref | None, tuple[int, ...]]] = []
         # Comparisons for the built-in function; None if Python has to look.
         self.rows: list[list[int] | None] = []
-        # Texts: of the tensors and names of their arrays, of all names, of what is compared first
-        # and later, and of what is done after the program.
+        # Texts: of tensors with names of their arrays, of names, of comparisons, of what follows.
         self._inputs: list[tuple[str, str]] = []
         self._names: dict[str, str] = {}
         self._arrays: list[Any] = []
@@ -186,7 +184,9 @@ class Kept:
                 self._checks.append(f"{place} is None")
                 self._grad_row(t, objects.NONE, None)
             elif read:
-                name = self._texts[id(was)] = f"g{len(self._reads)}"
+                name = f"g{len(self._reads)}"
+                if (first := self._texts.setdefault(id(was), name)) != name:
+                    self._checks.append(f"{name} is {first}")
                 self._names[name] = place
                 self._reads.append(f"({name} := {place}) is not None")
                 _, array, node, changes = session.tensors.get(id(was), (None,) * 4)
@@ -230,9 +230,9 @@ class Kept:
                     moved.add(id(t))
                 elif not swapped:
                     continue
+            if swapped and id(t) not in moved:
+                raise refusal("a tensor whose memory is shared gets other memory", "Use copy_")
             if swapped:
-                if id(t) not in moved:
-                    raise refusal("a tensor whose memory is shared gets other memory", "Use copy_")
                 t.__dict__[MOVES] = 2
                 self._after.append(f"{name}._array = found[{len(self._results)}]")
                 self._results.append(session.result(ARRAY.__get__(t)))

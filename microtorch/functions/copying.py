@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import dtypes
 from ..device import CPU, gpu
 from ..device import check as check_device
 from ..graph.node import LEAF
@@ -74,6 +75,7 @@ def reduce_ex(input: Tensor, protocol: Any) -> Any:
 
 
 def _restore(cls: "type[Tensor]", array: Array, requires_grad: bool, place: str = "cpu") -> Tensor:
+    array = dtypes.native(array)
     made = wrap(array if place == "cpu" else cpu.move(array, check_device(place)), cls)
     made._node = LEAF if requires_grad else None
     return made

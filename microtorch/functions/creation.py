@@ -155,8 +155,7 @@ def _ragged(data: Any, shape: tuple[int, ...], dim: int = 0) -> None:
 def _array_of(data: Any, dtype: dtypes.dtype | None) -> Array:
     """A new array of numbers, sequences of numbers or of tensors of one element, or an ndarray."""
     if isinstance(data, (np.ndarray, np.generic)):
-        array = np.array(data)
-        dtypes.of(array.dtype)
+        array = dtypes.native(np.array(data))
     else:
         kinds: set[Any] = set()
         data = _plain(data, kinds)
@@ -288,7 +287,7 @@ def from_numpy(ndarray: Array) -> Tensor:
         kind = type(ndarray)
         name = kind.__name__ if kind.__module__ == "builtins" else f"numpy.{kind.__name__}"
         raise TypeError(f"expected np.ndarray (got {name})")
-    dtypes.of(ndarray.dtype)
+    array = dtypes.native(ndarray)
     if builtins.any(s < 0 for s in ndarray.strides):
         raise ValueError(
             "At least one stride in the given numpy array is negative, and tensors with negative "
@@ -301,7 +300,7 @@ def from_numpy(ndarray: Array) -> Tensor:
             "tensors. This means writing to this tensor will result in undefined behavior.",
             stacklevel=2,
         )
-    return wrap(ndarray)
+    return wrap(array)
 
 
 def memory_order(x: Tensor, memory_format: Any = None) -> list[builtins.int]:

@@ -137,8 +137,10 @@ def _dropped(
 
 def _drawn(input: Tensor, p: float, drawn: tuple[int, ...]) -> Array:
     """1 with probability 1 - p, else 0: drawn in the order in which input's elements lie in memory
-    if there is one for each."""
+    if there is one for each. Nothing is drawn where all are 0."""
     a = input._array
+    if p == 1.0:
+        return np.zeros(drawn, a.dtype, like=a)
     order = memory_order(input) if drawn == a.shape else list(range(a.ndim))
     keep = np.empty([drawn[d] for d in order], a.dtype, like=a)
     source_for(keep).bernoulli_scalar(keep, 1.0 - p)

@@ -110,7 +110,7 @@ def operand(x: Any, other: Any) -> Any:
     if isinstance(x, (Tensor, bool, int, float, np.generic)):
         return x
     if isinstance(x, np.ndarray):
-        return wrap(x)
+        return wrap(dtypes.native(x))
     if isinstance(x, Node):
         # A Value is a node that can stand for a tensor; this module knows no Values.
         return x.as_tensor(other)  # type: ignore[attr-defined]
