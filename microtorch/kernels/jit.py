@@ -36,7 +36,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import frontend, link, memory, store, vecmath
+from . import frontend, link, memory, store, target, vecmath
 
 C_TYPES = {"i64": ctypes.c_int64, "f64": ctypes.c_double, "void": None}
 # What finished code may call. Anything else (Numba's run-time, the Python API) would not be there
@@ -114,7 +114,7 @@ def _environment() -> str:
         with open(os.path.join(spec.submodule_search_locations[0], "_version.py"), "rb") as file:
             versions.append(store.digest(file.read()))
     texts = []
-    for path in (__file__, frontend.__file__, vecmath.__file__):
+    for path in (__file__, frontend.__file__, target.__file__, vecmath.__file__):
         with open(path, "rb") as file:
             texts.append(store.digest(file.read()))
     settings = sorted(i for i in os.environ.items() if i[0].startswith("NUMBA_"))
@@ -179,15 +179,17 @@ def _compile(stem: str, name: str, text: str, signature: str) -> int:
     text = vecmath.complete(text)
     result, arguments = _parse(signature)
     symbol, file = "mt_" + stem.replace("-", "_"), os.path.join(store.directory(), stem + ".py")
-    ir, symbol = frontend.llvm_ir(name, text, [result, *arguments], symbol, file, vector_bytes())
-    module = llvm.parse_assembly(ir)
+    parts, symbol = frontend.llvm_ir(name, text, [result, *arguments], symbol, file, vector_bytes())
+    module = llvm.parse_assembly("")
+    for part in parts:
+        module.link_in(llvm.parse_assembly(part))
     _privatize(module, symbol)
     with _interleaved(text):
         _simplify(module)
         # Helpers go into their callers before anything becomes SIMD code.
         _run(module, 0, "loop_rotate", "instruction_combine", "jump_threading")
         _run(module, 3)
-    if "@mt_apart" in ir:
+    if any(each.name == "mt_apart" for each in module.functions):
         module.link_in(llvm.parse_assembly(APART))
         _privatize(module, symbol)
         _run(module, None, "always_inliner", "instruction_combine")
