@@ -158,6 +158,11 @@ def _pipeline() -> Any:
     from numba.core import untyped_passes as untyped
 
     class Lower(lowering.Lower):  # type: ignore[misc]
+        def setup_function(self, description: Any) -> None:
+            super().setup_function(description)
+            if not self.flags.forceinline:
+                self.function.attributes.add("noinline")
+
         def lower_block(self, block: Any) -> None:
             self.pre_block(block)
             for statement in block.body:
