@@ -63,7 +63,7 @@ class Program:
         if lines > LONG and not jit.known("program", text):
             warn(
                 f"a compiled function has become {lines:,} lines of text, as loops of Python are "
-                f"written out. To compile them takes about {lines // 150} s, once a machine."
+                f"written out. To compile them takes about {lines // 300} s, once a machine."
             )
         address = jit.address("program", text)
         self.was_cached = jit.counts["compiled"] == compiled

@@ -261,24 +261,45 @@ def _vocabulary(register: int) -> dict[str, Any]:
 
         return types.int64(types.int64, arguments), code
 
+    def alone(module: Any, builder: Any, place: Any) -> Any:
+        """A pointer that `jit` promises to overlap no other."""
+        pointer = ir.IntType(8).as_pointer()
+        made = module.globals.get("mt_apart")
+        if made is None:
+            made = ir.Function(module, ir.FunctionType(pointer, [ir.IntType(64)]), "mt_apart")
+            made.attributes.add("nounwind")
+            made.return_value.add_attribute("noalias")
+            shown = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer]), "mt_shown")
+            shown.attributes.add("nounwind")
+        place = builder.call(made, [place])
+        # What is called later may reach it too.
+        builder.call(module.globals["mt_shown"], [place])
+        return place
+
     @_word
     def apart(typing: Any, place: Any) -> Any:
         def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            module, pointer = builder.module, ir.IntType(8).as_pointer()
             wide = context.cast(builder, args[0], sig.args[0], types.int64)
-            made = module.globals.get("mt_apart")
-            if made is None:
-                made = ir.Function(module, ir.FunctionType(pointer, [ir.IntType(64)]), "mt_apart")
-                made.attributes.add("nounwind")
-                made.return_value.add_attribute("noalias")
-                shown = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer]), "mt_shown")
-                shown.attributes.add("nounwind")
-            place = builder.call(made, [wide])
-            # What is called later may reach it too.
-            builder.call(module.globals["mt_shown"], [place])
-            return builder.ptrtoint(place, ir.IntType(64))
+            return builder.ptrtoint(alone(builder.module, builder, wide), ir.IntType(64))
 
         return types.int64(place), code
+
+    def pointer_in(element: Any) -> Any:
+        @_word
+        def of(typing: Any, table: Any, line: Any, k: Any) -> Any:
+            def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+                def word(pointer: Any, index: Any) -> Any:
+                    return builder.load(builder.gep(pointer, [index]))
+
+                table, line, k = args
+                start = word(table, word(line, k))
+                place = builder.add(start, word(line, builder.add(k, ir.IntType(64)(1))))
+                found = alone(builder.module, builder, place)
+                return builder.bitcast(found, context.get_value_type(sig.return_type))
+
+            return types.CPointer(element)(table, line, types.int64), code
+
+        return of
 
     @_word
     def plus(typing: Any, x: Any, y: Any) -> Any:
@@ -318,7 +339,7 @@ def _vocabulary(register: int) -> dict[str, Any]:
         return types.void(), code
 
     for n in names:
-        scope[n + "_at"] = pointer_to(scope[n])
+        scope |= {n + "_at": pointer_to(scope[n]), n + "_of": pointer_in(scope[n])}
     for n in ("f32", "f64"):
         scope |= zip((n + "_load", n + "_store", n + "_splat"), _vectors(scope[n], register))
     scope |= {"bits": bit_cast(twins), "from_bits": bit_cast(floats)}

@@ -2,7 +2,7 @@
 
 `address(name, text, signature)` gives the address of the C function `name` that `text` defines,
 `function(...)` the same as a ctypes callable. Functions of the text other than `name` are
-helpers and are inlined. A first compilation goes through Numba (`frontend`) and LLVM; its
+helpers, which are inlined. A first compilation goes through Numba (`frontend`) and LLVM; its
 object code is kept on disk, and a later process places that in memory itself (`link`), or has
 llvmlite do it, without importing Numba. Every step of the code is an IEEE operation (no fastmath,
 no contraction), so the results are the same bits on every CPU; division by zero gives inf or nan,
@@ -18,15 +18,17 @@ The text may use: the types `f32 f64 i8 i16 i32 i64 u8 u16 u32 u64` (also as cas
 `call(f, (a, ...))`, a call of the C function at address f with integer arguments and result;
 `apart(address)`, the same address, with the promise that what is reached through it overlaps
 nothing that is reached through another address: without it a loop over many arrays is no SIMD
-code (a helper whose first line ends in `# apart` promises it of what it writes); `plus(x, y)`, a
+code (a helper whose first line ends in `# apart` promises it of what it writes);
+`f32_of(table, line, k)`, short for `f32_at(apart(table[line[k]] + line[k + 1]))`; `plus(x, y)`, a
 sum of floats that may be regrouped with others, so that a loop that adds up becomes SIMD code;
 `clear_flags()`, after which NumPy warns about nothing that has happened before. A line
-`from vecmath32 import exp, tanh` (or 64) stands for those functions of `vecmath`. A first line may
-set an option: with `# interleave 3` the bodies of SIMD loops are as many vectors side by side,
-which hides how long each takes; with `# unroll 150` loops of constant length are written out only
-where that gives fewer instructions than LLVM takes otherwise, which is 300. A helper whose first
-line ends in `# once` is a function of its own in the machine code too: LLVM takes more than twice
-as long for a function of twice the size.
+`from vecmath32 import exp, tanh` (or 64) stands for those functions of `vecmath`.
+
+First lines may set options: with `# interleave 3` the bodies of SIMD loops are as many vectors
+side by side, which hides how long each takes; with `# unroll 150` loops of constant length are
+written out only where that gives fewer instructions than 150, and not than 300. A helper whose
+first line ends in `# once` is a function of its own in the machine code too: LLVM takes more than
+twice as long for twice as long a function.
 """
 
 import contextlib

@@ -3,7 +3,7 @@
 Numba serves any Python function: it looks for closures, array expressions and objects that count
 references, and notes at every step where it is. Kernel text has numbers and pointers alone. So it
 goes through the passes that such a text needs, calls with equal types are resolved once, and the
-LLVM IR of each function is only collected. That takes 0.4 of the time. The contexts are our own:
+LLVM IR of each function is only collected. It takes 0.4 of the time so. The contexts are our own:
 those of the user's functions stay as they are, and ours are ready at once.
 """
 
