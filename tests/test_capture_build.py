@@ -522,6 +522,13 @@ def test_the_mean_of_one_number_in_a_formula(dtype):
         assert torch.allclose(torch.stack(compiled(a)), torch.stack(function(a)))
 
 
+def test_names_of_kernel_text_are_no_names_of_arrays():
+    f32, f32_at, f64_of = torch.ones(3), torch.ones(3), torch.ones(3, 3)
+    compiled = torch.compile(lambda: ((f32 + f32_at).exp() * f64_of).sum(0))
+    for _ in range(2):
+        assert torch.allclose(compiled(), torch.full((3,), 3 * float(np.exp(2))))
+
+
 def test_a_program_of_many_loops():
     """Numba calls itself once for each; more often than Python allows."""
     lines = ["def many(at, me, parts, more):", "    x, total = f32_at(at), f32(0)"]

@@ -80,6 +80,40 @@ def test_helpers_that_promise_not_to_overlap(mark):
     assert values.tolist() == [*range(10), *range(1, 11)]
 
 
+def test_pointer_by_a_line_of_a_table():
+    text = (
+        "def word(a, b, c, d):\n    x = f64_of(i64_at(a), i64_at(a + 8), 1)\n    x[1] = x[0] + 1\n"
+    )
+    values, words = np.array([1.0, 2.0, 0.0]), np.zeros(4, np.int64)
+    # The address is in the table's first word; the line says so, and that 8 bytes come before.
+    words[:] = values.ctypes.data, 0, 0, 8
+    assert run(text, *words.tolist()).tolist() == words.tolist()
+    assert values.tolist() == [1, 2, 3]
+
+
+def test_changes_in_place_are_the_operations_of_their_types():
+    text = (
+        "def word(a, b, c, d):\n"
+        "    x, y = f64_at(a)[0], i64(f64_at(a)[0])\n"
+        "    x *= 3\n"
+        "    y //= 2\n"
+        "    y <<= 4\n"
+        "    f64_at(a)[0] = x + y\n"
+    )
+    assert run(text, 2.5)[0] == 7.5 + 16
+
+
+def test_options_of_a_text_change_no_result():
+    body = (
+        "def add(x, y):  # once\n    return x + y\n"
+        "def word(a, b, c, d):\n"
+        "    x = f64_at(a)\n"
+        "    for i in range(9):\n        x[i] = add(x[i], 1.0)\n"
+    )
+    for options in ("", "# unroll 150\n", "# interleave 2\n# unroll 4\n"):
+        assert run(options + body, *np.arange(9.0)).tolist() == [*range(1, 10)]
+
+
 def test_nothing_is_kept_of_what_was_compiled():
     def libraries():
         gc.collect()

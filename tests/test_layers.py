@@ -20,7 +20,7 @@ ROOT = pathlib.Path(spec.submodule_search_locations[0])
 LEVELS = (
     ("dtypes", "device", "errors", "missing", "table", "derive"),
     ("graph", "kernels", "kernels.frontend", "kernels.text", "kernels.vecmath", "kernels.store",
-     "printing"),
+     "kernels.target", "printing"),
     ("kernels.jit",),
     ("kernels.convolve", "kernels.cpu", "kernels.entry", "kernels.gemm",
      "kernels.info", "kernels.lapack", "kernels.native", "kernels.objects", "kernels.rows",
@@ -55,6 +55,7 @@ ON_DEMAND = {
     ("kernels.jit", "llvmlite"): "40 ms, not needed where link places the code",
     ("kernels.frontend", "llvmlite"): "not needed where the cache is warm",
     ("kernels.frontend", "numba"): "0.2 s, not needed where the cache is warm",
+    ("kernels.target", "numba"): "0.2 s, not needed where the cache is warm",
     ("tensor", "microtorch.printing"): "only to show a tensor",
 }
 
@@ -72,7 +73,7 @@ NO_PACKAGES = (
 )
 COMPILER_WORDS = re.compile(r"\bnjit\b|\bcfunc\b|\bcuda\.jit\b|\b(import|from)\s+(numba|llvmlite)")
 # Files that may drive the compilers: Numba and LLVM for the CPU, and one for the GPU.
-COMPILER_FILES = {"kernels.frontend", "kernels.jit", "gpu.compiler"}
+COMPILER_FILES = {"kernels.frontend", "kernels.jit", "kernels.target", "gpu.compiler"}
 LONGEST = 450
 # What may be longer, up to how many lines, and why.
 LONGER = {

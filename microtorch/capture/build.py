@@ -63,7 +63,7 @@ class Program:
         if lines > LONG and not jit.known("program", text):
             warn(
                 f"a compiled function has become {lines:,} lines of text, as loops of Python are "
-                f"written out. To compile them takes about {lines // 150} s, once a machine."
+                f"written out. To compile them takes about {lines // 300} s, once a machine."
             )
         address = jit.address("program", text)
         self.was_cached = jit.counts["compiled"] == compiled
@@ -302,7 +302,8 @@ def explained(items: list[Item]) -> list[str]:
 def without_comments(text: str) -> str:
     """The text that is compiled. Comments name lines of the user's file: without them, machine
     code from the cache fits where these have moved."""
-    return re.sub(r"^ *# (?!interleave ).*\n", "", text, flags=re.MULTILINE)
+    settings = "|".join(jit.OPTIONS)
+    return re.sub(rf"^ *# (?!(?:{settings}) \d+$).*\n", "", text, flags=re.MULTILINE)
 
 
 def _whole(ref: Ref) -> bool:

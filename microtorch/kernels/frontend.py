@@ -1,22 +1,23 @@
 """Kernel text -> LLVM IR: the front half of Numba, and the words that kernel text may use.
 
-Numba reads a text, infers its types and writes LLVM IR for it. There it ends: `jit` optimizes the
-IR and makes machine code of it, once for a whole kernel, where Numba would do so for every helper
-too. The contexts that Numba works in are our own, with what kernels need: those of the user's
-functions stay as they are, and ours are ready at once.
+Numba reads a text, infers its types and writes LLVM IR for it (`target`). There it ends: `jit`
+optimizes the IR and makes machine code of it, once for a whole kernel, where Numba would do so for
+every helper too.
 """
 
 import contextlib
 import functools
-import importlib
+import gc
 import re
 import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+from .target import function_type, target
+
 # Every option of the compiler. numpy: x / 0 is inf, without the branch that blocks SIMD.
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "nopython": True}
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "nopython": True, "_nrt": False}
 # Helpers stand in the entry's code and need no wrappers of their own.
 INLINED: dict[str, Any] = {
     **OPTIONS,
@@ -32,24 +33,24 @@ NUMPY_FLAGS, ALL_FLAGS = 1 | 4 | 8 | 16, 63
 
 def llvm_ir(
     name: str, text: str, types: list[str], symbol: str, file: str, register: int
-) -> tuple[str, str]:
-    """LLVM IR of the text, not optimized, and the symbol of its function `name` with C's ABI.
+) -> tuple[list[str], str]:
+    """LLVM IR of each function of the text, not optimized, and the symbol of `name` with C's ABI.
 
     types: of the result, then of the arguments. symbol: becomes a part of the entry's symbol.
     file: where messages say that the text is. register: bytes of a vector register.
     """
-    helper, entry = _target()
+    helper, entry = target()
     scope: dict[str, Any] = {**_vocabulary(register), "__name__": "microtorch_" + symbol}
     exec(compile(text, file, "exec"), scope)
     helpers = []
     for each, how in re.findall(r"^def (\w+)\(.*\):(?:  # (\w+))?$", text, re.MULTILINE):
         if each != name:
             options = {**INLINED, "noalias": how == "apart", "forceinline": how != "once"}
-            scope[each] = helper(scope[each], targetoptions=options)
+            scope[each] = helper(scope[each], options)
             helpers.append(scope[each])
     scope[name].__name__ = scope[name].__qualname__ = symbol
     result, *arguments = (_type(t) for t in types)
-    kernel = entry(scope[name], (tuple(arguments), result), {}, OPTIONS)
+    kernel = entry(scope[name], (tuple(arguments), result), OPTIONS)
     with _deep():
         kernel.compile()
     found = kernel.inspect_llvm(), kernel.native_name
@@ -69,13 +70,16 @@ def locked() -> Any:
 
 @contextlib.contextmanager
 def _deep() -> Iterator[None]:
-    """Let Numba call itself once for each loop of a text."""
-    before = sys.getrecursionlimit()
+    """Let Numba call itself once for each loop of a text, and collect no garbage meanwhile."""
+    before, collecting = sys.getrecursionlimit(), gc.isenabled()
     sys.setrecursionlimit(max(before, 100_000))
+    gc.disable()
     try:
         yield
     finally:
         sys.setrecursionlimit(before)
+        if collecting:
+            gc.enable()
 
 
 def _type(name: str) -> Any:
@@ -84,96 +88,14 @@ def _type(name: str) -> Any:
     return {"void": types.void, "i64": types.int64, "f64": types.float64}[name]
 
 
-@functools.cache
-def _target() -> tuple[Any, Any]:
-    """Numba's classes of helpers and of entries, for IR alone."""
-    from numba.core import ccallback, codegen, cpu, dispatcher, registry
-    from numba.core.typing import builtins, templates
-    from numba.core.typing.context import Context as TypingContext
-
-    for module in ("builtins", "iterators", "numbers", "rangeobj", "tupleobj"):
-        importlib.import_module("numba.cpython." + module)
-
-    def basic(template: Any) -> bool:
-        return any(kind.__module__ == builtins.__name__ for kind in template.__mro__)
-
-    known = templates.builtin_registry
-    arithmetic = templates.Registry()
-    arithmetic.functions = [f for f in known.functions if basic(f)]
-    arithmetic.attributes = [a for a in known.attributes if basic(a)]
-    arithmetic.globals = [
-        (value, kind)
-        for value, kind in known.globals
-        if all(map(basic, getattr(kind, "templates", ())))
-    ]
-
-    class Library(codegen.JITCodeLibrary):  # type: ignore[misc]
-        def _optimize_functions(self, module: Any) -> None:
-            module.data_layout = self._codegen._data_layout
-
-        def _optimize_final_module(self) -> None:
-            pass
-
-        def _finalize_final_module(self) -> None:
-            self._finalized = True
-
-        def get_pointer_to_function(self, name: str) -> int:
-            self._ensure_finalized()
-            return 0
-
-    class Codegen(codegen.JITCPUCodegen):  # type: ignore[misc]
-        _library_class = Library
-
-        def set_env(self, name: str, environment: Any) -> None:
-            pass
-
-    class Context(cpu.CPUContext):  # type: ignore[misc]
-        def init(self) -> None:
-            super().init()
-            self._internal_codegen = Codegen("microtorch")
-
-        def load_additional_registries(self) -> None:
-            pass
-
-        def post_lowering(self, module: Any, library: Any) -> None:
-            pass
-
-    class Typing(TypingContext):  # type: ignore[misc]
-        def refresh(self) -> None:
-            self.install_registry(arithmetic)
-
-    class Options(cpu.CPUTargetOptions):  # type: ignore[misc]
-        noalias = cpu.CPUTargetOptions.Mapping("noalias")
-
-    class Target(registry.CPUTarget):  # type: ignore[misc]
-        options = Options
-
-        @functools.cached_property
-        def _toplevel_target_context(self) -> Any:
-            return Context(self.typing_context, self._target_name)
-
-        @functools.cached_property
-        def _toplevel_typing_context(self) -> Any:
-            return Typing()
-
-    class Helper(dispatcher.Dispatcher):  # type: ignore[misc]
-        targetdescr = Target("cpu")
-
-    class Entry(ccallback.CFunc):  # type: ignore[misc]
-        _targetdescr = Helper.targetdescr
-
-    return Helper, Entry
-
-
 def _word(define: Callable[..., Any], literal: bool = False) -> Any:
     """A function of the text that is instructions: define(typing, *types) -> signature, code.
 
     literal: it is told the values of literal arguments.
     """
-    from numba import types
     from numba.core.typing.templates import AbstractTemplate
 
-    context = _target()[0].targetdescr.target_context
+    context = target()[0].targetdescr.target_context
     known: dict[Any, Any] = {}
 
     class Word(AbstractTemplate):  # type: ignore[misc]
@@ -190,7 +112,7 @@ def _word(define: Callable[..., Any], literal: bool = False) -> Any:
         def get_impl_key(self, signature: Any) -> Any:
             return self.code
 
-    return SimpleNamespace(_numba_type_=types.Function(Word))
+    return SimpleNamespace(_numba_type_=function_type()(Word))
 
 
 def _vectors(element: Any, register: int) -> tuple[Any, Any, Any]:
@@ -339,24 +261,45 @@ def _vocabulary(register: int) -> dict[str, Any]:
 
         return types.int64(types.int64, arguments), code
 
+    def alone(module: Any, builder: Any, place: Any) -> Any:
+        """A pointer that `jit` promises to overlap no other."""
+        pointer = ir.IntType(8).as_pointer()
+        made = module.globals.get("mt_apart")
+        if made is None:
+            made = ir.Function(module, ir.FunctionType(pointer, [ir.IntType(64)]), "mt_apart")
+            made.attributes.add("nounwind")
+            made.return_value.add_attribute("noalias")
+            shown = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer]), "mt_shown")
+            shown.attributes.add("nounwind")
+        place = builder.call(made, [place])
+        # What is called later may reach it too.
+        builder.call(module.globals["mt_shown"], [place])
+        return place
+
     @_word
     def apart(typing: Any, place: Any) -> Any:
         def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            module, pointer = builder.module, ir.IntType(8).as_pointer()
             wide = context.cast(builder, args[0], sig.args[0], types.int64)
-            made = module.globals.get("mt_apart")
-            if made is None:
-                made = ir.Function(module, ir.FunctionType(pointer, [ir.IntType(64)]), "mt_apart")
-                made.attributes.add("nounwind")
-                made.return_value.add_attribute("noalias")
-                shown = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer]), "mt_shown")
-                shown.attributes.add("nounwind")
-            place = builder.call(made, [wide])
-            # What is called later may reach it too.
-            builder.call(module.globals["mt_shown"], [place])
-            return builder.ptrtoint(place, ir.IntType(64))
+            return builder.ptrtoint(alone(builder.module, builder, wide), ir.IntType(64))
 
         return types.int64(place), code
+
+    def pointer_in(element: Any) -> Any:
+        @_word
+        def of(typing: Any, table: Any, line: Any, k: Any) -> Any:
+            def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+                def word(pointer: Any, index: Any) -> Any:
+                    return builder.load(builder.gep(pointer, [index]))
+
+                table, line, k = args
+                start = word(table, word(line, k))
+                place = builder.add(start, word(line, builder.add(k, ir.IntType(64)(1))))
+                found = alone(builder.module, builder, place)
+                return builder.bitcast(found, context.get_value_type(sig.return_type))
+
+            return types.CPointer(element)(table, line, types.int64), code
+
+        return of
 
     @_word
     def plus(typing: Any, x: Any, y: Any) -> Any:
@@ -396,7 +339,7 @@ def _vocabulary(register: int) -> dict[str, Any]:
         return types.void(), code
 
     for n in names:
-        scope[n + "_at"] = pointer_to(scope[n])
+        scope |= {n + "_at": pointer_to(scope[n]), n + "_of": pointer_in(scope[n])}
     for n in ("f32", "f64"):
         scope |= zip((n + "_load", n + "_store", n + "_splat"), _vectors(scope[n], register))
     scope |= {"bits": bit_cast(twins), "from_bits": bit_cast(floats)}

@@ -2,7 +2,7 @@
 
 `address(name, text, signature)` gives the address of the C function `name` that `text` defines,
 `function(...)` the same as a ctypes callable. Functions of the text other than `name` are
-helpers and are always inlined. A first compilation goes through Numba (`frontend`) and LLVM; its
+helpers, which are inlined. A first compilation goes through Numba (`frontend`) and LLVM; its
 object code is kept on disk, and a later process places that in memory itself (`link`), or has
 llvmlite do it, without importing Numba. Every step of the code is an IEEE operation (no fastmath,
 no contraction), so the results are the same bits on every CPU; division by zero gives inf or nan,
@@ -18,12 +18,17 @@ The text may use: the types `f32 f64 i8 i16 i32 i64 u8 u16 u32 u64` (also as cas
 `call(f, (a, ...))`, a call of the C function at address f with integer arguments and result;
 `apart(address)`, the same address, with the promise that what is reached through it overlaps
 nothing that is reached through another address: without it a loop over many arrays is no SIMD
-code (a helper whose first line ends in `# apart` promises it of what it writes); `plus(x, y)`, a
+code (a helper whose first line ends in `# apart` promises it of what it writes);
+`f32_of(table, line, k)`, short for `f32_at(apart(table[line[k]] + line[k + 1]))`; `plus(x, y)`, a
 sum of floats that may be regrouped with others, so that a loop that adds up becomes SIMD code;
 `clear_flags()`, after which NumPy warns about nothing that has happened before. A line
-`from vecmath32 import exp, tanh` (or 64) stands for those functions of `vecmath`. With the first
-line `# interleave 3` the bodies of SIMD loops are as many vectors side by side, which hides how
-long each takes.
+`from vecmath32 import exp, tanh` (or 64) stands for those functions of `vecmath`.
+
+First lines may set options: with `# interleave 3` the bodies of SIMD loops are as many vectors
+side by side, which hides how long each takes; with `# unroll 150` loops of constant length are
+written out only where that gives fewer instructions than 150, and not than 300. A helper whose
+first line ends in `# once` is a function of its own in the machine code too: LLVM takes more than
+twice as long for twice as long a function.
 """
 
 import contextlib
@@ -36,12 +41,18 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import frontend, link, memory, store, vecmath
+from . import frontend, link, memory, store, target, vecmath
 
 C_TYPES = {"i64": ctypes.c_int64, "f64": ctypes.c_double, "void": None}
 # What finished code may call. Anything else (Numba's run-time, the Python API) would not be there
 # in a process that loads the object code without Numba.
 EXTERNAL = {"feclearexcept", "memset", "memcpy", "fma", "fmaf", "log1p"}
+# LLVM's options that the first lines of a text may set, and what they are otherwise.
+OPTIONS = {
+    "interleave": ("-force-vector-interleave", "0"),
+    "unroll": ("-unroll-threshold", "300"),
+}
+_SETTINGS = re.compile(r"(# (interleave|unroll) \d+\n)*")
 
 # `apart` is a call while loops are made SIMD code, as an allocation is, and nothing afterwards.
 APART = """
@@ -114,7 +125,7 @@ def _environment() -> str:
         with open(os.path.join(spec.submodule_search_locations[0], "_version.py"), "rb") as file:
             versions.append(store.digest(file.read()))
     texts = []
-    for path in (__file__, frontend.__file__, vecmath.__file__):
+    for path in (__file__, frontend.__file__, target.__file__, vecmath.__file__):
         with open(path, "rb") as file:
             texts.append(store.digest(file.read()))
     settings = sorted(i for i in os.environ.items() if i[0].startswith("NUMBA_"))
@@ -179,15 +190,17 @@ def _compile(stem: str, name: str, text: str, signature: str) -> int:
     text = vecmath.complete(text)
     result, arguments = _parse(signature)
     symbol, file = "mt_" + stem.replace("-", "_"), os.path.join(store.directory(), stem + ".py")
-    ir, symbol = frontend.llvm_ir(name, text, [result, *arguments], symbol, file, vector_bytes())
-    module = llvm.parse_assembly(ir)
+    parts, symbol = frontend.llvm_ir(name, text, [result, *arguments], symbol, file, vector_bytes())
+    module = llvm.parse_assembly("")
+    for part in parts:
+        module.link_in(llvm.parse_assembly(part))
     _privatize(module, symbol)
-    with _interleaved(text):
+    with _set(text):
         _simplify(module)
         # Helpers go into their callers before anything becomes SIMD code.
         _run(module, 0, "loop_rotate", "instruction_combine", "jump_threading")
         _run(module, 3)
-    if "@mt_apart" in ir:
+    if any(each.name == "mt_apart" for each in module.functions):
         module.link_in(llvm.parse_assembly(APART))
         _privatize(module, symbol)
         _run(module, None, "always_inliner", "instruction_combine")
@@ -239,18 +252,20 @@ def _run(module: Any, level: int | None, *more: str) -> None:
 
 
 @contextlib.contextmanager
-def _interleaved(text: str) -> Iterator[None]:
-    """Set LLVM's option for the text's first line; nothing else is compiled meanwhile."""
-    found = re.match(r"# interleave (\d+)\n", text)
-    if not found:
+def _set(text: str) -> Iterator[None]:
+    """Set LLVM's options for the text's first lines; nothing else is compiled meanwhile."""
+    chosen = re.findall(r"# (\w+) (\d+)\n", _SETTINGS.match(text)[0])  # type: ignore[index]
+    if not chosen:
         yield
         return
     with frontend.locked():
-        _backend()[0].set_option("", f"-force-vector-interleave={found[1]}")
+        for name, value in chosen:
+            _backend()[0].set_option("", f"{OPTIONS[name][0]}={value}")
         try:
             yield
         finally:
-            _backend()[0].set_option("", "-force-vector-interleave=0")
+            for name, _ in chosen:
+                _backend()[0].set_option("", "=".join(OPTIONS[name]))
 
 
 @functools.cache
