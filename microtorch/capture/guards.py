@@ -57,7 +57,6 @@ from .values import (
     SIMPLE,
     WHOLE,
     WRAPPERS,
-    frozen,
     generators,
     hooks_of,
     module_state,
@@ -193,7 +192,8 @@ class Guards(Comparisons):
         by_value = type(value) is not dict or id(value) not in self._apart
         if by_value and isinstance(value, (*SIMPLE, *CONTAINERS)):
             same = f"({same} or frozen({{0}}{text}) == {{2}})"
-        same, rows = self.text(same, owner, value, self.frozen(value)), self.rows_of(owner, text, value)
+        same = self.text(same, owner, value, self.frozen(value))
+        rows = self.rows_of(owner, text, value)
         self.places[id(owner), text] = words, same
         if not self.is_live(words, owner, text, value, rows):
             self.compare(same, rows)

@@ -53,6 +53,7 @@ def frozen(value: Any, depth: int = 8, apart: Set[int] = frozenset()) -> Any:
     """
     if isinstance(value, SIMPLE):
         return simple(value)
+
     def part(x: Any) -> Any:
         return id(x) if type(x) is dict and id(x) in apart else frozen(x, depth - 1, apart)
 
