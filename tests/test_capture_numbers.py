@@ -526,6 +526,138 @@ def test_a_call_that_is_done_again_counts_once():
         assert k == 1.5 + n
 
 
+def test_a_number_of_a_module_that_another_program_reads():
+    module = Scaled()
+    module.calls = 0
+
+    def count_up(x):
+        module.calls += 1
+        return module(x) * module.calls
+
+    step, read = torch.compile(count_up), torch.compile(lambda x: x * int(module.calls))
+    for k in range(9):
+        step(X)
+        if k % 4 > 1:
+            same(read(X), X * module.calls)
+    assert module.calls == 9 and count(step) == 1
+
+
+STATS = [lambda o: o.stats, lambda o: o.nested["a"]["a"], lambda o: o.listed[0]]
+
+
+@pytest.mark.parametrize("number", range(len(STATS)))
+def test_a_dict_that_is_replaced_by_an_equal_one(number):
+    owner, find = Trainer(), STATS[number]
+
+    def step(x):
+        stats = find(owner)
+        stats["n"] += 1
+        return x * stats["n"]
+
+    compiled = torch.compile(step)
+    for k in range(13):
+        if k % 4 == 0:
+            stats = {"n": 0, "rate": 0.5}
+            owner.stats, owner.nested, owner.listed = stats, {"a": {"a": stats}}, [stats]
+        same(compiled(X), X * (k % 4 + 1))
+        assert stats["n"] == k % 4 + 1
+
+
+def test_a_dict_of_a_module_after_epochs():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stats = {"n": 0, "rate": 0.5}
+
+        def forward(self, x):
+            self.stats["n"] += 1
+            return x * self.stats["n"] * float(str(self.stats["rate"]))
+
+    module, other = Counting(), nn.Module()
+    compiled = torch.compile(lambda x: module(x))
+    for k in range(12):
+        other.epoch = k
+        # Equal, but another object.
+        module.stats["rate"] = float("0.5")
+        same(compiled(X), X * (k + 1) * 0.5)
+    assert count(compiled) == 1
+
+
+def test_an_object_with_another_dict():
+    owner = Trainer()
+    owner.t = 0
+
+    def step(x):
+        owner.t += 1
+        return x * owner.t
+
+    compiled = torch.compile(step)
+    for k in range(8):
+        if k == 5:
+            owner.__dict__ = dict(vars(owner))
+        same(compiled(X), X * (k + 1))
+
+
+def test_one_place_under_two_names():
+    owner = Trainer()
+    owner.t = 0
+
+    def step(x):
+        owner.t += 1
+        owner.__dict__["t"] += 2
+        return x * owner.t
+
+    compiled = torch.compile(step)
+    for k in range(8):
+        same(compiled(X), X * 3 * (k + 1))
+        assert owner.t == 3 * (k + 1)
+    assert count(compiled) == 1
+
+
+def test_a_number_that_is_set_to_a_constant():
+    owner = Trainer()
+    owner.t = 0
+
+    def step(x):
+        owner.t += 1
+        if owner.t == 4:
+            owner.t = 0
+        return x * owner.t
+
+    compiled = torch.compile(step)
+    for k in range(1, 20):
+        same(compiled(X), X * (k % 4))
+    assert count(compiled) == 2
+
+
+def test_arithmetic_that_fails_is_read():
+    def step(x, k):
+        try:
+            return x * (1 / (k - 2))
+        except ZeroDivisionError:
+            return x
+
+    compiled = torch.compile(step)
+    for k in (1, 3, 2, 4, 2, 5):
+        same(compiled(X, k), step(X, k))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("at", [0, 4])
+def test_a_refused_call_with_values_counts_once(at):
+    v, t = Value(2.0), 0
+
+    def step(on):
+        nonlocal t
+        t += 1
+        return v * float(v.data) if on else v * t
+
+    compiled = torch.compile(step, fallback="eager")
+    for k in range(7):
+        assert compiled(k == at).data == (4.0 if k == at else 2.0 * (k + 1))
+        assert t == k + 1
+
+
 def test_places_that_are_something_else():
     options = {".a": 1.0, "a": 2.0, "lambda": 3.0, "kinds": 4.0, "é": 5.0}
     constants = constant_0 = 1.0

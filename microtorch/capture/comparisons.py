@@ -33,15 +33,17 @@ class Comparisons:
     """
 
     def __init__(self, live: Set[Any] = frozenset()) -> None:
-        self.scope: dict[str, Any] = {"frozen": frozen, "equal": equal, "same": operator.is_,
+        # The ids of dicts that numbers are in which are to be live: others would not do instead.
+        self._apart = {owner for owner, _ in (at for at in live if type(at) is tuple)}
+        self.scope: dict[str, Any] = {"frozen": self.frozen, "equal": equal, "same": operator.is_,
                                       "recorders": recorders}  # fmt: skip
         self.texts: list[str] = []
         self.rows: list[list[int]] = []
         self.rest: list[str] = []
         self.kinds: dict[type, list[list[int]]] = {}
-        # The numbers that were found, by their places: what leads to each, and what it is; those
-        # of which are to be live, and those that are.
-        self.numbers: dict[Any, tuple[str, Any]] = {}
+        # The numbers that were found, by their places; those of which are to be live, and those
+        # that are.
+        self.numbers: dict[Any, Leaf] = {}
         self._wanted, self.live = live, Numbers()
         # For each module the names of its live numbers, and what it is without them.
         self.modules: dict[Module, tuple[set[str], Any]] = {}
@@ -69,6 +71,10 @@ class Comparisons:
         """A text with the names of objects in it."""
         return text.format(*map(self.name, values))
 
+    def frozen(self, value: Any, depth: int = 8) -> Any:
+        """A value as it is now, but for the numbers of dicts in it that may be live."""
+        return frozen(value, depth, self._apart)
+
     def dict_row(self, owner: Any) -> list[int] | None:
         """The comparison that an object has the dict that it has now, which is held."""
         self.name(vars(owner))
@@ -87,20 +93,20 @@ class Comparisons:
         live: keys of a small dict whose values are not compared.
         """
         me, size = self.name(value), len(value)
-        keys = list(value)
+        keys, fixed = list(value), dict.fromkeys(live, 0)
         if type(value) is list and size <= _FEW:
             places = [f"{me}[{k}]" for k in range(size)]
             same = " and ".join([f"len({me}) == {size}", *map(self._is, places, value)])
         elif few(value):
             parts = (self._is(f"{me}[{k!r}]", v) for k, v in value.items() if k not in live)
             same = " and ".join([f"[*{me}] == {self.name(keys)}", *parts])
-            if live:
-                return same
         else:
             same = f"len({me}) == {size} and all(map(same, {me}, {self.name(keys)}))"
             if isinstance(value, dict):
                 same += f" and all(map(same, {me}.values(), {self.name(list(value.values()))}))"
-        return f"({same} or frozen({me}) == {self.name(frozen(value))})"
+        now = f"{{**{me}, **{fixed}}}" if live else me
+        was = self.frozen({**value, **fixed} if live else value)
+        return f"({same} or frozen({now}) == {self.name(was)})"
 
     def contents_of(self, value: Any) -> Iterable[Any] | None:
         """Compare what an object of Python's own contains, which is given; None if nothing."""
@@ -112,20 +118,20 @@ class Comparisons:
             self.places[id(value), ""] = "os.environ", self.add("{} == {}", data, dict(data))
             return ()
         if isinstance(value, ContextVar):
-            self.add("frozen({}.get(None)) == {}", value, frozen(value.get(None)))
+            self.add("frozen({}.get(None)) == {}", value, self.frozen(value.get(None)))
             return (value.get(None),)
         if isinstance(value, Mapping):
-            self.add("frozen(dict({})) == {}", value, frozen(dict(value)))
+            self.add("frozen(dict({})) == {}", value, self.frozen(dict(value)))
             return value.values()
         if isinstance(value, (UserList, ValuesView, Set)):
-            self.add("frozen(list({})) == {}", value, frozen(list(value)))
+            self.add("frozen(list({})) == {}", value, self.frozen(list(value)))
             return value
         return None
 
     def all_of(self, variables: dict[str, Any]) -> None:
         """Compare all globals, for code that may read any: what they contain by identity."""
         if (id(variables), "") not in self.places:
-            text = self.add("frozen({}, 2) == {}", variables, frozen(variables, 2))
+            text = self.add("frozen({}, 2) == {}", variables, self.frozen(variables, 2))
             self.places[id(variables), ""] = "a global", text
 
     def _is(self, place: str, value: Any) -> str:
@@ -176,12 +182,12 @@ class Comparisons:
             kind, held = type(module).__name__, vars(module)
             live = {name for name, x in held.items()
                     if self.is_live(f"{kind}.{name}", held, f"[{name!r}]", x, None)}  # fmt: skip
-            self.modules[module] = live, module_state(module, live)
+            self.modules[module] = live, module_state(module, live, self._apart)
 
     def rare(self) -> bool:
         """Whether all modules are as they were; asked after epochs only."""
         modules = self.modules.items()
-        return all(module_state(m, names) == state for m, (names, state) in modules)
+        return all(module_state(m, names, self._apart) == was for m, (names, was) in modules)
 
     # ------------------------------------------------------------------------- numbers
     def is_live(
@@ -192,19 +198,30 @@ class Comparisons:
         if held is None:
             return False
         place, where = (id(owner), text), self.name(owner) + text
-        self.numbers[place] = where, value
+        same = self.text(f"frozen({where}) == {{}}", frozen(value))
+        leaf = self.numbers[place] = Leaf(place, where, value, *held, same, rows)
         if place not in self._wanted or not -EXACT < value < EXACT:
             return False
-        same = self.text(f"frozen({where}) == {{}}", frozen(value))
         self.places[place] = words, same
-        self.live.add(last(words), Leaf(place, where, value, *held, same, rows))
+        self.live.add(last(words), leaf)
         return True
 
     def moved(self) -> set[Any]:
         """The places of numbers where other numbers are now."""
-        found = ((place, self.found(text), was) for place, (text, was) in self.numbers.items())
-        return {place for place, now, was in found
-                if type(now) in KINDS and simple(now) != simple(was)}  # fmt: skip
+        found = ((leaf, self.found(leaf.text)) for leaf in self.numbers.values())
+        return {leaf.place for leaf, now in found
+                if type(now) in KINDS and simple(now) != simple(leaf.value)}  # fmt: skip
+
+    def writes_modules(self) -> bool:
+        """Whether numbers of modules are changed, which others notice by the epoch alone."""
+        owners = {id(vars(module)) for module in self.modules}
+        return any(id(leaf.owner) in owners for leaf in self.live.writes)
+
+    def restore(self) -> None:
+        """Put the numbers back that were there before the recorded call."""
+        for leaf in self.numbers.values():
+            if leaf.get() is not leaf.value:
+                leaf.put(leaf.value)
 
     def settle(self) -> set[Any]:
         """Compare the live numbers that were read after all, and let the others be computed.
@@ -249,11 +266,11 @@ def parts_rows(value: Any) -> list[list[int]] | None:
 
 
 def _held(owner: Any, text: str, value: Any) -> tuple[Any, Any] | None:
-    """The dict, with the key, or the cell where a text leads to a value from an owner, if any."""
+    """The dict or object, with the key, or the cell where a text leads to a value, if any."""
     if isinstance(owner, types.CellType):
         return owner, None
     named = text[0] == "["
     held = owner if named else getattr(owner, "__dict__", None)
     key = ast.literal_eval(text[1:-1]) if named else text[1:]
     # A property may give something else.
-    return (held, key) if type(held) is dict and held.get(key) is value else None
+    return (owner, key) if type(held) is dict and held.get(key) is value else None

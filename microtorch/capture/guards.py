@@ -57,7 +57,6 @@ from .values import (
     SIMPLE,
     WHOLE,
     WRAPPERS,
-    frozen,
     generators,
     hooks_of,
     module_state,
@@ -190,9 +189,11 @@ class Guards(Comparisons):
         if isinstance(value, Tensor):
             self.labels.setdefault(id(value), last(words))
         same = f"{{0}}{text} is {{1}}"
-        if isinstance(value, (*SIMPLE, *CONTAINERS)):
+        by_value = type(value) is not dict or id(value) not in self._apart
+        if by_value and isinstance(value, (*SIMPLE, *CONTAINERS)):
             same = f"({same} or frozen({{0}}{text}) == {{2}})"
-        same, rows = self.text(same, owner, value, frozen(value)), self.rows_of(owner, text, value)
+        same = self.text(same, owner, value, self.frozen(value))
+        rows = self.rows_of(owner, text, value)
         self.places[id(owner), text] = words, same
         if not self.is_live(words, owner, text, value, rows):
             self.compare(same, rows)
@@ -437,7 +438,7 @@ class Guards(Comparisons):
                 return
             if not isinstance(value, RECORDED):
                 # A library's methods may change what no code of the user's names.
-                text = self.text("frozen({}, 2) == {}", held, frozen(held, 2))
+                text = self.text("frozen({}, 2) == {}", held, self.frozen(held, 2))
                 self.places[id(value), ".__dict__"] = f"an attribute of {kind.__name__}", text
                 if self._names & methods_of_libraries(kind):
                     self.compare(text, None)
@@ -470,7 +471,7 @@ class Guards(Comparisons):
                 if not self.holds(text):
                     found.append((self.where(last(words), labels.get(owner, "")), words))
             for module, (live, before) in self.modules.items():
-                if (now := module_state(module, live)) != before:
+                if (now := module_state(module, live, self._apart)) != before:
                     names = [key[1] for key, _ in {*now[1][1:]} ^ {*before[1][1:]}]
                     at = self.where(*names, labels.get(id(module), ""))
                     found.append((at, f"an attribute of {type(module).__name__}"))

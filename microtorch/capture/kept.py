@@ -87,6 +87,8 @@ class Kept:
         self._count_changes(session)
         if guards.live.writes:
             self._after.append("kept.guards.live.write()")
+        if session.swapped or guards.writes_modules():
+            self._after.append("kept.count_epoch()")
         self.numbers = [n.ref.storage.source for n in session.numbers.values()
                          if n.ref.storage.source.truth is not None]  # fmt: skip
         self.captured = [s.array for *_, s in session.outside if s.array is not None]
@@ -236,8 +238,6 @@ class Kept:
                 t.__dict__[MOVES] = 2
                 self._after.append(f"{name}._array = found[{len(self._results)}]")
                 self._results.append(session.result(ARRAY.__get__(t)))
-        if session.swapped:
-            self._after.append("kept.count_epoch()")
         return moved
 
     def _check_apart(self, session: Session) -> bool:

@@ -117,7 +117,13 @@ def _text(numbers: Any, form: str, operands: Any) -> str | None:
 def _known(function: Any, operands: Any) -> tuple[Any, list[Live]]:
     """What an operation gives, and the live numbers among its operands."""
     lives = [x for x in operands if type(x) is Live]
-    return function(*[x.value if type(x) is Live else x for x in operands]), lives
+    try:
+        return function(*[x.value if type(x) is Live else x for x in operands]), lives
+    except Exception:
+        # The function may catch it, which depends on the values.
+        for x in lives:
+            x.read()
+        raise
 
 
 def _made(numbers: Any, function: Any, form: str, *operands: Any) -> Any:

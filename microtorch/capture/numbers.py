@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .live import EXACT, Live
+from .live import EXACT, KINDS, Live
 from .usercode import is_library, names_of, parts_of
 from .values import CLOSED, CONTAINERS, SIMPLE, walked
 
@@ -31,9 +31,9 @@ class Leaf:
     """A number's place.
 
     place: what it is known by. text: an expression for the number. owner: the dict or the cell that
-    it is in, a dict under a key. same: the text that compares it, with rows for the built-in
-    function; "" for arguments, whose key does. name: its variable in expressions. wrote: the
-    expression that the call has put there, if it did.
+    it is in, or the object whose dict; a dict under a key. same: the text that compares it, with
+    rows for the built-in function; "" for arguments, whose key does. name: its variable in
+    expressions. wrote: the expression that the call has put there, if it did.
     """
 
     place: Any
@@ -49,16 +49,20 @@ class Leaf:
 
     def get(self) -> Any:
         """What is there now; None if nothing."""
-        if not isinstance(self.owner, types.CellType):
-            return self.owner.get(self.key)
-        return self.owner.cell_contents if _filled(self.owner) else None
+        if isinstance(self.owner, types.CellType):
+            return self.owner.cell_contents if _filled(self.owner) else None
+        return self._dict().get(self.key)
 
     def put(self, x: Any) -> None:
         """Put something there."""
         if isinstance(self.owner, types.CellType):
             self.owner.cell_contents = x
         else:
-            self.owner[self.key] = x
+            self._dict()[self.key] = x
+
+    def _dict(self) -> dict[Any, Any]:
+        # An object may have got another one.
+        return self.owner if type(self.owner) is dict else vars(self.owner)
 
 
 def _filled(cell: types.CellType) -> bool:
@@ -102,13 +106,16 @@ class Numbers:
             error.args = plain_result(error.args)
             raise
         finally:
-            for leaf, live in there.items():
-                now = leaf.get()
+            # All are looked at first, as two names may lead to one place.
+            found = [(leaf, live, leaf.get()) for leaf, live in there.items()]
+            for leaf, live, now in found:
                 if now is live:
                     leaf.put(leaf.value)
                 elif type(now) is Live and now.numbers is self:
                     leaf.wrote = now.text
                     leaf.put(now.value)
+                elif type(now) in KINDS:
+                    leaf.wrote = self.constant(now)
                 else:
                     # Something else has been written there, which would not be written again.
                     leaf.pinned = True
@@ -136,11 +143,6 @@ class Numbers:
         finally:
             for leaf, x in there:
                 leaf.put(x)
-
-    def restore(self) -> None:
-        """Put the numbers there that were there before the recorded call."""
-        for leaf in self.leaves:
-            leaf.put(leaf.value)
 
     def key(self, live: "Live") -> str:
         """The key of a number among those that the program takes."""

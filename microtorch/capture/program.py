@@ -63,6 +63,7 @@ class KeptScalars:
     def ready(self) -> None:
         """Make `call`."""
         holds = eval(f"lambda: {' and '.join(self.guards.texts) or True}", self.guards.scope)
+        writes_modules = self.guards.writes_modules()
 
         def call(tensors: Any) -> Any:
             if tensors or not (holds() and self.guards.rare()):
@@ -70,6 +71,7 @@ class KeptScalars:
             self.uses += 1
             found = self.program.run()
             self.guards.live.write()
+            clock.epoch += writes_modules
             return found
 
         self.call = call
@@ -250,7 +252,7 @@ class Compiled(functools.partial[Any]):
             gave_up = session.failure is not None
             if _of_live(guards, error) and kept is None and not (gave_up and session.lenient):
                 session.undo()
-                guards.live.restore()
+                guards.restore()
                 known.pin({leaf.place for leaf in guards.live.leaves})
                 return self._record(args, kwargs)
             if session.lenient if gave_up else not isinstance(error, CaptureError):
@@ -261,6 +263,7 @@ class Compiled(functools.partial[Any]):
             session.undo()
             if not session.lenient:
                 raise
+            guards.restore()
             self._give_up(str(error))
         finally:
             session.rollback.forget()
@@ -304,7 +307,9 @@ class Compiled(functools.partial[Any]):
             except CaptureError as error:
                 session.give_up(error)
         if scalars.used:
-            # Nothing has been done so far.
+            # Nothing has been done to Values so far.
+            if kept is None:
+                guards.restore()
             result = kept.program.run() if kept else self.function(*given.args, **given.kwargs)
         return result, kept
 

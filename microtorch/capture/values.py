@@ -46,15 +46,21 @@ def simple(value: Any) -> Any:
     return value.__class__, value if value and value == value else repr(value)
 
 
-def frozen(value: Any, depth: int = 8) -> Any:
-    """A value as it is now: simple ones and containers of them by value, others by identity."""
+def frozen(value: Any, depth: int = 8, apart: Set[int] = frozenset()) -> Any:
+    """A value as it is now: simple ones and containers of them by value, others by identity.
+
+    apart: the ids of dicts that are taken by identity where they are parts of the value.
+    """
     if isinstance(value, SIMPLE):
         return simple(value)
+
+    def part(x: Any) -> Any:
+        return id(x) if type(x) is dict and id(x) in apart else frozen(x, depth - 1, apart)
+
     if depth and isinstance(value, dict):
-        pairs = value.items()
-        return (type(value), *[(frozen(k, depth - 1), frozen(v, depth - 1)) for k, v in pairs])
+        return (type(value), *[(part(k), part(v)) for k, v in value.items()])
     if depth and isinstance(value, CONTAINERS):
-        return (type(value), *[frozen(v, depth - 1) for v in value])
+        return (type(value), *map(part, value))
     return id(value)
 
 
@@ -101,7 +107,9 @@ def hooks_of(module: Module) -> dict[str, dict[int, Any]]:
     return vars(module.__dict__.get("_hooks") or types.SimpleNamespace())
 
 
-def module_state(module: Module, without: Set[str] = frozenset()) -> Any:
+def module_state(
+    module: Module, without: Set[str] = frozenset(), apart: Set[int] = frozenset()
+) -> Any:  # fmt: skip
     """What belongs to a module itself: simple values by value, others by identity."""
     own = {name: value for name, value in vars(module).items() if name not in without}
-    return type(module), frozen(own, 3), frozen(hooks_of(module))
+    return type(module), frozen(own, 3, apart), frozen(hooks_of(module))

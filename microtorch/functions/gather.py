@@ -7,7 +7,7 @@ import numpy as np
 from .. import dtypes
 from ..kernels import cpu
 from ..tensor import Tensor, normal_dim, wrap
-from .convert import cast
+from .convert import cast, operand, refuse_overflow
 from .elementwise import FUNCTIONS
 from .index import accumulate_rule, assign_rule, place_rule
 from .names import public
@@ -113,6 +113,7 @@ def _source(x: Tensor, index: Tensor, src: Any, dim: int) -> Tensor:
     """What is written at `index`: a number, or the first elements of src along each dimension."""
     a, shape = x._array, np.atleast_1d(index._array).shape
     if isinstance(src, (bool, int, float, np.generic)):
+        refuse_overflow(src, src, a.dtype)
         return wrap(np.broadcast_to(np.asarray(src, like=a).astype(a.dtype), shape))
     need_tensor("scatter", "src", 4, src)
     if src._array.dtype != a.dtype:
@@ -347,8 +348,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
         )
     text = "index {bad} is out of bounds for dimension {dim} with size {length}"
     _check_vector(key, x._array.shape[len(key) - 1], text)
-    number = value if isinstance(value, Tensor) else wrap(np.asarray(value))
-    z = replaced(INDEX_FILL, x, key, cast(number, x.dtype), (index,))
+    z = replaced(INDEX_FILL, x, key, cast(operand(value, x.dtype), x.dtype), (index,))
     return in_shape(z, input._array.shape)
 
 
