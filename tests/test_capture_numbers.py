@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 import random
+import sys
 import threading
 import warnings
 from decimal import Decimal
@@ -790,6 +791,38 @@ def test_natively(monkeypatch):
         same(compiled(X, 0.3 * k), function(X, 0.3 * k))
     assert compiled.latest.fast is not None
     rate = 0.5
+
+
+def test_threads_that_change_a_number(monkeypatch):
+    monkeypatch.undo()
+    total, w = 0, torch.zeros(3)
+
+    def step():
+        nonlocal total
+        total += 1
+        w.add_(1 / total)
+
+    compiled = torch.compile(step)
+    for _ in range(4):
+        compiled()
+    before, monitor = sys.getswitchinterval(), threading.Barrier(4)
+    sys.setswitchinterval(1e-6)
+
+    def work():
+        monitor.wait()
+        for _ in range(500):
+            compiled()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    try:
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert total == 2004 and compiled.latest.fast is not None
+    assert w[0].item() == pytest.approx(sum(1 / k for k in range(1, 2005)), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64])

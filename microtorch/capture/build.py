@@ -176,10 +176,7 @@ class Program:
             truth = 0 if n.truth is None or not compared else 2 - n.truth
             read += [id(n.owner), id(n.key), n.place, *place, truth]
         ranges = [end for b in apart for end in (b.ctypes.data, b.ctypes.data + b.nbytes)]
-        turn: dict[str, Any] = {"busy": [0]}
-        if self.calls:
-            lock = self.turn.lock
-            turn = {"busy": self.turn.busy, "acquire": lock.acquire, "release": lock.release}
+        turn = self.turn.words() if self.calls else {"busy": [0]}
         return {
             **self.words, **turn, "arguments": len(reached), "rows": given, "results": made,
             "results_count": len(self.owners), "numbers": read, "numbers_count": len(numbers),

@@ -64,8 +64,10 @@ def builtin(
     single, node = kept.single if kept.single and program.plain else (None, None)
     checked = program.results[0].dtype.itemsize if single and kept.tests else 0
     rest = " and ".join(kept.guards.rest)
+    # Numbers are read before a run and written after it.
+    turn = kept.turn.words() if kept.guards.live.writes else {}
     words = {
-        **program.entry_words(kept.reached, numbers, apart, checked), "count": kept.count,
+        **program.entry_words(kept.reached, numbers, apart, checked), **turn, "count": kept.count,
         "single": int(single is not None), "tensor_type": single or 0, "node": node,
         "apart": int(written), "ends": np.zeros(2 * len(kept.reached) + 1, np.int64),
         "rest": eval(f"lambda: {rest}", kept.guards.scope) if rest else 0,

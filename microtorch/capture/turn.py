@@ -27,6 +27,10 @@ class Turn:
             if self.busy[0]:
                 raise RuntimeError("a compiled program is run again by what it calls itself")
 
+    def words(self) -> dict[str, Any]:
+        """What `kernels.entry` is told of it."""
+        return {"busy": self.busy, "acquire": self.lock.acquire, "release": self.lock.release}
+
     def __enter__(self) -> None:
         self.lock.acquire()
         try:
