@@ -551,7 +551,7 @@ OPTIMIZERS = {
     "Rprop, options": lambda p: torch.optim.Rprop(p, 0.1, (0.3, 1.5), (1e-3, 0.2), maximize=True),
     "Adafactor": lambda p: torch.optim.Adafactor(p),
     "Adafactor, options": lambda p: torch.optim.Adafactor(
-        p, 0.1, -0.5, (1e-4, 0.1), 1.5, 0.5, maximize=True
+        p, 0.05, -0.5, (1e-4, 0.1), 1.5, 0.5, maximize=True
     ),
     "ASGD": lambda p: torch.optim.ASGD(p),
     "ASGD, options": lambda p: torch.optim.ASGD(p, 0.1, 0.01, 0.9, 4, 0.1, maximize=True),
