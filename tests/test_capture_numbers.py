@@ -793,6 +793,13 @@ def test_natively(monkeypatch):
     rate = 0.5
 
 
+@pytest.mark.parametrize("kind", [float, int, np.float64, np.float32, np.int64, np.int32])
+def test_tensors_of_numbers_have_their_dtypes(kind):
+    compiled = torch.compile(lambda k: torch.tensor(k) * 2)
+    for k in range(2, 5):
+        same(compiled(kind(k)), torch.tensor(kind(k)) * 2)
+
+
 def test_threads_that_change_a_number(monkeypatch):
     monkeypatch.undo()
     total, w = 0, torch.zeros(3)

@@ -138,8 +138,10 @@ def _constant(value: Any, dtype: Any) -> Any:
 def _array_of(data: Any, dtype: Any) -> Any:
     """The array of a live number, or of numbers as they are."""
     if type(data) is Live:
-        kind = dtype or dtypes.of_number(data)
-        if (live := data.array(kind.numpy)) is not None:
+        # NumPy's numbers keep their dtype.
+        number = data.value
+        own = number.dtype if isinstance(number, np.generic) else dtypes.of_number(number).numpy
+        if (live := data.array(dtype.numpy if dtype else own)) is not None:
             return active.tape.copied(live)
     return ARRAY_OF(replaced(data, plain_number), dtype)
 

@@ -182,9 +182,8 @@ class Numbers:
         return "refresh()"
 
 
-def _exact(x: Any, kind: type) -> float:
-    same = type(x) is kind
-    if not same:
+def _exact(x: Any, kind: Any) -> float:
+    if type(x) is not kind:
         raise TypeError
     if isinstance(x, (int, np.integer)) and not -EXACT <= x <= EXACT:
         raise OverflowError
