@@ -1638,6 +1638,10 @@ def by_class(x):
     return x * doubled.scale
 
 
+def all_globals():
+    return globals()
+
+
 doubled = Doubled()
 ITSELF = sys.modules[__name__]
 COUNTED = ctypes.c_double(1.0)
@@ -1650,6 +1654,7 @@ LOADED.__getattr__ = lambda name: operator.attrgetter(name)(types.SimpleNamespac
 # Where code finds a value in an unusual way, and how that is changed.
 UNUSUAL = {
     "globals": (lambda x: x * globals()[f"{'SE'}EN"], lambda k: setattr(ITSELF, "SEEN", k)),
+    "all globals": (lambda x: x * all_globals()["SEEN"], lambda k: setattr(ITSELF, "SEEN", k)),
     "a name in globals": (lambda x: x * globals()["SEEN"], lambda k: setattr(ITSELF, "SEEN", k)),
     "eval": (lambda x: x * eval("SEEN"), lambda k: setattr(ITSELF, "SEEN", k)),
     "this module": (

@@ -170,8 +170,8 @@ def _any_variable(steps: list[dis.Instruction]) -> bool:
                 return True
             if step.argval == "globals":
                 end = next((k for k in range(at, len(steps)) if steps[k].opname == "CALL"), at)
-                key, then = steps[end + 1 : end + 3]
-                if key.opname != "LOAD_CONST" or not then.opname.startswith(("BINARY", "STORE")):
+                names = [each.opname for each in steps[end + 1 : end + 3]]
+                if names[:1] != ["LOAD_CONST"] or not names[-1].startswith(("BINARY", "STORE")):
                     return True
     return False
 
