@@ -81,11 +81,17 @@ COMPUTING = [
 ]  # fmt: skip
 # What asks something about it: as many programs as there are answers.
 ASKING = [
-    lambda x, k: x * k if k > 1 else x - k, lambda x, k: x + sum([k, k, 1]) + max(k, 0.75),
-    lambda x, k: x * k if k else x, lambda x, k: x + k if k // 0.1 % 3 == 0 else x * min(1.0, k),
-    lambda x, k: x * k if 0.5 <= k < 2 else x, lambda x, k: x * sorted([k, 1.0])[0],
-    lambda x, k: torch.lerp(x, x * x, k), lambda x, k: x + k if k in (0.5, 1.0) else x, warm_up,
-    lambda x, k: torch.addcmul(x, x, x, value=k), lambda x, k: x + k if not k > 1.5 else -x,
+    lambda x, k: x * k if k > 1 else x - k,
+    lambda x, k: x + sum([k, k, 1]) + max(k, 0.75),
+    lambda x, k: x * k if k else x,
+    lambda x, k: x + k if k // 0.1 % 3 == 0 else x * min(1.0, k),
+    lambda x, k: x * k if 0.5 <= k < 2 else x,
+    lambda x, k: x * sorted([k, 1.0])[0],
+    lambda x, k: torch.lerp(x, x * x, k),
+    lambda x, k: x + k if k in (0.5, 1.0) else x,
+    warm_up,
+    lambda x, k: torch.addcmul(x, x, x, value=k),
+    lambda x, k: x + k if not k > 1.5 else -x,
 ]
 # What wants to know it.
 READING = [
@@ -454,7 +460,10 @@ def test_numbers_that_the_function_changes():
     def train(compiling):
         global calls
         calls, seen, options = 0, 0, {"k": 1, "name": "a"}
-        w, b = torch.tensor([[0.5], [-1.0], [2.0]]).requires_grad_(), torch.zeros(1).requires_grad_()
+        w, b = (
+            torch.tensor([[0.5], [-1.0], [2.0]]).requires_grad_(),
+            torch.zeros(1).requires_grad_(),
+        )
         optimizer = HandWritten([w, b])
 
         def step():

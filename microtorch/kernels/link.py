@@ -88,10 +88,25 @@ def _place(code: bytes, symbol: str) -> int:
                 if how != ABSOLUTE_64 or not addresses[number]:
                     return 0
                 struct.pack_into("<Q", memory, starts[target] + at, addresses[number] + add)
-    if _library().mprotect(ctypes.c_void_p(base), ctypes.c_size_t(end), READ | EXECUTE):
+    return entry if _executable(memory) else 0
+
+
+def with_last(function: int, word: int) -> int:
+    """The address of a function that calls another one, whose sixth argument is `word`."""
+    # mov r9, word; mov rax, function; jmp rax
+    code = b"\x49\xb9%b\x48\xb8%b\xff\xe0" % (struct.pack("<q", word), struct.pack("<q", function))
+    memory = mmap.mmap(-1, len(code))
+    memory[:] = code
+    return _executable(memory)
+
+
+def _executable(memory: mmap.mmap) -> int:
+    """The address of memory that may be executed from now on; 0 where the system forbids it."""
+    base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    if _library().mprotect(ctypes.c_void_p(base), ctypes.c_size_t(len(memory)), READ | EXECUTE):
         return 0
     _placed.append(memory)
-    return entry
+    return base
 
 
 @functools.cache

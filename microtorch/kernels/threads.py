@@ -2,32 +2,35 @@
 
 `share(loop, operands)` wraps a compiled loop: one generic piece of code cuts the elements into
 equal parts and hands them to GOMP_parallel. Elementwise loops give the same bits however they are
-cut. The pool does not spin for long (GOMP_SPINCOUNT, set while the library is loaded): two
-spinning pools, this one and that of the BLAS, slow each other down tenfold. A forked child runs
-everything in one thread, as OpenMP does not survive a fork.
+cut. NumPy's products run in the same threads (`blas.py`). Where they cannot, the pool does not spin
+for long (GOMP_SPINCOUNT, set while the library is loaded): two spinning pools slow each other down
+tenfold. A forked child runs everything in one thread, as OpenMP does not survive a fork.
 """
 
 import contextlib
 import ctypes
 import functools
-import glob
 import os
+import sys
 from typing import Any
 
 import numpy as np
 
-from . import jit
+from . import blas, jit
 
 # Below this many elements a loop is not worth waking a thread for: one that calls functions of
-# vecmath (0.5 ns an element and more), and one of arithmetic alone (0.05 ns).
+# vecmath (0.5 ns an element and more), and one of arithmetic alone (0.05 ns), in a pool shared with
+# products and in one beside theirs, where it may have gone to sleep; and how long it spins.
 LEAST = 40_000
-LEAST_CHEAP = 150_000
-SPIN = "2000"
+LEAST_CHEAP, LEAST_CHEAP_BESIDE = 60_000, 150_000
+SPIN, SPIN_BESIDE = "20000", "2000"
 
 # threads, addresses of GOMP_barrier, of GOMP_parallel, of `part`, and of the functions that give
 # a thread's number and how many there are.
 _settings = np.zeros(6, np.int64)
 _kept: list[Any] = []
+# How many threads there can be.
+_most = sys.maxsize
 
 # A part of a loop over elements, whose ends are rounded, or over rows, which have a length too.
 _PART = """
@@ -116,7 +119,8 @@ def share(loop: int, operands: int, cheap: bool, rows: bool = False) -> tuple[in
     """`(loop, data)` of a ufunc whose long runs, or many rows, are shared among threads."""
     if not start():
         return loop, 0
-    least = LEAST_CHEAP if cheap else LEAST
+    few = LEAST_CHEAP if blas.is_shared() else LEAST_CHEAP_BESIDE
+    least = few if cheap else LEAST
     data = np.array([loop, operands, _settings.ctypes.data, least, rows], np.int64)
     _kept.append(data)
     return jit.address("shared", _SHARED), data.ctypes.data
@@ -126,22 +130,29 @@ def share(loop: int, operands: int, cheap: bool, rows: bool = False) -> tuple[in
 def start() -> bool:
     """Load the OpenMP runtime; False where there is none."""
     before = os.environ.get("GOMP_SPINCOUNT")
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
+    shared = blas.can_share(_cores())
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN if shared else SPIN_BESIDE)
     try:
         gomp = ctypes.CDLL("libgomp.so.1")
         names = "GOMP_barrier GOMP_parallel omp_get_thread_num omp_get_num_threads".split()
-        functions = [getattr(gomp, name) for name in names]
+        functions = [_address(getattr(gomp, name)) for name in names]
     except (OSError, AttributeError):
         return False
     finally:
         if before is None:
             # Another thread may have been here meanwhile.
             os.environ.pop("GOMP_SPINCOUNT", None)
-    barrier, parallel, me, parts = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions)
+    barrier, parallel, me, parts = functions
     part = jit.address("part", _PART, "void(i64)")
     _settings[:] = (_settings[0] or _cores(), barrier, parallel, part, me, parts)
     os.register_at_fork(after_in_child=_alone)
+    if shared:
+        blas.share(_settings.ctypes.data, lambda name: _address(getattr(gomp, name)))
     return True
+
+
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def parallel(work: int, context: int, count: int) -> None:
@@ -161,7 +172,8 @@ def _parallel() -> Any:
 
 
 def _alone() -> None:
-    _settings[0] = 1
+    global _most
+    _settings[0] = _most = 1
 
 
 def _cores() -> int:
@@ -181,7 +193,8 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(count: int) -> None:
-    """Set the number of threads that kernels, and NumPy's products, use.
+    """Set the number of threads that kernels, and NumPy's products, use; in a forked child,
+    kernels stay in one.
 
     Raises:
         RuntimeError: if count is not positive.
@@ -190,30 +203,5 @@ def set_num_threads(count: int) -> None:
         raise TypeError(f"set_num_threads expects an int, but got {type(count).__name__}")
     if count < 1:
         raise RuntimeError("set_num_threads expects a positive integer")
-    _settings[0] = count
-    blas = _blas()
-    if blas is not None:
-        blas(count)
-
-
-@functools.cache
-def _openblas() -> Any:
-    """NumPy's own OpenBLAS, or None."""
-    root = os.path.dirname(os.path.dirname(np.__file__))
-    places = (
-        os.path.join(root, "numpy.libs", "*openblas*"),
-        os.path.join(np.__path__[0], ".dylibs", "*openblas*"),
-    )
-    for path in [found for place in places for found in glob.glob(place)]:
-        with contextlib.suppress(OSError):
-            return ctypes.CDLL(path)
-    return None
-
-
-@functools.cache
-def _blas() -> Any:
-    """The function that sets the number of threads of NumPy's own OpenBLAS, or None."""
-    for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads"):
-        if hasattr(_openblas(), name):
-            return getattr(_openblas(), name)
-    return None
+    _settings[0] = min(count, _most)
+    blas.set_num_threads(count)
