@@ -219,6 +219,16 @@ def take(a: Array, key: tuple[Any, ...]) -> Array:
         raise IndexError(text.replace("axis", "dimension")) from None
 
 
+def take_rows(a: Array, places: Array) -> Array:
+    """`a[places]` for integers, which is three times as fast on small arrays."""
+    if a.__class__ is not np.ndarray or places.__class__ is not np.ndarray:
+        return take(a, (places,))
+    try:
+        return a.take(places, 0)
+    except IndexError as error:
+        raise IndexError(str(error).replace("axis", "dimension")) from None
+
+
 def _view(input: Tensor, key: tuple[Any, ...]) -> Tensor:
     """The view that numbers, slices and None give."""
     a = input._array
@@ -235,7 +245,7 @@ def getitem(input: Tensor, key: Any) -> Tensor:
         kind = places.dtype
         if (kind is INT64 and places.ndim and a.ndim) or (kind is BOOL and places.shape == a.shape):
             # One index tensor or mask, the usual case.
-            array = take(a, (places,))
+            array = take_rows(a, places) if kind is INT64 else take(a, (places,))
             return record(INDEX, array, (input,), (key,), (a.shape, (places,)))
     items = key if key.__class__ is tuple else (key,)
     if len(items) <= a.ndim and all(map(_is_usual, items)):

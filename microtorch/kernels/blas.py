@@ -45,7 +45,7 @@ def product(wait, function, count, size, jobs, given):
     c[5] = w[7]
     if call(w[5], ()) & 0xFFFFFFFF:
         # Inside of a parallel region of others, where by default there is one thread.
-        call(w[6], (64,))
+        call(w[6], (1,))
     call(s[2], (w[1], context, max(c[3], s[0]), 0))
     call(w[3], (w[4],))
 """
@@ -115,10 +115,10 @@ def share(settings: int, function: Callable[[str], int]) -> None:
     """
     global _callback
     job = jit.address("job", _TEXT, "void(i64)")
-    names = "pthread_mutex_lock pthread_mutex_unlock", "omp_in_parallel omp_set_max_active_levels"
-    lock, unlock, inside, levels = map(function, " ".join(names).split())
+    names = "pthread_mutex_lock pthread_mutex_unlock", "omp_in_parallel omp_set_nested"
+    lock, unlock, inside, nested = map(function, " ".join(names).split())
     last = _most() - 1
-    _words[:] = settings, job, lock, unlock, _mutex.ctypes.data, inside, levels, last
+    _words[:] = settings, job, lock, unlock, _mutex.ctypes.data, inside, nested, last
     _callback = link.with_last(jit.address("product", _TEXT, _SIX), _words.ctypes.data)
     _set_callback(_callback)
     os.register_at_fork(after_in_child=_alone)

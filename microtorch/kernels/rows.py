@@ -40,7 +40,7 @@ def _make(dtype: np.dtype[Any]) -> Any:
 
 
 _KERNELS = ByDtype(_make)
-_ONE = np.ones(1, bool)
+_ONE, _INT64 = np.ones(1, bool), np.dtype(np.int64)
 
 
 def rows_added(places: Array, g: Array, shape: tuple[int, ...]) -> Array:
@@ -48,8 +48,13 @@ def rows_added(places: Array, g: Array, shape: tuple[int, ...]) -> Array:
 
     places: of one dimension, negative numbers count from the end. g: float32 or float64.
     """
-    rows = np.ascontiguousarray(g).reshape(len(places), math.prod(shape[1:]))
+    rows = g if g.flags.c_contiguous else g.copy()
+    flat = g.ndim == len(shape) == 2
+    if not flat:
+        rows = rows.reshape(len(places), math.prod(shape[1:]))
     # np.broadcast_to takes 1.8 us.
     counted = np.ndarray(shape[:1], bool, _ONE, 0, (0,))
-    places = places.astype(np.int64, copy=False)
-    return _KERNELS[g.dtype](places, rows, counted).reshape(shape)  # type: ignore[no-any-return]
+    if places.dtype is not _INT64:
+        places = places.astype(_INT64)
+    added = _KERNELS[g.dtype](places, rows, counted)
+    return added if flat else added.reshape(shape)  # type: ignore[no-any-return]
