@@ -30,6 +30,12 @@ len(data.WeightedRandomSampler([1, 2], 7))
 [list(part) for part in data.random_split(range(10), [7, 3], torch.Generator().manual_seed(1))]
 [b.tolist() for b in data.DataLoader(data.Subset(range(100, 120), [3, 1, 4]), 2)]
 [b for b in data.DataLoader([1, 2, 3], batch_size=None)]
+[b for p in data.random_split(data.TensorDataset(torch.arange(9).view(9, 1), torch.rand(9, 2, 3) > 0.5, torch.rand(9)), [6, 3]) for b in data.DataLoader(p, 4, True)]
+[b for b in data.DataLoader(data.TensorDataset(torch.arange(5.0)), batch_sampler=[[0, -1], [3, 3], [2]])]
+[b for b in data.DataLoader(data.Subset(data.Subset(data.TensorDataset(torch.arange(9)), range(8, 1, -2)), [-1, 0]), 3)]
+[(b[0].requires_grad, b[0].tolist()) for b in data.DataLoader(data.TensorDataset(torch.ones(3, requires_grad=True)), 2)]
+[b[0] for b in data.DataLoader(data.TensorDataset(torch.arange(6).view(2, 3).T), 2)]
+[b for b in data.DataLoader(type("D", (data.Dataset,), {"__len__": lambda s: 5, "__getitems__": lambda s, k: [10 * i for i in k]})(), 2)]
 list(data.BatchSampler(data.SequentialSampler(range(7)), 3, False))
 [len(data.DataLoader(range(10), 3)), len(data.DataLoader(range(10), 3, drop_last=True))]
 [(data.ConcatDataset([range(3), range(10, 12)])[k]) for k in range(-5, 5)]
@@ -54,6 +60,7 @@ data.WeightedRandomSampler([1.0], 0)
 data.WeightedRandomSampler([1.0], 1, 1)
 data.WeightedRandomSampler([[1.0]], 1)
 data.Dataset()[0]
+list(data.DataLoader(data.TensorDataset(torch.ones(3)), batch_sampler=[[0, 3]]))
 """.strip().splitlines()
 
 

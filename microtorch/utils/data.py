@@ -284,6 +284,27 @@ def default_collate(batch: Sequence[Any]) -> Any:
     )
 
 
+def _examples(dataset: Any, numbers: Sequence[Any]) -> Any:
+    """Several examples: at once where a dataset has `__getitems__`."""
+    several = getattr(dataset, "__getitems__", None)
+    return several(numbers) if several else [dataset[i] for i in numbers]
+
+
+def _collated(dataset: Any, numbers: Sequence[Any]) -> list[Tensor] | None:
+    """What `default_collate` makes of some examples of tensors, by one indexing of each.
+
+    None where examples may be something else.
+    """
+    while type(dataset) is Subset:
+        dataset, numbers = dataset.dataset, [dataset.indices[i] for i in numbers]
+    if type(dataset) is not TensorDataset or any(type(i) is not int for i in numbers):
+        return None
+    if any(type(t) is not Tensor or t.requires_grad for t in dataset.tensors):
+        return None
+    places = tensor(numbers)
+    return [t[places] for t in dataset.tensors]
+
+
 def get_worker_info() -> None:
     """What a dataset asks in order to give each worker its share: None, as there are no workers."""
 
@@ -381,8 +402,10 @@ class DataLoader:
             for number in self.sampler:
                 yield self.collate_fn(self.dataset[number])
         else:
+            usual = self.collate_fn is default_collate
             for numbers in self.batch_sampler:
-                yield self.collate_fn([self.dataset[i] for i in numbers])
+                collated = _collated(self.dataset, numbers) if usual else None
+                yield collated or self.collate_fn(_examples(self.dataset, numbers))
 
     def __len__(self) -> int:
         if self._in_turn:
