@@ -221,7 +221,7 @@ def take(a: Array, key: tuple[Any, ...]) -> Array:
 
 def take_rows(a: Array, places: Array) -> Array:
     """`a[places]` for integers, which is three times as fast on small arrays."""
-    if a.__class__ is not np.ndarray or places.__class__ is not np.ndarray:
+    if type(a) is not np.ndarray or type(places) is not np.ndarray:
         return take(a, (places,))
     try:
         return a.take(places, 0)

@@ -239,10 +239,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"{w.shape[1]}x{w.shape[0]})"
         )
     if len(shape) == 2:
-        array = np.dot(a, w.T)
+        array = cpu.matmul(a, w.T)
     else:
         # One product of all rows takes half the time of a stack of small ones.
-        rows = np.dot(a.reshape(math.prod(shape[:-1]), shape[-1]), w.T)
+        rows = cpu.matmul(a.reshape(math.prod(shape[:-1]), shape[-1]), w.T)
         array = rows.reshape(*shape[:-1], len(w))
     if bias is None:
         op = LINEAR_MM if a.ndim == 2 else LINEAR_UNSAFE_VIEW if a.ndim > 2 else LINEAR_SQUEEZE

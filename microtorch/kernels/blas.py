@@ -84,6 +84,12 @@ def _function(name: str, result: Any, *arguments: Any) -> Any:
     return None
 
 
+def uses_avx512() -> bool:
+    """Whether OpenBLAS has kernels with AVX-512 for this CPU, or it is not known."""
+    name = _function("openblas_get_corename", ctypes.c_char_p)
+    return name is None or name().decode().lower() in ("skylakex", "cooperlake", "sapphirerapids")
+
+
 def _most() -> int:
     """The number of threads that OpenBLAS has places for."""
     config = _function("openblas_get_config", ctypes.c_char_p)

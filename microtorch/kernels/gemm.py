@@ -1,23 +1,30 @@
-"""Products of matrices of any strides, with fused multiply-add, for compiled programs and loops.
+"""Products of matrices of any strides, with fused multiply-add.
 
 A block of rows by two vectors of columns is summed in registers over up to DEPTH of the inner
-dimension; the columns are copied into a panel first, which stays in the nearest cache. On CPUs
-with AVX-512 this is faster than OpenBLAS where that does not use it; threads take parts of the
-longer of rows and columns.
+dimension; the columns are copied into a panel first, which stays in the nearest cache. Threads take
+parts of the longer of rows and columns. On CPUs with AVX-512 this takes half the time of OpenBLAS
+where that does not use it, as on CPUs that are newer than it: then eager mode's products are these.
+Compiled programs have no others.
 """
 
+import ctypes
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from . import jit, native
-from .ufuncs import ByDtype
+from . import blas, jit, native, threads
+from .ufuncs import Array, ByDtype
 
 DEPTH = 256
-# Products of fewer rows, and of more multiplications, are OpenBLAS's.
+# Products of fewer rows are OpenBLAS's, and where it is as fast, those of more multiplications.
 FEW, MOST = 4, 1 << 18
+# Of more multiplications, they are shared among threads, and other Python threads may run.
+SHARED = 1 << 19
+# Of fewer elements in the first matrix, or fewer rows, `dot` leaves them to OpenBLAS.
+LEAST, LEAST_ROWS = 2048, 24
 
 _GEMM = """
 def packed(panel, b, by_row, by_column, depth, width):
@@ -43,8 +50,8 @@ def gemm(x, y, z, sizes, me, parts):
     panel = {f}_at(words({panel}))
     tile = {f}_at(words({tile}))
     top, bottom, left, right = i64(0), n, i64(0), m
-    if m >= n:
-        blocks = (m + {width} - 1) // {width}
+    blocks = (m + {width} - 1) // {width}
+    if (m >= n) & (blocks >= parts):
         left = blocks*me // parts * {width}
         right = min(m, blocks*(me + 1) // parts * {width})
     else:
@@ -103,8 +110,16 @@ def address(dtype: str) -> int:
     return jit.address("gemm", text, "void(i64,i64,i64,i64,i64,i64)")
 
 
+_PART = """
+def part(context):
+    c = i64_at(context)
+    me = call(c[6], ()) & 0xFFFFFFFF
+    parts = call(c[7], ()) & 0xFFFFFFFF
+    call(c[0], (c[1], c[2], c[3], c[4], me, parts))
+"""
 # The context: 0 ndarray, 1 dtype, 2 log2 of the item size, 3 PyObject_Vectorcall, 4 what is called
-# instead, 5 `gemm`, 6 None, 7 Py_IncRef. Of an array object see `native`.
+# instead, 5 `gemm`, 6 None, 7 Py_IncRef, 8 the most multiplications, 9 settings of `threads`,
+# 10 `part`, 11 PyEval_SaveThread, 12 PyEval_RestoreThread. Of an array object see `native`.
 _INTO = f"""
 def kernel(self, args, nargs, names):
     c = i64_at(self + {{bytes}})
@@ -121,20 +136,41 @@ def kernel(self, args, nargs, names):
             flags = i32_at(given[k] + 64)[0]
             good = good & (x[7] == c[1]) & (i32_at(given[k] + 24)[0] == 2)
             good = good & ((flags & 0x100) != 0) & ((k < 2) | ((flags & 0x401) == 0x401))
+    count = i64(0)
     if good:
         a, b, z = i64_at(given[0]), i64_at(given[1]), i64_at(given[2])
         n, depth, m = i64_at(a[4])[0], i64_at(a[4])[1], i64_at(b[4])[1]
+        count = n * depth * m
         good = (depth == i64_at(b[4])[0]) & (n == i64_at(z[4])[0]) & (m == i64_at(z[4])[1])
-        good = good & (n >= {FEW}) & (m * depth > 0) & (n * depth * m <= {MOST})
+        good = good & (n >= {FEW}) & (m * depth > 0) & (count <= c[8])
     if not good:
         return call(c[3], (c[4], args, nargs, names))
     s[0], s[1], s[2], s[7] = n, depth, m, m
     s[3], s[4] = i64_at(a[5])[0] >> c[2], i64_at(a[5])[1] >> c[2]
     s[5], s[6] = i64_at(b[5])[0] >> c[2], i64_at(b[5])[1] >> c[2]
-    call(c[5], (a[2], b[2], z[2], sizes, 0, 1))
+    if count < {SHARED}:
+        call(c[5], (a[2], b[2], z[2], sizes, 0, 1))
+    else:
+        settings = i64_at(c[9])
+        context = words(8)
+        p = i64_at(context)
+        p[0], p[1], p[2], p[3], p[4] = c[5], a[2], b[2], z[2], sizes
+        p[6], p[7] = settings[4], settings[5]
+        state = call(c[11], ())
+        if (settings[0] > 1) & (settings[2] != 0):
+            call(settings[2], (c[10], context, settings[0], 0))
+        else:
+            call(c[5], (a[2], b[2], z[2], sizes, 0, 1))
+        call(c[12], (state,))
     call(c[7], (c[6],))
     return c[6]
 """
+
+
+@functools.cache
+def _is_faster() -> bool:
+    """Whether this is faster than OpenBLAS for large products too."""
+    return jit.vector_bytes() == 64 and native.available() and not blas.uses_avx512()
 
 
 def _into(dtype: np.dtype[Any]) -> Callable[..., None]:
@@ -143,11 +179,15 @@ def _into(dtype: np.dtype[Any]) -> Callable[..., None]:
 
     if jit.vector_bytes() < 64 or not native.available():
         return instead
+    threads.start()
     at = jit.address("kernel", _INTO.format(bytes=native.BYTES), "i64(i64,i64,i64,i64)")
     vectorcall, _, incref = native.api()
+    python = ctypes.pythonapi
+    save, restore = map(threads.address, (python.PyEval_SaveThread, python.PyEval_RestoreThread))
     context = [
         id(np.ndarray), id(dtype), dtype.itemsize.bit_length() - 1, vectorcall, id(instead),
-        address(dtype.name), id(None), incref,
+        address(dtype.name), id(None), incref, sys.maxsize if _is_faster() else MOST,
+        threads.settings(), jit.address("part", _PART, "void(i64)"), save, restore,
     ]  # fmt: skip
     return native.builtin("product", at, context, (instead, dtype))
 
@@ -155,3 +195,26 @@ def _into(dtype: np.dtype[Any]) -> Callable[..., None]:
 # `into[dtype](a, b, out)` writes a @ b of matrices into another one, without gaps and apart from
 # both. Small ones are multiplied here, where that is faster than OpenBLAS.
 into = ByDtype(_into)
+
+
+def dot(x: Array, y: Array) -> Array:
+    """`np.dot`, or faster."""
+    if x.size < LEAST or type(x) is not np.ndarray or not _fits(x, y):
+        return np.dot(x, y)  # type: ignore[no-any-return]
+    out = np.empty((x.shape[0], y.shape[1]), x.dtype)
+    into[x.dtype](x, y, out)
+    return out
+
+
+def _fits(x: Array, y: Array) -> bool:
+    """Whether this is faster for two arrays."""
+    if type(y) is not np.ndarray or x.ndim != 2 or y.ndim != 2 or not _is_faster():
+        return False
+    if x.dtype is not y.dtype or x.dtype.kind != "f" or x.dtype.itemsize < 4:
+        return False
+    (n, depth), (inner, m) = x.shape, y.shape
+    if depth != inner or n < LEAST_ROWS or n * m * depth < MOST:
+        return False
+    # What is computed comes in blocks.
+    width = 128 // x.dtype.itemsize
+    return -(-n // 12) * 12 * -(-m // width) * width <= 1.5 * n * m

@@ -23,7 +23,7 @@ from . import blas, jit
 # products and in one beside theirs, where it may have gone to sleep; and how long it spins.
 LEAST = 40_000
 LEAST_CHEAP, LEAST_CHEAP_BESIDE = 60_000, 150_000
-SPIN, SPIN_BESIDE = "20000", "2000"
+SPIN, SPIN_BESIDE = "4000", "2000"
 
 # threads, addresses of GOMP_barrier, of GOMP_parallel, of `part`, and of the functions that give
 # a thread's number and how many there are.
@@ -109,7 +109,7 @@ def run(t, which):
 def program(address: int, shared: bool) -> tuple[list[int], int]:
     """The first words of a program's table, and the address of `run(table, which)`."""
     shared = start() and shared
-    words = [_settings.ctypes.data, address, 0, 0, shared]
+    words = [settings(), address, 0, 0, shared]
     if shared:
         words[2:4] = jit.address("member", _TEAM, "void(i64)"), int(_settings[1])
     return words, jit.address("run", _TEAM, "void(i64,i64)")
@@ -121,7 +121,7 @@ def share(loop: int, operands: int, cheap: bool, rows: bool = False) -> tuple[in
         return loop, 0
     few = LEAST_CHEAP if blas.is_shared() else LEAST_CHEAP_BESIDE
     least = few if cheap else LEAST
-    data = np.array([loop, operands, _settings.ctypes.data, least, rows], np.int64)
+    data = np.array([loop, operands, settings(), least, rows], np.int64)
     _kept.append(data)
     return jit.address("shared", _SHARED), data.ctypes.data
 
@@ -135,7 +135,7 @@ def start() -> bool:
     try:
         gomp = ctypes.CDLL("libgomp.so.1")
         names = "GOMP_barrier GOMP_parallel omp_get_thread_num omp_get_num_threads".split()
-        functions = [_address(getattr(gomp, name)) for name in names]
+        functions = [address(getattr(gomp, name)) for name in names]
     except (OSError, AttributeError):
         return False
     finally:
@@ -147,17 +147,23 @@ def start() -> bool:
     _settings[:] = (_settings[0] or _cores(), barrier, parallel, part, me, parts)
     os.register_at_fork(after_in_child=_alone)
     if shared:
-        blas.share(_settings.ctypes.data, lambda name: _address(getattr(gomp, name)))
+        blas.share(settings(), lambda name: address(getattr(gomp, name)))
     return True
 
 
-def _address(function: Any) -> int:
+def address(function: Any) -> int:
+    """Where a function of C's is."""
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def parallel(work: int, context: int, count: int) -> None:
     """Call `work(context)` in `count` threads of a runtime that has been started."""
     _parallel()(work, context, count, 0)
+
+
+def settings() -> int:
+    """The address of the settings."""
+    return int(_settings.ctypes.data)
 
 
 def team() -> tuple[int, int]:

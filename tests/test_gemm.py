@@ -1,0 +1,92 @@
+"""Products of our own equal NumPy's, for any layout and number of threads."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import microtorch as torch
+from microtorch.kernels import blas, gemm
+
+SHAPES = [(24, 500, 64), (64, 1000, 100), (300, 70, 333), (33, 1100, 31), (1000, 64, 40)]
+LAYOUTS = {
+    "rows": lambda a: a, "columns": np.asfortranarray, "reversed": lambda a: a[::-1, ::-1],
+    "every other": lambda a: np.repeat(np.repeat(a, 2, 0), 3, 1)[::2, ::3],
+    "repeated": lambda a: np.broadcast_to(a[:1], a.shape),
+}  # fmt: skip
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def matrices(n, depth, m, dtype):
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((n, depth)).astype(dtype), rng.standard_normal((depth, m)).astype(
+        dtype
+    )
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_products_of_any_layout(dtype, layout, threads):
+    for shape in SHAPES:
+        a, b = matrices(*shape, dtype)
+        for x, y in ((LAYOUTS[layout](a), b), (a, LAYOUTS[layout](b))):
+            exact = x.astype("f8") @ y.astype("f8")
+            found = []
+            for count in (1, 2, 3):
+                threads(count)
+                found.append(gemm.dot(x, y))
+            tolerance = 1e-3 if dtype == "f4" else 1e-12
+            np.testing.assert_allclose(found[0], exact, atol=tolerance, rtol=tolerance)
+            assert found[0].dtype == a.dtype and found[0].flags.c_contiguous
+            assert len({z.tobytes() for z in found}) == 1 or not gemm._fits(x, y)
+
+
+def test_what_is_not_a_number_stays_in_its_row_and_column():
+    a, b = matrices(64, 300, 100, "f4")
+    a[3, 7], b[9, 11] = np.nan, np.inf
+    found = gemm.dot(a, b)
+    assert np.isnan(found[3]).all() and np.isfinite(np.delete(np.delete(found, 3, 0), 11, 1)).all()
+
+
+@pytest.mark.parametrize(
+    "x, y",
+    [
+        (np.ones((64, 300), "f4"), np.ones((300, 100), "f8")),
+        (np.ones((64, 300), "i8"), np.ones((300, 100), "i8")),
+        (np.ones((64, 300), "f2"), np.ones((300, 100), "f2")),
+        (np.ones((64, 300), "c16"), np.ones((300, 100), "c16")),
+        (np.ones((3000, 0)), np.ones((0, 100))),
+        (np.ones((64, 3000)), np.ones(3000)),
+        (np.ones((3000, 64)), np.ones((64, 0))),
+    ],
+)
+def test_other_operands_are_numpys(x, y):
+    found = gemm.dot(x, y)
+    assert found.dtype == np.dot(x, y).dtype
+    np.testing.assert_array_equal(found, np.dot(x, y))
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(RuntimeError, match=r"cannot be multiplied \(64x300 and 301x100\)"):
+        torch.ones(64, 300) @ torch.ones(301, 100)
+
+
+def test_gradients_of_large_products():
+    for n, depth, m in itertools.islice(SHAPES, 3):
+        a, b = (torch.from_numpy(x).requires_grad_() for x in matrices(n, depth, m, "f8"))
+        (a @ b).square().sum().backward()
+        expected = 2 * (a @ b).detach().numpy()
+        np.testing.assert_allclose(a.grad.numpy(), expected @ b.detach().numpy().T, rtol=1e-10)
+        np.testing.assert_allclose(b.grad.numpy(), a.detach().numpy().T @ expected, rtol=1e-10)
+
+
+def test_it_is_asked_whether_openblas_is_as_fast():
+    if blas._library() is None:
+        pytest.skip("NumPy's products are not OpenBLAS's")
+    assert isinstance(blas.uses_avx512(), bool)
