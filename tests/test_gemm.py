@@ -47,6 +47,31 @@ def test_products_of_any_layout(dtype, layout, threads):
             assert len({z.tobytes() for z in found}) == 1 or not gemm._fits(x, y)
 
 
+STACKS = [
+    ((), (3,)),
+    ((5, 1), (1,)),
+    ((2, 3), (2, 3)),
+    ((4, 1), (1, 3)),
+    ((0, 2), (2,)),
+    ((2, 0), ()),
+]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("left, right", STACKS)
+def test_stacks(dtype, left, right, threads):
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((*left, 64, 100)).astype(dtype)
+    b = rng.standard_normal((*right, 64, 100)).astype(dtype).swapaxes(-1, -2)
+    exact, tolerance = a.astype("f8") @ b.astype("f8"), 1e-4 if dtype == "f4" else 1e-12
+    for count, x in itertools.product((1, 2, 3), (a, a[..., ::-1, :])):
+        threads(count)
+        found = gemm.matmul(x, b)
+        expected = exact if x is a else exact[..., ::-1, :]
+        np.testing.assert_allclose(found, expected, atol=tolerance, rtol=tolerance)
+        assert found.dtype == a.dtype and found.shape == exact.shape
+
+
 def test_what_is_not_a_number_stays_in_its_row_and_column():
     a, b = matrices(64, 300, 100, "f4")
     a[3, 7], b[9, 11] = np.nan, np.inf

@@ -25,7 +25,7 @@ LEVELS = (
     ("kernels.convolve", "kernels.cpu", "kernels.entry", "kernels.gemm",
      "kernels.info", "kernels.lapack", "kernels.native", "kernels.objects", "kernels.rows",
      "kernels.operations", "kernels.stream", "kernels.standin",
-     "kernels.threads", "kernels.blas", "kernels.ufuncs"),
+     "kernels.threads", "kernels.blas", "kernels.ufuncs", "kernels.windows"),
     ("tensor", "random", "cuda", "functions", "value", "custom"),
     ("gpu",),
     ("autograd",),

@@ -110,22 +110,37 @@ def address(dtype: str) -> int:
     return jit.address("gemm", text, "void(i64,i64,i64,i64,i64,i64)")
 
 
-_PART = """
-def part(context):
-    c = i64_at(context)
-    me = call(c[6], ()) & 0xFFFFFFFF
-    parts = call(c[7], ()) & 0xFFFFFFFF
-    call(c[0], (c[1], c[2], c[3], c[4], me, parts))
+# The products of a stack: each thread takes some, or a part of each. Words: 0 `gemm`, 1 to 3 a, b
+# and c, 4 sizes, 5 how many, 6 to 8 bytes from one to the next, 9 and 10 those of `threads.team`.
+_STACK = """
+def stack(w, me, parts):
+    count, low, high = w[5], i64(0), w[5]
+    if count >= parts:
+        low, high = count*me // parts, count*(me + 1) // parts
+        me, parts = i64(0), i64(1)
+    for i in range(low, high):
+        call(w[0], (w[1] + i*w[6], w[2] + i*w[7], w[3] + i*w[8], w[4], me, parts))
 """
+_PART = (
+    _STACK
+    + """
+def part(context):
+    w = i64_at(context)
+    stack(w, call(w[9], ()) & 0xFFFFFFFF, call(w[10], ()) & 0xFFFFFFFF)
+"""
+)
 # The context: 0 ndarray, 1 dtype, 2 log2 of the item size, 3 PyObject_Vectorcall, 4 what is called
 # instead, 5 `gemm`, 6 None, 7 Py_IncRef, 8 the most multiplications, 9 settings of `threads`,
 # 10 `part`, 11 PyEval_SaveThread, 12 PyEval_RestoreThread. Of an array object see `native`.
-_INTO = f"""
+_INTO = (
+    _STACK
+    + f"""
 def kernel(self, args, nargs, names):
     c = i64_at(self + {{bytes}})
     given = i64_at(args)
-    sizes = words(8)
-    s = i64_at(sizes)
+    sizes, context = words(8), words(11)
+    s, w = i64_at(sizes), i64_at(context)
+    d = i64(0)
     good = (nargs == 3) & (names == 0)
     if good:
         for k in range(3):
@@ -133,38 +148,45 @@ def kernel(self, args, nargs, names):
             if x[1] != c[0]:
                 good = False
                 break
-            flags = i32_at(given[k] + 64)[0]
-            good = good & (x[7] == c[1]) & (i32_at(given[k] + 24)[0] == 2)
+            flags, rank = i32_at(given[k] + 64)[0], i64(i32_at(given[k] + 24)[0])
+            if k == 0:
+                d = rank - 2
+            good = good & (x[7] == c[1]) & (rank == d + 2) & ((d == 0) | (d == 1))
             good = good & ((flags & 0x100) != 0) & ((k < 2) | ((flags & 0x401) == 0x401))
-    count = i64(0)
     if good:
         a, b, z = i64_at(given[0]), i64_at(given[1]), i64_at(given[2])
-        n, depth, m = i64_at(a[4])[0], i64_at(a[4])[1], i64_at(b[4])[1]
-        count = n * depth * m
-        good = (depth == i64_at(b[4])[0]) & (n == i64_at(z[4])[0]) & (m == i64_at(z[4])[1])
-        good = good & (n >= {FEW}) & (m * depth > 0) & (count <= c[8])
+        n, depth, m = i64_at(a[4])[d], i64_at(a[4])[d + 1], i64_at(b[4])[d + 1]
+        w[5] = 1
+        for k in range(3):
+            x = i64_at(given[k])
+            if d == 1:
+                good = good & (i64_at(x[4])[0] == i64_at(a[4])[0])
+                w[5], w[6 + k] = i64_at(a[4])[0], i64_at(x[5])[0]
+        work = n * depth * m
+        good = good & (depth == i64_at(b[4])[d])
+        good = good & (n == i64_at(z[4])[d]) & (m == i64_at(z[4])[d + 1])
+        good = good & (n >= {FEW}) & (m * depth > 0) & (work <= c[8])
     if not good:
         return call(c[3], (c[4], args, nargs, names))
     s[0], s[1], s[2], s[7] = n, depth, m, m
-    s[3], s[4] = i64_at(a[5])[0] >> c[2], i64_at(a[5])[1] >> c[2]
-    s[5], s[6] = i64_at(b[5])[0] >> c[2], i64_at(b[5])[1] >> c[2]
-    if count < {SHARED}:
-        call(c[5], (a[2], b[2], z[2], sizes, 0, 1))
+    s[3], s[4] = i64_at(a[5])[d] >> c[2], i64_at(a[5])[d + 1] >> c[2]
+    s[5], s[6] = i64_at(b[5])[d] >> c[2], i64_at(b[5])[d + 1] >> c[2]
+    w[0], w[1], w[2], w[3], w[4] = c[5], a[2], b[2], z[2], sizes
+    if work * w[5] < {SHARED}:
+        stack(w, 0, 1)
     else:
         settings = i64_at(c[9])
-        context = words(8)
-        p = i64_at(context)
-        p[0], p[1], p[2], p[3], p[4] = c[5], a[2], b[2], z[2], sizes
-        p[6], p[7] = settings[4], settings[5]
+        w[9], w[10] = settings[4], settings[5]
         state = call(c[11], ())
         if (settings[0] > 1) & (settings[2] != 0):
             call(settings[2], (c[10], context, settings[0], 0))
         else:
-            call(c[5], (a[2], b[2], z[2], sizes, 0, 1))
+            stack(w, 0, 1)
         call(c[12], (state,))
     call(c[7], (c[6],))
     return c[6]
 """
+)
 
 
 @functools.cache
@@ -175,7 +197,7 @@ def _is_faster() -> bool:
 
 def _into(dtype: np.dtype[Any]) -> Callable[..., None]:
     def instead(a: Any, b: Any, out: Any) -> None:
-        np.dot(a, b, out=out)
+        np.matmul(a, b, out=out)
 
     if jit.vector_bytes() < 64 or not native.available():
         return instead
@@ -192,27 +214,42 @@ def _into(dtype: np.dtype[Any]) -> Callable[..., None]:
     return native.builtin("product", at, context, (instead, dtype))
 
 
-# `into[dtype](a, b, out)` writes a @ b of matrices into another one, without gaps and apart from
-# both. Small ones are multiplied here, where that is faster than OpenBLAS.
+# `into[dtype](a, b, out)` writes a @ b of matrices, or of as many in stacks, into memory without
+# gaps and apart from both. Small ones are multiplied here, where that is faster than OpenBLAS.
 into = ByDtype(_into)
 
 
 def dot(x: Array, y: Array) -> Array:
     """`np.dot`, or faster."""
-    if x.size < LEAST or type(x) is not np.ndarray or not _fits(x, y):
+    if x.size < LEAST or type(x) is not np.ndarray or x.ndim * y.ndim != 4 or not _fits(x, y):
         return np.dot(x, y)  # type: ignore[no-any-return]
     out = np.empty((x.shape[0], y.shape[1]), x.dtype)
     into[x.dtype](x, y, out)
     return out
 
 
+def matmul(x: Array, y: Array) -> Array:
+    """`np.matmul` of stacks of matrices, or faster."""
+    if type(x) is not np.ndarray or not _fits(x, y):
+        return np.matmul(x, y)  # type: ignore[no-any-return]
+    stacks = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    out = np.empty((*stacks, x.shape[-2], y.shape[-1]), x.dtype)
+    operands = [np.broadcast_to(a, stacks + a.shape[-2:]) for a in (x, y)]
+    while stacks and stacks[-1] == 1:
+        operands, stacks = [a[..., 0, :, :] for a in operands], stacks[:-1]
+    into_stack, target = into[x.dtype], out.reshape(*stacks, *out.shape[-2:])
+    for k in np.ndindex(stacks[:-1]):
+        into_stack(*(a[k] for a in operands), target[k])
+    return out
+
+
 def _fits(x: Array, y: Array) -> bool:
-    """Whether this is faster for two arrays."""
-    if type(y) is not np.ndarray or x.ndim != 2 or y.ndim != 2 or not _is_faster():
+    """Whether this is faster for two arrays, the first of which is NumPy's."""
+    if type(y) is not np.ndarray or min(x.ndim, y.ndim) < 2 or not _is_faster():
         return False
     if x.dtype is not y.dtype or x.dtype.kind != "f" or x.dtype.itemsize < 4:
         return False
-    (n, depth), (inner, m) = x.shape, y.shape
+    (n, depth), (inner, m) = x.shape[-2:], y.shape[-2:]
     if depth != inner or n < LEAST_ROWS or n * m * depth < MOST:
         return False
     # What is computed comes in blocks.

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from . import gemm
+
 Array = np.ndarray[Any, Any]
 Pair = tuple[int, int]
 
@@ -202,7 +204,7 @@ def conv(x: Array, weight: Array, plan: Plan, bias: Array | None = None) -> Arra
     with np.errstate(all="ignore"):
         for lot in plan.lots(x, w[:, 0].size):
             columns = _matrix(plan, padded[lot])
-            made[lot] = plan.wanted(np.matmul(w, columns))
+            made[lot] = plan.wanted(gemm.matmul(w, columns))
         if bias is not None:
             made += bias.reshape(groups, -1, 1, 1)
     return made.reshape(n, out, *plan.at.counts)
@@ -218,7 +220,7 @@ def conv_input(g: Array, weight: Array, plan: Plan) -> Array:
     with np.errstate(all="ignore"):
         for lot in plan.lots(g, groups * w.shape[1]):
             target = plan.columns(padded[lot])
-            found = np.matmul(w, plan.spread(g[lot])).reshape(target.shape)
+            found = gemm.matmul(w, plan.spread(g[lot])).reshape(target.shape)
             for i in range(kh):
                 for j in range(kw):
                     target[:, :, :, i, j] += found[:, :, :, i, j]
@@ -235,7 +237,7 @@ def conv_weight(x: Array, g: Array, plan: Plan) -> Array:
     with np.errstate(all="ignore"):
         for lot in plan.lots(g, groups * size):
             columns = _matrix(plan, padded[lot])
-            made += np.matmul(plan.spread(g[lot]), columns.swapaxes(2, 3)).sum(0)
+            made += gemm.matmul(plan.spread(g[lot]), columns.swapaxes(2, 3)).sum(0)
     return made.reshape(out, channels, *plan.at.size)
 
 
@@ -257,7 +259,7 @@ def few_conv(x: Array, weight: Array, plan: Plan, bias: Array | None = None) -> 
     with np.errstate(all="ignore"):
         for lot in _few_lots(plan, padded):
             target = _by_window(made[lot])
-            target[...] = np.matmul(_rows(plan, padded[lot]), w).reshape(target.shape)
+            target[...] = gemm.matmul(_rows(plan, padded[lot]), w).reshape(target.shape)
         if bias is not None:
             made += bias.reshape(groups, -1, 1, 1)
     return made.reshape(n, out, *plan.at.counts)
@@ -273,7 +275,7 @@ def few_conv_input(g: Array, weight: Array, plan: Plan) -> Array:
     with np.errstate(all="ignore"):
         for lot in _few_lots(plan, padded):
             rows = _by_window(g[lot])
-            found = np.matmul(rows.reshape(groups, -1, out // groups), w)
+            found = gemm.matmul(rows.reshape(groups, -1, out // groups), w)
             found = found.reshape(*rows.shape[:4], *size).transpose(1, 0, 4, 5, 6, 2, 3)
             for k, (_, pixels) in enumerate(plan.at.shifts(padded[lot])):
                 pixels += found[:, :, :, k // size[2], k % size[2]].reshape(pixels.shape)
@@ -290,7 +292,7 @@ def few_conv_weight(x: Array, g: Array, plan: Plan) -> Array:
     with np.errstate(all="ignore"):
         for lot in _few_lots(plan, padded):
             rows = _by_window(g[lot]).reshape(groups, -1, out // groups)
-            made += np.matmul(rows.swapaxes(1, 2), _rows(plan, padded[lot]))
+            made += gemm.matmul(rows.swapaxes(1, 2), _rows(plan, padded[lot]))
     return made.reshape(out, channels, *plan.at.size)
 
 
