@@ -23,8 +23,8 @@ DEPTH = 256
 FEW, MOST = 4, 1 << 18
 # Of more multiplications, they are shared among threads, and other Python threads may run.
 SHARED = 1 << 19
-# Of fewer elements in the first matrix, or fewer rows, `dot` leaves them to OpenBLAS.
-LEAST, LEAST_ROWS = 2048, 24
+# Of fewer elements in the first matrix, `dot` leaves them to OpenBLAS.
+LEAST = 2048
 
 _GEMM = """
 def packed(panel, b, by_row, by_column, depth, width):
@@ -221,7 +221,12 @@ into = ByDtype(_into)
 
 def dot(x: Array, y: Array) -> Array:
     """`np.dot`, or faster."""
-    if x.size < LEAST or type(x) is not np.ndarray or x.ndim * y.ndim != 4 or not _fits(x, y):
+    if (
+        x.size < LEAST
+        or type(x) is not np.ndarray
+        or x.ndim * y.ndim != 4
+        or not _fits(x, y, 24, 1.5)
+    ):
         return np.dot(x, y)  # type: ignore[no-any-return]
     out = np.empty((x.shape[0], y.shape[1]), x.dtype)
     into[x.dtype](x, y, out)
@@ -230,7 +235,7 @@ def dot(x: Array, y: Array) -> Array:
 
 def matmul(x: Array, y: Array) -> Array:
     """`np.matmul` of stacks of matrices, or faster."""
-    if type(x) is not np.ndarray or not _fits(x, y):
+    if type(x) is not np.ndarray or not _fits(x, y, 16, 2.0):
         return np.matmul(x, y)  # type: ignore[no-any-return]
     stacks = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     out = np.empty((*stacks, x.shape[-2], y.shape[-1]), x.dtype)
@@ -243,15 +248,18 @@ def matmul(x: Array, y: Array) -> Array:
     return out
 
 
-def _fits(x: Array, y: Array) -> bool:
-    """Whether this is faster for two arrays, the first of which is NumPy's."""
+def _fits(x: Array, y: Array, rows: int, waste: float) -> bool:
+    """Whether this is faster for two arrays, the first of which is NumPy's.
+
+    rows: the least number of rows. waste: what is computed comes in blocks, and may be so many
+    times what is wanted.
+    """
     if type(y) is not np.ndarray or min(x.ndim, y.ndim) < 2 or not _is_faster():
         return False
     if x.dtype is not y.dtype or x.dtype.kind != "f" or x.dtype.itemsize < 4:
         return False
     (n, depth), (inner, m) = x.shape[-2:], y.shape[-2:]
-    if depth != inner or n < LEAST_ROWS or n * m * depth < MOST:
+    if depth != inner or n < rows or max(x.size * m, y.size * n) < MOST:
         return False
-    # What is computed comes in blocks.
     width = 128 // x.dtype.itemsize
-    return -(-n // 12) * 12 * -(-m // width) * width <= 1.5 * n * m
+    return -(-n // 12) * 12 * -(-m // width) * width <= waste * n * m
