@@ -2,9 +2,9 @@
 
 A block of rows by two vectors of columns is summed in registers over up to DEPTH of the inner
 dimension; the columns are copied into a panel first, which stays in the nearest cache. Threads take
-parts of the longer of rows and columns. On CPUs with AVX-512 this takes half the time of OpenBLAS
-where that does not use it, as on CPUs that are newer than it: then eager mode's products are these.
-Compiled programs have no others.
+parts of the longer of rows and columns, or some of a stack. This is as fast as OpenBLAS, twice as
+fast where that does not use the CPU's AVX-512 (as on CPUs that are newer than it), and runs in the
+threads that loops run in. Large products of eager mode are these, and all of compiled programs.
 """
 
 import ctypes
@@ -19,12 +19,14 @@ from . import blas, jit, native, threads
 from .ufuncs import Array, ByDtype
 
 DEPTH = 256
-# Products of fewer rows are OpenBLAS's, and where it is as fast, those of more multiplications.
-FEW, MOST = 4, 1 << 18
+# Products of fewer rows are OpenBLAS's.
+FEW = 4
+# Of so many multiplications on, products are these, up to so many where OpenBLAS is as fast.
+LEAST, MOST = 1 << 18, 1 << 27
 # Of more multiplications, they are shared among threads, and other Python threads may run.
 SHARED = 1 << 19
-# Of fewer elements in the first matrix, `dot` leaves them to OpenBLAS.
-LEAST = 2048
+# Of fewer elements in the first matrix, nothing is looked at.
+FIRST = 2048
 
 _GEMM = """
 def packed(panel, b, by_row, by_column, depth, width):
@@ -81,6 +83,11 @@ def gemm(x, y, z, sizes, me, parts):
 """
 
 
+def _block(size: int) -> tuple[int, int]:
+    """Rows and columns of sums: as there are registers for, beside two of b and one of a."""
+    return 12 if jit.vector_bytes() == 64 else 6, 2 * jit.vector_bytes() // size
+
+
 @functools.cache
 def address(dtype: str) -> int:
     """The function `gemm(a, b, c, sizes, me, parts)`: addresses, and the part of one thread.
@@ -90,8 +97,7 @@ def address(dtype: str) -> int:
     """
     size = {"float32": 4, "float64": 8}[dtype]
     f, lanes = f"f{8 * size}", jit.vector_bytes() // size
-    # As many sums as there are registers for, beside two of b and one of a.
-    rows, width = 12 if jit.vector_bytes() == 64 else 6, 2 * lanes
+    rows, width = _block(size)
     before, inner, after = [], [], []
     for r in range(rows):
         before.append(f"a{r} = min(i + {r}, bottom - 1)*a_row + first*a_column")
@@ -130,7 +136,7 @@ def part(context):
 """
 )
 # The context: 0 ndarray, 1 dtype, 2 log2 of the item size, 3 PyObject_Vectorcall, 4 what is called
-# instead, 5 `gemm`, 6 None, 7 Py_IncRef, 8 the most multiplications, 9 settings of `threads`,
+# instead, 5 `gemm`, 6 None, 7 Py_IncRef, 8 the least multiplications, 9 settings of `threads`,
 # 10 `part`, 11 PyEval_SaveThread, 12 PyEval_RestoreThread. Of an array object see `native`.
 _INTO = (
     _STACK
@@ -165,7 +171,7 @@ def kernel(self, args, nargs, names):
         work = n * depth * m
         good = good & (depth == i64_at(b[4])[d])
         good = good & (n == i64_at(z[4])[d]) & (m == i64_at(z[4])[d + 1])
-        good = good & (n >= {FEW}) & (m * depth > 0) & (work <= c[8])
+        good = good & (n >= {FEW}) & (m * depth > 0) & (work * w[5] >= c[8])
     if not good:
         return call(c[3], (c[4], args, nargs, names))
     s[0], s[1], s[2], s[7] = n, depth, m, m
@@ -190,16 +196,21 @@ def kernel(self, args, nargs, names):
 
 
 @functools.cache
-def _is_faster() -> bool:
-    """Whether this is faster than OpenBLAS for large products too."""
-    return jit.vector_bytes() == 64 and native.available() and not blas.uses_avx512()
+def _range() -> tuple[int, int]:
+    """The least and the most multiplications for which this is as fast as OpenBLAS."""
+    if jit.vector_bytes() < 32 or not native.available():
+        return sys.maxsize, 0
+    if jit.vector_bytes() == 64:
+        return 0, MOST if blas.uses_avx512() else sys.maxsize
+    return LEAST, MOST
 
 
 def _into(dtype: np.dtype[Any]) -> Callable[..., None]:
     def instead(a: Any, b: Any, out: Any) -> None:
         np.matmul(a, b, out=out)
 
-    if jit.vector_bytes() < 64 or not native.available():
+    least, most = _range()
+    if not most:
         return instead
     threads.start()
     at = jit.address("kernel", _INTO.format(bytes=native.BYTES), "i64(i64,i64,i64,i64)")
@@ -208,7 +219,7 @@ def _into(dtype: np.dtype[Any]) -> Callable[..., None]:
     save, restore = map(threads.address, (python.PyEval_SaveThread, python.PyEval_RestoreThread))
     context = [
         id(np.ndarray), id(dtype), dtype.itemsize.bit_length() - 1, vectorcall, id(instead),
-        address(dtype.name), id(None), incref, sys.maxsize if _is_faster() else MOST,
+        address(dtype.name), id(None), incref, least,
         threads.settings(), jit.address("part", _PART, "void(i64)"), save, restore,
     ]  # fmt: skip
     return native.builtin("product", at, context, (instead, dtype))
@@ -222,7 +233,7 @@ into = ByDtype(_into)
 def dot(x: Array, y: Array) -> Array:
     """`np.dot`, or faster."""
     if (
-        x.size < LEAST
+        x.size < FIRST
         or type(x) is not np.ndarray
         or x.ndim * y.ndim != 4
         or not _fits(x, y, 24, 1.5)
@@ -254,12 +265,13 @@ def _fits(x: Array, y: Array, rows: int, waste: float) -> bool:
     rows: the least number of rows. waste: what is computed comes in blocks, and may be so many
     times what is wanted.
     """
-    if type(y) is not np.ndarray or min(x.ndim, y.ndim) < 2 or not _is_faster():
+    if type(y) is not np.ndarray or min(x.ndim, y.ndim) < 2:
         return False
     if x.dtype is not y.dtype or x.dtype.kind != "f" or x.dtype.itemsize < 4:
         return False
     (n, depth), (inner, m) = x.shape[-2:], y.shape[-2:]
-    if depth != inner or n < rows or max(x.size * m, y.size * n) < MOST:
+    work = max(x.size * m, y.size * n)
+    if depth != inner or n < rows or not LEAST <= work <= _range()[1]:
         return False
-    width = 128 // x.dtype.itemsize
-    return -(-n // 12) * 12 * -(-m // width) * width <= waste * n * m
+    block, width = _block(x.dtype.itemsize)
+    return -(-n // block) * block * -(-m // width) * width <= waste * n * m

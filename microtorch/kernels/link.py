@@ -24,9 +24,6 @@ CODE_OR_DATA, SYMBOLS, RELOCATIONS = 1, 2, 4  # SHT_PROGBITS, SHT_SYMTAB, SHT_RE
 ALLOCATED, ABSOLUTE_64 = 2, 1  # SHF_ALLOC, R_X86_64_64
 READ, EXECUTE = 1, 4  # PROT_READ, PROT_EXEC
 
-# Code stays for as long as the process.
-_placed: list[mmap.mmap] = []
-
 
 @functools.cache
 def available() -> bool:
@@ -91,22 +88,18 @@ def _place(code: bytes, symbol: str) -> int:
     return entry if _executable(memory) else 0
 
 
-def with_last(function: int, word: int) -> int:
-    """The address of a function that calls another one, whose sixth argument is `word`."""
-    # mov r9, word; mov rax, function; jmp rax
-    code = b"\x49\xb9%b\x48\xb8%b\xff\xe0" % (struct.pack("<q", word), struct.pack("<q", function))
-    memory = mmap.mmap(-1, len(code))
-    memory[:] = code
-    return _executable(memory)
-
-
 def _executable(memory: mmap.mmap) -> int:
     """The address of memory that may be executed from now on; 0 where the system forbids it."""
     base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     if _library().mprotect(ctypes.c_void_p(base), ctypes.c_size_t(len(memory)), READ | EXECUTE):
         return 0
-    _placed.append(memory)
+    keep(memory)
     return base
+
+
+def keep(value: object) -> None:
+    """Have something outlive the interpreter: at its exit other threads may be in machine code."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
 @functools.cache

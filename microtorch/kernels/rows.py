@@ -48,7 +48,7 @@ def rows_added(places: Array, g: Array, shape: tuple[int, ...]) -> Array:
 
     places: of one dimension, negative numbers count from the end. g: float32 or float64.
     """
-    rows = g if g.flags.c_contiguous else g.copy()
+    rows = g if type(g) is np.ndarray and g.flags.c_contiguous else np.ascontiguousarray(g)
     flat = g.ndim == len(shape) == 2
     if not flat:
         rows = rows.reshape(len(places), math.prod(shape[1:]))

@@ -2,9 +2,10 @@
 
 `share(loop, operands)` wraps a compiled loop: one generic piece of code cuts the elements into
 equal parts and hands them to GOMP_parallel. Elementwise loops give the same bits however they are
-cut. NumPy's products run in the same threads (`blas.py`). Where they cannot, the pool does not spin
-for long (GOMP_SPINCOUNT, set while the library is loaded): two spinning pools slow each other down
-tenfold. A forked child runs everything in one thread, as OpenMP does not survive a fork.
+cut. Large products run in the same threads (`gemm.py`): OpenBLAS has a pool of its own, and two
+pools that wait actively slow each other down tenfold. So ours does not wait for long
+(GOMP_SPINCOUNT, set while the library is loaded). A forked child runs everything in one thread, as
+OpenMP does not survive a fork.
 """
 
 import contextlib
@@ -16,19 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from . import blas, jit
+from . import blas, jit, link
 
 # Below this many elements a loop is not worth waking a thread for: one that calls functions of
-# vecmath (0.5 ns an element and more), and one of arithmetic alone (0.05 ns), in a pool shared with
-# products and in one beside theirs, where it may have gone to sleep; and how long it spins.
+# vecmath (0.5 ns an element and more), and one of arithmetic alone (0.05 ns).
 LEAST = 40_000
-LEAST_CHEAP, LEAST_CHEAP_BESIDE = 60_000, 150_000
-SPIN, SPIN_BESIDE = "4000", "2000"
+LEAST_CHEAP = 80_000
+# Rounds that a thread waits actively for more work, some 80 us.
+SPIN = "4000"
 
 # threads, addresses of GOMP_barrier, of GOMP_parallel, of `part`, and of the functions that give
 # a thread's number and how many there are.
 _settings = np.zeros(6, np.int64)
-_kept: list[Any] = []
 # How many threads there can be.
 _most = sys.maxsize
 
@@ -119,10 +119,9 @@ def share(loop: int, operands: int, cheap: bool, rows: bool = False) -> tuple[in
     """`(loop, data)` of a ufunc whose long runs, or many rows, are shared among threads."""
     if not start():
         return loop, 0
-    few = LEAST_CHEAP if blas.is_shared() else LEAST_CHEAP_BESIDE
-    least = few if cheap else LEAST
+    least = LEAST_CHEAP if cheap else LEAST
     data = np.array([loop, operands, settings(), least, rows], np.int64)
-    _kept.append(data)
+    link.keep(data)
     return jit.address("shared", _SHARED), data.ctypes.data
 
 
@@ -130,8 +129,7 @@ def share(loop: int, operands: int, cheap: bool, rows: bool = False) -> tuple[in
 def start() -> bool:
     """Load the OpenMP runtime; False where there is none."""
     before = os.environ.get("GOMP_SPINCOUNT")
-    shared = blas.can_share(_cores())
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN if shared else SPIN_BESIDE)
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     try:
         gomp = ctypes.CDLL("libgomp.so.1")
         names = "GOMP_barrier GOMP_parallel omp_get_thread_num omp_get_num_threads".split()
@@ -145,9 +143,8 @@ def start() -> bool:
     barrier, parallel, me, parts = functions
     part = jit.address("part", _PART, "void(i64)")
     _settings[:] = (_settings[0] or _cores(), barrier, parallel, part, me, parts)
+    link.keep(_settings)
     os.register_at_fork(after_in_child=_alone)
-    if shared:
-        blas.share(settings(), lambda name: address(getattr(gomp, name)))
     return True
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
 from ..table import FOLDS, ROWS, ROWWISE, STEPS, Fold, Row, Rowwise
-from . import jit, native, steps, text, threads
+from . import jit, link, native, steps, text, threads
 
 __all__ = [
     "FOLD_KERNELS", "IN_PLACE", "ROWWISE_KERNELS", "ROW_KERNELS", "Array", "backward", "fold",
@@ -36,7 +36,6 @@ _plain = [ctypes.c_void_p] * 3 + [ctypes.c_int] * 4 + [ctypes.c_char_p] * 2 + [c
 # Places in NumPy's C-API table, fixed by its ABI.
 _from_loop = ctypes.PYFUNCTYPE(ctypes.py_object, *_plain)(_api[1] or 0)
 _from_core_loop = ctypes.PYFUNCTYPE(ctypes.py_object, *_plain, ctypes.c_char_p)(_api[31] or 0)
-_kept: list[Any] = []
 # What each ufunc computes, for `capture`: ("map", formulas, names), ("fold", fold, formula, names)
 # or ("rows", name).
 MEANINGS: dict[Any, tuple[Any, ...]] = {}
@@ -51,7 +50,7 @@ def make_ufunc(
     datas = (ctypes.c_void_p * 1)(data)
     codes = (ctypes.c_char * len(types)).from_buffer_copy(bytes(t.num for t in types))
     label, doc, core = name.encode(), b"", signature.encode()
-    _kept.extend((loops, datas, codes, label, doc, core))
+    link.keep((loops, datas, codes, label, doc, core))
     arguments = (
         ctypes.addressof(loops), ctypes.addressof(datas), ctypes.addressof(codes), 1,
         len(types) - outputs, outputs, -1, label, doc, 0,
