@@ -122,10 +122,21 @@ def test_a_tensor_that_only_stops_to_require_grad():
         w.requires_grad_(False)
         return float(x.sum()) if read else x * 2
 
-    for read in (True, False):
+    for _ in range(3):
         with pytest.raises(CaptureError):
-            f(read)
+            f(True)
         assert w.requires_grad
+    for _ in range(3):
+        f(False)
+        assert not w.requires_grad
+        w.requires_grad_(True)
+
+
+def test_an_argument_that_only_begins_to_require_grad():
+    x = torch.ones(2)
+    with pytest.raises(CaptureError, match="requires_grad of an argument"):
+        torch.compile(lambda x: x.requires_grad_() * 2)(x)
+    assert not x.requires_grad
 
 
 def test_arguments_and_their_views_are_put_back():
