@@ -1333,6 +1333,25 @@ def test_a_loss_whose_graph_was_freed_says_so_as_eager():
             loss.backward()
 
 
+def test_a_loss_whose_retained_graph_was_changed_says_so_as_eager():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randn(4, 3)
+
+    @torch.compile
+    def step(x):
+        loss = model(x).square().mean()
+        loss.backward(retain_graph=True)
+        optimizer.step()
+        return loss
+
+    for _ in range(3):
+        loss = step(x)
+        assert loss.requires_grad and type(loss.grad_fn).__name__ == "MeanBackward0"
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
 @pytest.mark.parametrize("kernel", ["conv", "conv_weight", "rows_added"])
 def test_native_kernels_refuse_recorded_arrays(kernel):
     from microtorch.capture.recording import recording

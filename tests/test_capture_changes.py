@@ -1226,6 +1226,55 @@ def identities(compiled):
     return lambda k: f(*pairs[k])
 
 
+@case()
+def parameters_frozen_by_one_step_and_freed_by_another(compiled):
+    critic, maker = nn.Linear(4, 1), nn.Linear(4, 4)
+    rates = (
+        torch.optim.SGD(critic.parameters(), lr=0.1),
+        torch.optim.SGD(maker.parameters(), lr=0.1),
+    )
+
+    def step(x, free):
+        critic.requires_grad_(free)
+        rates[free is False].zero_grad()
+        loss = critic(maker(x)).mean() * (1 if free else -1)
+        loss.backward()
+        rates[free is False].step()
+        return loss
+
+    step = compiled(step)
+
+    def call(k):
+        loss = step(batch(k)[0], k % 3 != 2)
+        return loss, critic.weight.requires_grad, loss.requires_grad
+
+    call.kept = critic, maker
+    return call
+
+
+@case()
+def leaves_of_a_result_that_begin_or_cease_to_require_grad(compiled):
+    w, v = torch.ones(4), torch.ones(4, requires_grad=True)
+
+    def f(x):
+        w.requires_grad_(True)
+        loss = (w * x * v).sum()
+        v.requires_grad_(False)
+        return loss
+
+    f = compiled(f)
+
+    def call(k):
+        w.requires_grad_(k % 4 == 3)
+        v.requires_grad_(True)
+        w.grad = v.grad = None
+        loss = f(batch(k)[0])
+        loss.backward()
+        return loss, w.requires_grad, v.requires_grad, w.grad, v.grad is None
+
+    return call
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_changes(name):
     check(CASES[name], REFUSED[name])

@@ -1,6 +1,8 @@
 """A refused call has done nothing to tensors; its message says where and what to do instead."""
 
 import inspect
+import os
+import pathlib
 import random
 import re
 import secrets
@@ -120,10 +122,21 @@ def test_a_tensor_that_only_stops_to_require_grad():
         w.requires_grad_(False)
         return float(x.sum()) if read else x * 2
 
-    for read in (True, False):
+    for _ in range(3):
         with pytest.raises(CaptureError):
-            f(read)
+            f(True)
         assert w.requires_grad
+    for _ in range(3):
+        f(False)
+        assert not w.requires_grad
+        w.requires_grad_(True)
+
+
+def test_an_argument_that_only_begins_to_require_grad():
+    x = torch.ones(2)
+    with pytest.raises(CaptureError, match="requires_grad of an argument"):
+        torch.compile(lambda x: x.requires_grad_() * 2)(x)
+    assert not x.requires_grad
 
 
 def test_arguments_and_their_views_are_put_back():
@@ -254,6 +267,7 @@ rng = np.random.default_rng(0)
 weight = torch.ones(2, requires_grad=True)
 rate = optim.SGD([weight], lr=0.1)
 schedule = optim.lr_scheduler.StepLR(rate, 2)
+checkpoint, array_file = "checkpoint.pt", "array.npy"
 
 
 def choice(x):
@@ -362,6 +376,29 @@ def scheduled(x):
     return x * 2
 
 
+def asked_for(x):
+    x.requires_grad = True  # here
+    return x * 2
+
+
+def saved(x):
+    y = x * 2
+    torch.save(y, os.devnull)  # here
+    return y
+
+
+def loaded(x):
+    return x * torch.load(checkpoint)["w"]  # here
+
+
+def read_by_numpy(x):
+    return x * float(np.load(array_file))  # here
+
+
+def read_by_path(x):
+    return x * len(pathlib.Path(__file__).read_text())  # here
+
+
 def default(x, seen=[]):  # noqa: B006
     y = x * 2
     seen.append(1)  # here
@@ -386,6 +423,9 @@ MESSAGES = {
     drawn: ("random numbers", "torch.rand"), own_drawn: ("random numbers", "torch.rand"),
     scheduled: ("an attribute of StepLR is changed", "outside"),
     default: ("the default of seen is changed", "outside"),
+    saved: (r"torch\.save\(\) is called", "outside"), loaded: ("a file is opened", "outside"),
+    read_by_numpy: ("a file is opened", "outside"), read_by_path: ("a file is opened", "outside"),
+    asked_for: ("requires_grad of an argument is changed", "before the call"),
     result: ("an object of type SimpleNamespace is returned", "tuples"),
 }  # fmt: skip
 
@@ -398,7 +438,10 @@ def line_in(f):
 
 
 @pytest.mark.parametrize("f", MESSAGES, ids=lambda f: f.__name__)
-def test_a_refusal_names_the_line_and_what_to_do(f, capsys):
+def test_a_refusal_names_the_line_and_what_to_do(f, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"w": torch.ones(2)}, checkpoint)
+    np.save(array_file, np.ones(1)[0])
     what, remedy = MESSAGES[f]
     compiled = torch.compile(f)
     at = line_in(f) or line_in(number)

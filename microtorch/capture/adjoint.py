@@ -21,7 +21,7 @@ from ..functions.history import forget
 from ..graph import engine
 from ..graph.node import LEAF, Node, mode, next_seq
 from ..kernels import cpu
-from ..tensor import Tensor, edge, new, wrap
+from ..tensor import Tensor, check_saved, edge, new, wrap
 from .ir import Op, Recording, Ref, Storage
 from .session import Session
 from .tape import refusal
@@ -240,23 +240,43 @@ class Adjoint:
             return self.program.run((*given, *held))  # type: ignore[no-any-return]
 
 
-class _Freed:
-    """The op of a result whose graph was freed inside the call."""
+class _Spent:
+    """The op of a result through which eager mode goes back no more: it raises the same error."""
 
     saves_result = False
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, message: str = "") -> None:
+        self.kind, self.message = kind, message
+
+    def backward(self, node: Node, g: Any) -> Any:
+        """Raise, as values that backward needs were changed inside the call.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(self.message)
+
+    differentiate = backward
 
 
-def freed_node(node: Node) -> Node | None:
-    """What stands for a node whose saved values, or those it needs, are freed; else None."""
-    for x in engine.topological([node])[0]:
-        if isinstance(x, Node) and x is not LEAF and x.saved is None:
-            made = object.__new__(Node)
-            made.op, made.seq, made.parents = _Freed(node.name()), next_seq(), ()
-            made.saved = made.const = None
-            return made
+def spent_node(session: Session, node: Node) -> Node | None:
+    """What stands for a node with saved values that are freed, or were changed; else None.
+
+    The same holds where those of a node that it needs are.
+    """
+    nodes = [x for x in engine.topological([node])[0] if isinstance(x, Node) and x is not LEAF]
+    made = object.__new__(Node)
+    made.seq, made.parents, made.saved, made.const = next_seq(), (), None, None
+    if any(x.saved is None for x in nodes):
+        made.op = _Spent(node.name())
+        return made
+    try:
+        for x in nodes:
+            if not session.outside_graph(x):
+                check_saved(x)
+    except RuntimeError as error:
+        made.op, made.saved = _Spent(node.name(), str(error)), ()
+        return made
     return None
 
 

@@ -62,8 +62,9 @@ class Program:
         lines = self.source.count("\n")
         if lines > LONG and not jit.known("program", text):
             warn(
-                f"a compiled function has become {lines:,} lines of text, as loops of Python are "
-                f"written out. To compile them takes about {lines // 300} s, once a machine."
+                f"a compiled function has become {lines:,} lines of text, as layers and loops of "
+                f"Python are written out. To compile them takes about {lines // 300} s, once a "
+                "machine."
             )
         address = jit.address("program", text)
         self.was_cached = jit.counts["compiled"] == compiled

@@ -89,9 +89,10 @@ class Lasting:
     """What tensors, modules and optimizers were when a call was recorded."""
 
     def __init__(
-        self, tensors: list[Tensor], guards: Guards, optimizers: list[Optimizer]
+        self, tensors: list[tuple[Tensor, Any]], guards: Guards, optimizers: list[Optimizer]
     ) -> None:  # fmt: skip
-        self._tensors = [(t, ARRAY.__get__(t), t._node, _hooks(t)) for t in tensors]
+        # With the nodes that they had at entry.
+        self._tensors = [(t, ARRAY.__get__(t), node, _hooks(t)) for t, node in tensors]
         self._optimizers = [(o, _members(o)) for o in optimizers]
         self._guards = guards
         self._identities: _Identities | None = None

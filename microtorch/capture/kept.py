@@ -84,6 +84,7 @@ class Kept:
         self._structure = results.structure(result)
         self.tests = results.checks()
         moved = self._read_moved(session, places)
+        last = self._read_switched(session)
         self._count_changes(session)
         if guards.live.writes:
             self._after.append("kept.guards.live.write()")
@@ -96,15 +97,17 @@ class Kept:
         self._arrays.clear()
         names = {r.storage: f"arrays[{k}]" for k, r in enumerate(self.own)}
         names |= {r.storage: name for r, (_, name) in zip(self.refs, self._inputs, strict=True)}
-        plain, linked = not self._after, results.link(tensors, self._extra, names)
-        self._after += linked
+        plain, linked = not (self._after or last), results.link(tensors, self._extra, names)
+        self._after += linked + last
         self.single = results.single(self._structure) if plain and len(linked) == 3 else None
         self.adjoint = results.adjoint
         other = moved | {id(t) for t in tensors if t._node is not LEAF}
         every = [t for t, *_ in session.tensors.values()]
         every += [t for m in guards.modules for t in (*m.parameters(False), *m.buffers(False))]
         seen = {id(t): t for t in every if id(t) not in other}
-        self._lasting = Lasting([*seen.values()], guards, [*session.optimizers.values()])
+        nodes = {id(t): node for t, _, node, _ in session.tensors.values()}
+        entries = [(t, nodes.get(id(t), t._node)) for t in seen.values()]
+        self._lasting = Lasting(entries, guards, [*session.optimizers.values()])
         self._still_equal = equal_numbers(session)
         self.recording = Recording(session.ops, self.refs + self.own, self._results)
         self.escaped = escaped(session, [*results.made, *finals], moved)
@@ -240,6 +243,22 @@ class Kept:
                 self._results.append(session.result(ARRAY.__get__(t)))
         return moved
 
+    def _read_switched(self, session: Session) -> list[str]:
+        """Tensors from outside that begin or cease to require grad; gives the last lines.
+
+        Results are put into their graphs between the two, as all leaves require grad then.
+        """
+        last: list[str] = []
+        for t, _, node, _ in session.tensors.values():
+            if t._node is not node and t.is_leaf and node in (None, LEAF):
+                if id(t) in self._texts:
+                    words = "requires_grad of an argument is changed inside a compiled function"
+                    where = self.guards.where("requires_grad", "requires_grad_")
+                    raise refusal(words, "Set it before the call", where)
+                lines = self._after if t._node is LEAF else last
+                lines.append(f"{self.guards.name(t)}.requires_grad_({t._node is LEAF})")
+        return last
+
     def _check_apart(self, session: Session) -> bool:
         """Refuse arguments that share memory with each other, or others, where it is written.
 
@@ -273,7 +292,7 @@ class Kept:
         """How often each tensor from outside is changed in place."""
         counted = set()
         for t, array, node, changes in session.tensors.values():
-            if t._node is not node:
+            if t._node is not node and not (t.is_leaf and node in (None, LEAF)):
                 raise refusal(
                     "a tensor from outside gets a history, or loses it, inside a compiled function",
                     "Write into it under no_grad",

@@ -11,7 +11,7 @@ from ..dtypes import dtype
 from ..functions.history import remember
 from ..graph.node import LEAF, Node
 from ..tensor import OWN, Tensor, base_of, root_of
-from .adjoint import Adjoint, freed_node, vars_of
+from .adjoint import Adjoint, spent_node, vars_of
 from .guards import Guards
 from .ir import Array, Ref, Storage
 from .live import plain_number
@@ -128,7 +128,7 @@ class Results:
             self._check(t)
             kind, node = self.guards.name(type(t)), t._node
             if node is not None and node is not LEAF:
-                node = freed_node(node)
+                node = spent_node(self.session, node)
                 if node is None:
                     roots.append(k)
             text = "leaf" if node is LEAF else self.guards.name(node)

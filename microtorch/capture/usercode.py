@@ -47,10 +47,24 @@ def of_python(frame: Any) -> bool:
     return of_library(frame) and (file.startswith(OUTSIDE) or not file.startswith(_INSTALLED))
 
 
+# Modules that open files for those who call them.
+_OPENERS = ("microtorch.checkpoint", "numpy.lib", "pathlib", "gzip", "bz2", "lzma", "zipfile")
+
+
+def _opens_for_itself(frame: Any) -> bool:
+    """Whether a frame runs code that is not the user's, nor called by it to open a file."""
+    while frame.f_back and str(frame.f_globals.get("__name__")).startswith(_OPENERS):
+        frame = frame.f_back
+    return of_library(frame)
+
+
 # Functions that a program could not call again: the module, the class, names, what they do, and
 # which code may call them. The modules need not be imported, which would take 25 ms.
 REFUSED: tuple[tuple[str, str, str, str, Callable[[Any], bool] | None], ...] = (
-    ("builtins", "", "print input open", "{}() is called", of_library),
+    ("builtins", "", "print input", "{}() is called", of_library),
+    ("builtins", "", "open", "a file is opened", _opens_for_itself),
+    ("io", "", "open", "a file is opened", _opens_for_itself),
+    ("numpy", "", "loadtxt genfromtxt fromfile", "{}() is called", of_library),
     ("time", "", UNREPEATABLE["time"], "{}() is called", of_library),
     ("os", "", "urandom", "{}() is called", of_library),
     ("os", "", "fork forkpty", "a process is started", None),

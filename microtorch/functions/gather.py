@@ -9,7 +9,7 @@ from ..kernels import cpu
 from ..tensor import Tensor, normal_dim, wrap
 from .convert import cast, operand, refuse_overflow
 from .elementwise import FUNCTIONS
-from .index import accumulate_rule, assign_rule, place_rule
+from .index import accumulate_rule, assign_rule, open_grid, place_rule
 from .names import public
 from .op import Array, Rule, deliver, need_tensor, record
 from .view import reshape
@@ -28,7 +28,7 @@ INDEX_ADD = Rule("IndexAddBackward0", accumulate_rule)
 
 def key_along(places: Array, dim: int) -> Key:
     """The key of NumPy that takes `places` along dim and stays in place elsewhere."""
-    grids = np.ogrid[tuple(slice(n) for n in places.shape)]
+    grids = open_grid(places.shape)
     return tuple(places if d == dim else grids[d] for d in range(places.ndim))
 
 

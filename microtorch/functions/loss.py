@@ -12,6 +12,7 @@ from ..kernels import cpu
 from ..table import FOLDS, ROWS, Row
 from ..tensor import Tensor, edge, new, wrap
 from .elementwise import FLOATS, FUNCTIONS
+from .index import open_grid
 from .normalization import log_softmax
 from .op import Rule, need_tensor, record, tensors
 from .row_op import RowOp
@@ -352,7 +353,7 @@ def nll_loss(
 
 def class_key(places: Any, ndim: int) -> tuple[Any, ...]:
     """The index of all elements' classes in an array of so many dims."""
-    grids = np.ogrid[tuple(slice(n) for n in places.shape)] if places.ndim else ()
+    grids = open_grid(places.shape)
     return (places,) if ndim == 1 else (grids[0], places, *grids[1:])
 
 

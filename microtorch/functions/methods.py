@@ -209,6 +209,6 @@ def put_along(g: Tensor, places: Tensor, shape: tuple[int, ...], dim: int) -> Te
     a = places._array
     if not shape:
         return view.reshape(g, ())
-    grids = np.ogrid[tuple(slice(n) for n in a.shape)]
+    grids = index.open_grid(a.shape)
     key = tuple(a if d == dim else grids[d] for d in range(a.ndim))
     return index.put_index(view.reshape(g, a.shape), key, shape)
