@@ -85,6 +85,7 @@ def test_what_is_not_a_number_stays_in_its_row_and_column():
     [
         (np.ones((64, 300), "f4"), np.ones((300, 100), "f8")),
         (np.ones((64, 300), "i8"), np.ones((300, 100), "i8")),
+        (np.ones((64, 300), ">f4"), np.ones((300, 100), ">f4")),
         (np.ones((64, 300), "f2"), np.ones((300, 100), "f2")),
         (np.ones((64, 300), "c16"), np.ones((300, 100), "c16")),
         (np.ones((3000, 0)), np.ones((0, 100))),

@@ -27,6 +27,7 @@ LEAST, MOST = 1 << 18, 1 << 27
 SHARED = 1 << 19
 # Of fewer elements in the first matrix, nothing is looked at.
 FIRST = 2048
+_DTYPES = np.dtype(np.float32), np.dtype(np.float64)
 
 _GEMM = """
 def packed(panel, b, by_row, by_column, depth, width):
@@ -267,7 +268,7 @@ def _fits(x: Array, y: Array, rows: int, waste: float) -> bool:
     """
     if type(y) is not np.ndarray or min(x.ndim, y.ndim) < 2:
         return False
-    if x.dtype is not y.dtype or x.dtype.kind != "f" or x.dtype.itemsize < 4:
+    if x.dtype is not y.dtype or x.dtype not in _DTYPES:
         return False
     (n, depth), (inner, m) = x.shape[-2:], y.shape[-2:]
     work = max(x.size * m, y.size * n)
