@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import argument_error, broadcast_error
-from ..kernels import cpu
+from ..kernels import cpu, gemm
 from ..tensor import TENSORS, Tensor
 from .elementwise import FUNCTIONS
 from .names import public
@@ -239,10 +239,11 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"{w.shape[1]}x{w.shape[0]})"
         )
     if len(shape) == 2:
-        array = cpu.matmul(a, w.T)
+        # A small layer feels another call.
+        array = np.dot(a, w.T) if a.size < gemm.FIRST else gemm.dot(a, w.T)
     else:
         # One product of all rows takes half the time of a stack of small ones.
-        rows = cpu.matmul(a.reshape(math.prod(shape[:-1]), shape[-1]), w.T)
+        rows = gemm.dot(a.reshape(math.prod(shape[:-1]), shape[-1]), w.T)
         array = rows.reshape(*shape[:-1], len(w))
     if bias is None:
         op = LINEAR_MM if a.ndim == 2 else LINEAR_UNSAFE_VIEW if a.ndim > 2 else LINEAR_SQUEEZE

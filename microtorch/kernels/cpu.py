@@ -40,7 +40,7 @@ def matmul(x: Array, y: Array) -> Array:
     of its own where errors are ignored, which costs 0.1 us; entering np.errstate costs 0.7 us.
     """
     if x.ndim <= 2 and y.ndim <= 2:
-        return gemm.dot(x, y)
+        return np.dot(x, y) if x.size < gemm.FIRST else gemm.dot(x, y)
     try:
         run = _quiet.run
     except AttributeError:

@@ -25,7 +25,7 @@ FEW = 4
 LEAST, MOST = 1 << 18, 1 << 27
 # Of more multiplications, they are shared among threads, and other Python threads may run.
 SHARED = 1 << 19
-# Of fewer elements in the first matrix, nothing is looked at.
+# Of fewer elements in the first matrix, they need not be asked about.
 FIRST = 2048
 _DTYPES = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -233,12 +233,7 @@ into = ByDtype(_into)
 
 def dot(x: Array, y: Array) -> Array:
     """`np.dot`, or faster."""
-    if (
-        x.size < FIRST
-        or type(x) is not np.ndarray
-        or x.ndim * y.ndim != 4
-        or not _fits(x, y, 24, 1.5)
-    ):
+    if type(x) is not np.ndarray or x.ndim * y.ndim != 4 or not _fits(x, y, 24, 1.5):
         return np.dot(x, y)  # type: ignore[no-any-return]
     out = np.empty((x.shape[0], y.shape[1]), x.dtype)
     into[x.dtype](x, y, out)
