@@ -255,6 +255,15 @@ def test_messages_name_what_the_user_named(case):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("shape, place", [((3, 4), 3), ((3, 4), -4), ((0, 4), 0)])
+def test_indices_out_of_range(shape, place):
+    for x in (microtorch.ones(*shape), microtorch.ones(*shape[::-1]).T):
+        with pytest.raises(IndexError) as caught:
+            x[microtorch.tensor([place])]
+        words = f"index {place} is out of bounds for dimension 0 with size {shape[0]}"
+        assert str(caught.value) == words
+
+
 def test_a_state_of_pytorch_is_refused_with_what_to_do():
     pytorch = pytest.importorskip("torch")
     with pytest.raises(RuntimeError, match=r"PyTorch's Tensor \(microtorch.asarray"):

@@ -226,13 +226,14 @@ def take(a: Array, key: tuple[Any, ...]) -> Array:
 
 
 def take_rows(a: Array, places: Array) -> Array:
-    """`a[places]` for integers, which is three times as fast on small arrays."""
-    if type(a) is not np.ndarray or type(places) is not np.ndarray:
-        return take(a, (places,))
-    try:
-        return a.take(places, 0)
-    except IndexError as error:
-        raise IndexError(str(error).replace("axis", "dimension")) from None
+    """`a[places]` for integers: by `ndarray.take` in a third of the time, where it copies no a."""
+    if type(a) is np.ndarray and type(places) is np.ndarray and a.flags.c_contiguous:
+        try:
+            return a.take(places, 0)
+        except IndexError:
+            # What follows says it better.
+            pass
+    return take(a, (places,))
 
 
 def _view(input: Tensor, key: tuple[Any, ...]) -> Tensor:
