@@ -117,3 +117,15 @@ def test_it_is_asked_whether_openblas_is_as_fast():
     if blas._library() is None:
         pytest.skip("NumPy's products are not OpenBLAS's")
     assert isinstance(blas.uses_avx512(), bool)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_recorded_call_has_the_bits_of_eager_mode(dtype):
+    x, w = torch.randn(128, 300, dtype=dtype), torch.randn(10, 40, 100, dtype=dtype)
+
+    def products(x, w):
+        left = x.tanh()
+        return left @ left.T, left[:, :40] @ w, left.T @ left[:, :100].exp()
+
+    for made, expected in zip(torch.compile(products)(x, w), products(x, w), strict=True):
+        assert made.numpy().tobytes() == expected.numpy().tobytes()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import operations
+from ..kernels import gemm, operations
 from ..kernels.operations import replaced, whole
 from ..kernels.standin import method
 from ..table import ROWWISE
@@ -30,6 +30,8 @@ BY_VALUE = frozenset(
 )
 # What makes new memory.
 MAKES = frozenset("zeros ones full zeros_like ones_like full_like".split())
+# What eager mode does in the place of NumPy's: a recorded call has the same bits.
+AS_EAGER: dict[Any, Any] = {np.dot: gemm.dot, np.matmul: gemm.matmul}
 RULES = dict(operations.RULES)
 rule = partial(operations.rule, table=RULES)
 
@@ -136,8 +138,9 @@ def perform(
             return target
         for t in targets:
             tape.writable(t)
+    done = function if options else AS_EAGER.get(function, function)
     with paused():
-        found = function(*plain(args), **plain(options))
+        found = done(*plain(args), **plain(options))
     several = isinstance(found, (tuple, list))
     values = list(found) if several else [found]
     if target is not None:

@@ -233,7 +233,8 @@ into = ByDtype(_into)
 
 def dot(x: Array, y: Array) -> Array:
     """`np.dot`, or faster."""
-    if type(x) is not np.ndarray or x.ndim * y.ndim != 4 or not _fits(x, y, 24, 1.5):
+    small = x.size < FIRST or type(x) is not np.ndarray or x.ndim * y.ndim != 4
+    if small or not _fits(x, y, 24, 1.5):
         return np.dot(x, y)  # type: ignore[no-any-return]
     out = np.empty((x.shape[0], y.shape[1]), x.dtype)
     into[x.dtype](x, y, out)
