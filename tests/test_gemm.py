@@ -1,12 +1,13 @@
 """Products of our own equal NumPy's, for any layout and number of threads."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
 
 import microtorch as torch
-from microtorch.kernels import blas, gemm
+from microtorch.kernels import gemm
 
 SHAPES = [(24, 500, 64), (64, 1000, 100), (300, 70, 333), (33, 1100, 31), (1000, 64, 40)]
 LAYOUTS = {
@@ -113,10 +114,16 @@ def test_gradients_of_large_products():
         np.testing.assert_allclose(b.grad.numpy(), a.detach().numpy().T @ expected, rtol=1e-10)
 
 
-def test_it_is_asked_whether_openblas_is_as_fast():
-    if blas._library() is None:
-        pytest.skip("NumPy's products are not OpenBLAS's")
-    assert isinstance(blas.uses_avx512(), bool)
+@pytest.mark.parametrize(
+    "register, known, expected",
+    [(64, True, (0, gemm.MOST)), (64, False, (0, sys.maxsize)),
+     (32, False, (gemm.LEAST, gemm.MOST)), (16, False, (sys.maxsize, 0))],
+)  # fmt: skip
+def test_which_products_are_ours(register, known, expected, monkeypatch):
+    monkeypatch.setattr(gemm.jit, "vector_bytes", lambda: register)
+    monkeypatch.setattr(gemm.blas, "uses_avx512", lambda: known)
+    monkeypatch.setattr(gemm.native, "available", lambda: True)
+    assert gemm._range.__wrapped__() == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -23,7 +23,7 @@ from . import blas, jit, link
 # vecmath (0.5 ns an element and more), and one of arithmetic alone (0.05 ns).
 LEAST = 40_000
 LEAST_CHEAP = 80_000
-# Rounds that a thread waits actively for more work, some 80 us.
+# Rounds that a thread waits actively for more work, some 100 us.
 SPIN = "4000"
 
 # threads, addresses of GOMP_barrier, of GOMP_parallel, of `part`, and of the functions that give
